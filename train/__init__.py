@@ -1,0 +1,1 @@
+"""Everything that makes a storyteller; the page never imports it."""
