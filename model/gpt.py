@@ -1,6 +1,6 @@
 """The architecture of today: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings (Qwen3, weight for weight).
 
-Shapes: B batch, T time, S time already in the cache plus T, C width, H heads, D head width, M hidden width, V vocabulary.
+Shapes: B batch, T time, S all positions in the cache, C width, H heads, D head width, M hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """ids (B, T) int64 -> logits (B, T, V) float32; with a cache, the ids go on from the `cache.length` already read."""
+    """ids (B, T) int64 -> logits (B, T, V) float32; with a cache the ids go on from what it has read."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class GPT(nn.Module):
         return x
 
     def attention(self, ids: Tensor, layer: int) -> Tensor:
-        """Attention probabilities (B, H, T, T) of the block applied as number `layer`, counted from 0, for ids (B, T)."""
+        """Attention probabilities (B, H, T, T) of the block applied as number `layer`, from 0, for ids (B, T)."""
         block = self.blocks[layer % self.config.layers]
         x = block.attention_norm(self.features(ids, None, layer))
         q, k, _ = block.attention.project(x, self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
