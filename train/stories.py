@@ -1,0 +1,151 @@
+"""Files of text to clean stories, in batches, so that a corpus of any size passes through little memory."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from model.vocab import END, normalise
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+CLEANINGS = ("story", "verbatim", "classic")
+_CHUNK = 4 << 20  # bytes of a .txt file read at a time
+_RECORDS = 4096  # records of a .jsonl or .parquet file read at a time
+
+Batch = tuple[int, list[str]]  # bytes of the file that were read, raw stories (or pieces of a single text)
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be had or used; the message names the file and the mend."""
+
+
+def files_of(path: Path) -> list[Path]:
+    """The text files that a path stands for: itself, or those of the folder in the order of their names."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        if not files:
+            raise CorpusError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+        return files
+    if not path.is_file():
+        raise CorpusError(f"{path} is no file or folder")
+    if path.suffix not in SUFFIXES:
+        raise CorpusError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    return [path]
+
+
+def has_stories(files: list[Path]) -> bool:
+    """Whether files hold stories (end marks, records, or a text each) rather than one single text."""
+    if len(files) > 1 or files[0].suffix != ".txt":
+        return True
+    tail = b""
+    with files[0].open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            if END.encode() in tail + chunk:
+                return True
+            tail = chunk[-len(END) :]
+    return False
+
+
+def batches(path: Path, whole: bool = True) -> Iterator[Batch]:
+    """The raw stories of a file. A .txt without end marks is one story, or comes in pieces of lines if not `whole`."""
+    if path.suffix == ".txt":
+        return _txt(path, whole)
+    return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
+
+
+def clean(text: str, cleaning: str) -> str:
+    """A raw story cleaned: '' where nothing is left.
+
+    story: normalised, stripped, runs of blanks one blank, paragraph breaks one newline.
+    verbatim: normalised, blanks and newlines within kept.
+    classic: characters outside ASCII dropped, each newline a blank.
+    """
+    if cleaning == "classic":
+        return text.replace("\r\n", "\n").encode("ascii", "ignore").translate(_CLASSIC, _CONTROLS).decode()
+    text = normalise(text)
+    if cleaning == "story":
+        for run, one in (("  ", " "), (" \n", "\n"), ("\n ", "\n"), ("\n\n", "\n")):
+            while run in text:
+                text = text.replace(run, one)
+    return text
+
+
+_CLASSIC = bytes.maketrans(b"\t\n\v\f\r", b"     ")
+_CONTROLS = bytes([*range(9), *range(14, 32), 127])
+
+
+def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
+    """The clean stories of a file or folder, without empty ones. Raises CorpusError."""
+    for file in files_of(Path(path)):
+        for _, raw in batches(file):
+            yield from filter(None, (clean(text, cleaning).strip(" \n") for text in raw))
+
+
+def _txt(path: Path, whole: bool) -> Iterator[Batch]:
+    """Stories parted by end marks; the mark's own line is no part of them."""
+    mark = END.encode() if whole else b"\n"
+    rest, done = bytearray(), 0  # what follows the last mark, and where in the file it starts
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            searched = max(0, len(rest) - len(mark))
+            rest += chunk
+            cut = rest.rfind(mark, searched) + len(mark)
+            if cut < len(mark):
+                continue
+            yield cut, _decode(path, rest[:cut], done).split(END)[:-1] if whole else [_decode(path, rest[:cut], done)]
+            del rest[:cut]
+            done += cut
+    if rest:
+        yield len(rest), [_decode(path, rest, done)]
+
+
+def _decode(path: Path, raw: bytes | bytearray, offset: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {offset + error.start}; "
+            "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+        ) from None
+
+
+def _jsonl(path: Path) -> Iterator[Batch]:
+    """The field `text` of the JSON object on each line."""
+    number = offset = 0
+    with path.open("rb") as file:
+        while lines := list(islice(file, _RECORDS)):
+            raw, size = [], 0
+            for line in lines:
+                number += 1
+                text = _decode(path, line, offset + size)
+                size += len(line)
+                if not text.strip():
+                    continue
+                try:
+                    record = json.loads(text)
+                except ValueError as error:
+                    raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                    raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
+                raw.append(record["text"])
+            offset += size
+            yield size, raw
+
+
+def _parquet(path: Path) -> Iterator[Batch]:
+    """The strings of the column `text`."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise CorpusError(f"{path}: reading .parquet files needs pyarrow: pip install pyarrow") from None
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        column = table.schema_arrow.field("text") if "text" in table.schema_arrow.names else None
+        if column is None or not re.fullmatch(r"(large_)?string(_view)?", str(column.type)):
+            raise CorpusError(f"{path} must have a column `text` of strings; its columns: {table.schema_arrow.names}")
+        size = path.stat().st_size / max(1, table.metadata.num_rows)
+        for batch in table.iter_batches(_RECORDS, columns=["text"]):
+            yield int(size * len(batch)), [text for text in batch.column(0).to_pylist() if text]
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
