@@ -1,0 +1,261 @@
+"""A trained model as a folder of plain files: saved whole or not at all, checked file by file when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save as to_safetensors
+
+from model.atomic import replace_folder
+from model.config import ModelConfig
+from model.vocab import Vocab
+
+FORMAT = 1
+MIB = 2**20
+# The files of every artifact, with the most bytes that a reader takes.
+FILES = {
+    "config.json": MIB,
+    "stoi.json": MIB,
+    "itos.json": MIB,
+    "metrics.json": MIB,
+    "log.jsonl": 16 * MIB,
+    "README.md": MIB,
+    "model.safetensors": 1024 * MIB,
+}
+OPTIONAL = {"model.onnx"}  # checked by the decoder that opens it
+DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+MEND = "restore the folder from where it came, or train the model again"
+
+
+class ArtifactError(ValueError):
+    """A folder is no sound artifact: the message names the file, what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """The checked contents of a folder; `hashes` is the SHA-256 of each file that config.json lists, by name."""
+
+    folder: Path
+    config: ModelConfig
+    vocab: Vocab
+    weights: dict[str, np.ndarray]
+    metrics: dict[str, Any]
+    log: list[dict[str, Any]]
+    card: str
+    hashes: dict[str, str]
+
+
+def save(
+    folder: str | Path,
+    *,
+    config: ModelConfig,
+    vocab: Vocab,
+    weights: Mapping[str, np.ndarray],
+    metrics: Mapping[str, Any],
+    log: list[dict[str, Any]],
+    card: str,
+) -> None:
+    """Puts an artifact in the place of `folder`, in one step (`atomic.replace_folder`).
+
+    The weights keep their precision, float16 or float32. Files of `folder` that are no part of an artifact stay.
+    Raises ArtifactError if the parts do not fit each other or cannot be written; `folder` is then as it was.
+    """
+    folder = Path(folder).resolve()  # of a link, the folder that it points to is replaced
+    contents = {
+        "stoi.json": _to_json("stoi.json", vocab.stoi),
+        "itos.json": _to_json("itos.json", dict(enumerate(vocab.itos))),
+        "metrics.json": _to_json("metrics.json", metrics),
+        "log.jsonl": b"".join(_to_json("log.jsonl", line, indent=None) for line in log),
+        "README.md": card.encode(),
+        # Of an array that is not contiguous, safetensors would silently write other numbers.
+        "model.safetensors": to_safetensors({name: np.ascontiguousarray(array) for name, array in weights.items()}),
+    }
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    head = {"format": FORMAT, **config.to_dict(), "files": hashes}
+    contents["config.json"] = _to_json("config.json", head)
+    _parse(folder, contents)
+    try:
+        replace_folder(folder, contents, owned=FILES.keys() | OPTIONAL)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArtifactError(f"{folder} cannot be saved ({reason}); make room or choose another folder") from error
+
+
+def read(folder: str | Path) -> Artifact:
+    """The contents of `folder`, every file checked; nothing in it is run, and no link in it is followed.
+
+    Raises ArtifactError. A folder that is replaced meanwhile is read again, so that one gets the old or the new.
+    """
+    folder = Path(folder)
+    while True:
+        before = _identity(folder)
+        try:
+            return _read_once(folder)
+        except ArtifactError:
+            if _identity(folder) == before:
+                raise
+
+
+def read_file(path: Path, *, limit: int, sha256: str | None = None) -> bytes:
+    """The bytes of a plain file, at most `limit` of them and with this hash if given; else raises ArtifactError."""
+    try:
+        info = path.lstat()
+        if not stat.S_ISREG(info.st_mode):
+            raise _broken(path, "is not a plain file")
+        if info.st_size > limit:
+            raise _broken(path, f"has {info.st_size:,} bytes, of {limit:,} allowed")
+        with path.open("rb") as file:
+            data = file.read(limit)
+    except FileNotFoundError:
+        raise _broken(path, "is missing") from None
+    except OSError as error:
+        raise _broken(path, f"cannot be read ({error.strerror})") from error
+    if data.startswith(b"version https://git-lfs"):
+        raise ArtifactError(f"{path} is a Git LFS pointer; fetch the file itself with: git lfs pull")
+    if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")):
+        raise ArtifactError(f"{path} is a pickle, which can run code; save the weights as safetensors")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise _broken(path, "is not the file that config.json was saved with (its SHA-256 differs)")
+    return data
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What changes when another folder takes the place of this one; None if there is none."""
+    try:
+        info = folder.stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns
+
+
+def _read_once(folder: Path) -> Artifact:
+    if not os.path.isdir(folder):
+        raise ArtifactError(f"{folder} is not a folder; give one that holds a config.json, such as artifacts/pocket")
+    path = folder / "config.json"
+    data = {path.name: read_file(path, limit=FILES[path.name])}
+    config, hashes = _parse_head(path, data[path.name])
+    weights_limit = MIB + 4 * sum(math.prod(shape) for shape in config.shapes().values())
+    for name, sha256 in hashes.items():
+        if name in FILES:
+            limit = min(FILES[name], weights_limit) if name == "model.safetensors" else FILES[name]
+            data[name] = read_file(folder / name, limit=limit, sha256=sha256)
+    return _parse(folder, data)
+
+
+def _parse(folder: Path, data: Mapping[str, bytes]) -> Artifact:
+    """The artifact out of the bytes of its files; `folder` is only named in errors."""
+    config, hashes = _parse_head(folder / "config.json", data["config.json"])
+    vocab = _parse_vocab(folder, data, config.vocab_size)
+    weights = _parse_weights(folder / "model.safetensors", data["model.safetensors"], config)
+    metrics, log = _parse_metrics(folder, data)
+    card = data["README.md"].decode(errors="replace")
+    return Artifact(
+        folder=folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card=card, hashes=hashes
+    )
+
+
+def _parse_head(path: Path, data: bytes) -> tuple[ModelConfig, dict[str, str]]:
+    """The ModelConfig and the hash of every other file, out of config.json."""
+    head = _from_json(path, data)
+    version, hashes = head.pop("format", None), head.pop("files", None)
+    if version != FORMAT:
+        raise _broken(path, f"has format {version!r}, and this program reads format {FORMAT}")
+    if wrong := head.keys() ^ {field.name for field in fields(ModelConfig)}:
+        raise _broken(path, f"has unknown or missing fields ({', '.join(sorted(wrong))})")
+    try:
+        config = ModelConfig(**head)
+    except (TypeError, ValueError) as error:
+        raise _broken(path, f"is refused: {error}") from error
+    if not isinstance(hashes, dict):
+        raise _broken(path, "has no 'files' with the SHA-256 of each file")
+    if wrong := (FILES.keys() - {"config.json"} - hashes.keys()) | (hashes.keys() - FILES.keys() - OPTIONAL):
+        raise _broken(path, f"lists unknown files or lacks some ({', '.join(sorted(wrong))})")
+    return config, hashes
+
+
+def _parse_vocab(folder: Path, data: Mapping[str, bytes], size: int) -> Vocab:
+    stoi, itos = (_from_json(folder / name, data[name]) for name in ("stoi.json", "itos.json"))
+    try:
+        vocab = Vocab.from_stoi(stoi)
+    except (TypeError, ValueError) as error:
+        raise _broken(folder / "stoi.json", f"is refused: {error}") from error
+    if itos != {str(id): symbol for id, symbol in enumerate(vocab.itos)}:
+        raise _broken(folder / "itos.json", "is not the inverse of stoi.json")
+    if len(vocab) != size:
+        raise _broken(folder / "stoi.json", f"has {len(vocab)} symbols, config.json has vocab_size {size}")
+    return vocab
+
+
+def _parse_metrics(folder: Path, data: Mapping[str, bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """metrics.json and the lines of log.jsonl, which must be of the same run."""
+    path = folder / "metrics.json"
+    metrics = _from_json(path, data["metrics.json"])
+    for key, kinds in {"nats_per_character": (int, float), "parameters": (int,), "steps": (int,)}.items():
+        if type(metrics.get(key)) not in kinds:
+            raise _broken(path, f"needs a number as {key}, not {metrics.get(key)!r}")
+    log = [_from_json(folder / "log.jsonl", line) for line in data["log.jsonl"].splitlines()]
+    last = log[-1].get("step") if log else None
+    if metrics["steps"] != last:
+        raise _broken(path, f"is of another run: it has {metrics['steps']} steps, log.jsonl ends at step {last}")
+    return metrics, log
+
+
+def _parse_weights(path: Path, data: bytes, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The arrays by name, float16 or float32, of exactly the names and shapes that `config` asks for."""
+    try:
+        tensors = dict(deserialize(data))
+    except SafetensorError as error:
+        raise _broken(path, f"is no sound safetensors file ({error})") from error
+    shapes = config.shapes()
+    if wrong := shapes.keys() ^ tensors.keys():
+        raise _broken(path, f"does not belong to config.json: it has unknown weights or lacks some ({min(wrong)})")
+    weights = {}
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor["shape"]) != shape:
+            raise _broken(path, f"has {name} of shape {tuple(tensor['shape'])}, config.json asks for {shape}")
+        if tensor["dtype"] not in DTYPES:
+            raise _broken(path, f"has {name} as {tensor['dtype']}, not as F16 or F32")
+        weights[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(shape)
+        if not np.isfinite(weights[name]).all():
+            raise _broken(path, f"has NaN or infinity in {name}")
+    return weights
+
+
+def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:
+    try:
+        return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{name} cannot be written ({error}); give it plain and finite values") from error
+
+
+def _from_json(path: Path, data: bytes) -> dict[str, Any]:
+    """The object in `data`. NaN and infinity, which JSON has not, are refused."""
+    try:
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"is no sound JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _broken(path, "holds no JSON object")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _broken(path: Path, trouble: str) -> ArtifactError:
+    return ArtifactError(f"{path} {trouble}; {MEND}")

@@ -1,0 +1,101 @@
+"""Files and folders that are replaced whole or not at all, whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+AT_FDCWD = -100  # <fcntl.h>: paths are relative to the working directory
+RENAME_EXCHANGE = 2  # <linux/fs.h>: swap the two names
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collection[str]) -> None:
+    """Puts a folder with these files in the place of `folder`, once they are on the disk.
+
+    Entries of `folder` whose names are not in `owned` are carried over. Whatever is raised, `folder` is the old one or
+    the new one, whole. On Linux the two swap names in one step; where the system cannot do that (macOS, Windows, some
+    network disks) two renames follow each other, and after a crash between them the next call restores the old one.
+    One call at a time for a folder: the new one is prepared in its sibling `.<name>.new`.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+    for leftover in (new, old):
+        _discard(leftover, folder, owned)
+    try:
+        new.mkdir()
+        for name, data in contents.items():
+            write_synced(new / name, data)
+        sync_folder(new)
+        if not folder.exists():
+            os.rename(new, folder)
+        elif not _exchange(new, folder):
+            _rename_twice(new, folder, old)
+        sync_folder(folder.parent)
+    finally:
+        _discard(new, folder, owned)  # what was half written, or the old folder after the swap
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a new file and waits until it is on the disk."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in `folder` are on the disk, where the system can (Windows and some disks cannot)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps the two names in one step; False where that is not supported."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _rename_twice(new: Path, folder: Path, old: Path) -> None:
+    """Ends as `_exchange` does, with the old folder under the name `new`."""
+    os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    os.rename(old, new)
+
+
+def _discard(leftover: Path, folder: Path, owned: Collection[str]) -> None:
+    """Removes a folder that has served, after moving what it does not own into `folder`."""
+    if not leftover.is_dir():
+        return
+    for entry in leftover.iterdir():
+        if entry.name not in owned and folder.is_dir() and not (folder / entry.name).exists():
+            os.rename(entry, folder / entry.name)
+    # What cannot be removed is no part of any artifact, and the next call tries again.
+    shutil.rmtree(leftover, ignore_errors=True)
