@@ -1,0 +1,119 @@
+"""Tells a story in the terminal: python -m model "Once upon a time" --length 600 --temperature 0.8 --seed 7."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from model.artifacts import ArtifactError
+from model.sampling import Sampling
+from model.storyteller import Storyteller, find, load
+
+ARTIFACTS = Path("artifacts")
+FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line; the usage is for --help."""
+        self.exit(BAD_USE, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> Parser:
+    default = Sampling()
+    parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
+    add = parser.add_argument
+    add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
+    add("--model", type=Path, help="the folder of a model (default: the best in artifacts/)")
+    add("--length", type=int, default=default.length, help="characters at most (default: %(default)s)")
+    add("--temperature", type=float, default=default.temperature, help="0 leaves no choice, 2 is wild (%(default)s)")
+    add("--top-k", type=int, default=default.top_k, help="choose among the k likeliest characters (0: all)")
+    add("--top-p", type=float, default=default.top_p, help="... the likeliest that together reach this share (1: all)")
+    add("--min-p", type=float, default=default.min_p, help="... those this likely, relative to the likeliest (0: all)")
+    add("--seed", type=int, default=default.seed, help="the same seed tells the same story (default: a new one)")
+    add("--list", action="store_true", help="list the models in artifacts/, the best first, and end")
+    return parser
+
+
+def find_all() -> list[Storyteller]:
+    """The storytellers in artifacts/, the best first; those skipped are named on stderr."""
+    storytellers, skipped = find(ARTIFACTS)
+    for reason in skipped.values():
+        print(f"skipped: {reason}", file=sys.stderr)
+    if not storytellers:
+        raise ArtifactError(f"no model in {ARTIFACTS}/; train one with: python -m train --preset pocket")
+    return storytellers
+
+
+def describe(storyteller: Storyteller) -> str:
+    metrics = storyteller.metrics
+    return f"{metrics['parameters']:,} parameters, {metrics['nats_per_character']:.4f} nats per character"
+
+
+def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
+    """The prompt and the story on stdout, as it comes; settings, seed and what of the prompt is lost on stderr."""
+    prompt = storyteller.prepare(text)
+    settings = f"length {sampling.length}, temperature {sampling.temperature}, top-k {sampling.top_k}, "
+    settings += f"top-p {sampling.top_p}, min-p {sampling.min_p}, seed {sampling.seed}"
+    print(f"{storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
+    if prompt.dropped:
+        print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
+    if prompt.cut:
+        context = storyteller.config.context
+        print(
+            f"the model reads the last {context} characters of the prompt, not the {prompt.cut} before", file=sys.stderr
+        )
+    print(prompt.text, end="", flush=True)
+    for character in storyteller.tell(text, sampling):
+        print(character, end="", flush=True)
+    print(flush=True)
+
+
+def read_sampling(parser: Parser, options: argparse.Namespace) -> Sampling:
+    try:
+        return Sampling(
+            length=options.length,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            seed=options.seed,
+        ).seeded()
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    sampling = read_sampling(parser, options)
+    try:
+        if options.list:
+            for storyteller in find_all():
+                print(f"{storyteller.folder}: {describe(storyteller)}", flush=True)
+            return 0
+        storyteller = load(options.model) if options.model else find_all()[0]
+        text = options.prompt
+        if text == "-":  # the newline that ends the last line of a file is no part of the prompt
+            text = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+        print_story(storyteller, text, sampling)
+        return 0
+    except ArtifactError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

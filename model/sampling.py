@@ -1,0 +1,89 @@
+"""From logits to the next symbol: the settings, the probabilities that they leave, and the draw.
+
+Shape: V vocabulary.
+"""
+
+import secrets
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a story is drawn; a setting that does not fit raises ValueError with its value and its limits.
+
+    `length` is in characters. `temperature` 0 takes the likeliest symbol and ignores the seed. Otherwise the logits are
+    divided by it, and then, in the order of transformers, `top_k` keeps the k likeliest symbols (0: all), `top_p` the
+    fewest of them that together reach that share (1: all), and `min_p` those at least that likely relative to the
+    likeliest (0: all). `seed` None draws anew each time. Without `stop_at_end` the story goes on until `length`.
+    """
+
+    length: int = 600
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop_at_end: bool = True
+
+    def __post_init__(self) -> None:
+        checks = {
+            "length": (_is_whole(self.length) and self.length >= 1, "a whole number of at least 1"),
+            "temperature": (_is_number(self.temperature) and 0 <= self.temperature <= 2, "a number from 0 to 2"),
+            "top_k": (_is_whole(self.top_k) and self.top_k >= 0, "a whole number of at least 0 (0 keeps all)"),
+            "top_p": (_is_number(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1 (1 keeps all)"),
+            "min_p": (_is_number(self.min_p) and 0 <= self.min_p < 1, "a number from 0 to below 1 (0 keeps all)"),
+            "seed": (
+                self.seed is None or (_is_whole(self.seed) and 0 <= self.seed < 2**63),
+                "a whole number from 0 to 2**63 - 1, or None",
+            ),
+            "stop_at_end": (isinstance(self.stop_at_end, bool), "True or False"),
+        }
+        for name, (fits, limits) in checks.items():
+            if not fits:
+                raise ValueError(f"{name} ({getattr(self, name)!r}) must be {limits}")
+
+    def seeded(self) -> "Sampling":
+        """These settings with a seed: their own, or one drawn now, short enough to note down."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**32))
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """The probability (V,), float64, of each next symbol, out of its logit (V,). Of equals the lower id is kept."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if sampling.temperature == 0:
+        likeliest = np.zeros(len(logits))
+        likeliest[logits.argmax()] = 1
+        return likeliest
+    with np.errstate(over="ignore"):  # a tiny temperature takes all but the likeliest to -inf
+        weights = np.exp((logits - logits.max()) / sampling.temperature)  # the likeliest weighs 1
+    if 0 < sampling.top_k < len(weights) or sampling.top_p < 1:
+        order = np.argsort(-logits, kind="stable")
+        ranked = weights[order]
+        if sampling.top_k:
+            ranked[sampling.top_k :] = 0
+        if sampling.top_p < 1:
+            shares = ranked.cumsum()
+            ranked[shares.searchsorted(sampling.top_p * shares[-1]) + 1 :] = 0
+        weights[order] = ranked
+    if sampling.min_p:
+        weights[weights < sampling.min_p] = 0
+    return weights / weights.sum()
+
+
+def pick(logits: np.ndarray, sampling: Sampling, generator: np.random.Generator) -> int:
+    """The id of the next symbol, by one draw from `generator`; a symbol of probability 0 is never picked."""
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    shares = probabilities(logits, sampling).cumsum()
+    return int(shares.searchsorted(generator.random() * shares[-1], side="right"))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,165 @@
+"""A trained model at work: it tells stories, scores text and says what it expects next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from model.artifacts import Artifact, ArtifactError, read
+from model.decoder import Decoder, TorchDecoder
+from model.sampling import Sampling, pick, probabilities
+from model.vocab import Vocab
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Prompt(NamedTuple):
+    """A prompt as the model reads it."""
+
+    text: str  # all of it that the vocabulary has
+    ids: list[int]  # what opens a story and the text, or the last `context` symbols of that
+    dropped: list[str]  # the characters that the vocabulary lacks, once each
+    cut: int  # how many characters at the start of `text` do not fit into `ids`
+
+
+class Scored(NamedTuple):
+    """A character of a text, how much it surprised the model, and what the model held likeliest in its place."""
+
+    character: str
+    nats: float
+    alternatives: list[tuple[str, float]]  # (character, probability), the likeliest first
+
+
+class Storyteller:
+    """An artifact that can be asked; `name` is that of its folder."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
+        self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
+        self.name = artifact.folder.resolve().name
+        self._weights = artifact.weights
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network in float32 on the CPU, ready to use and without gradients: ids (B, T) -> logits (B, T, V)."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
+            network = self.config.build()
+        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self._weights.items()}
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
+
+    def decoder(self) -> Decoder:
+        """A new decoder; each story needs its own."""
+        return TorchDecoder(self.network)
+
+    def prepare(self, prompt: str) -> Prompt:
+        """The prompt as the model will read it, and what of it is lost."""
+        return prepare(prompt, self.vocab, self.config.context)
+
+    def tell(self, prompt: str, sampling: Sampling | None = None) -> Iterator[str]:
+        """The characters that follow `prompt`, as the function `tell` has it; None stands for `Sampling()`."""
+        return tell(self.decoder(), self.vocab, prompt, sampling or Sampling())
+
+    def next_characters(self, prompt: str, k: int = 10, sampling: Sampling | None = None) -> list[tuple[str, float]]:
+        """The at most k likeliest symbols after `prompt` as (symbol, probability), those that `sampling` leaves.
+
+        None stands for the model's own probabilities: temperature 1 and nothing cut off.
+        """
+        sampling = sampling or Sampling(temperature=1.0)
+        logits = self.decoder().feed(self.prepare(prompt).ids)
+        return self._likeliest(probabilities(_allowed(logits, self.vocab, sampling), sampling), k)
+
+    def score(self, text: str, *, k: int = 10, ending: bool = False) -> list[Scored]:
+        """Each character of `text`, as far as the vocabulary has it, with the nats that it cost and k alternatives.
+
+        The text is read as a story from its start, in windows of the context that advance by half of it. With
+        `ending` the end mark that would close the story is scored as well, if the vocabulary has one.
+        """
+        ids = [self.vocab.start, *self.vocab.encode(self.vocab.fit(text)[0])]
+        if ending and self.vocab.end is not None:
+            ids.append(self.vocab.end)
+        decoder, scored = self.decoder(), []
+        for start, stop, first in windows(len(ids) - 1, self.config.context):
+            logits = decoder.logits(ids[start:stop])[first - start :].astype(np.float64)  # (T, V)
+            logits -= logits.max(axis=-1, keepdims=True)
+            logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+            for following, row in zip(ids[first + 1 : stop + 1], logits, strict=True):
+                scored.append(
+                    Scored(self.vocab.itos[following], -float(row[following]), self._likeliest(np.exp(row), k))
+                )
+        return scored
+
+    def _likeliest(self, chances: np.ndarray, k: int) -> list[tuple[str, float]]:
+        order = np.argsort(-chances, kind="stable")[:k]
+        return [(self.vocab.itos[id], float(chances[id])) for id in order if chances[id] > 0]
+
+
+def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
+    """The prompt as a model with this vocabulary and context reads it, and what of it is lost."""
+    text, dropped = vocab.fit(prompt)
+    ids = [vocab.start, *vocab.encode(text)][-context:]
+    return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
+
+
+def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
+    """The characters that follow `prompt`, one by one as they are found, out of a decoder that has read nothing yet.
+
+    At most `sampling.length` of them come, fewer where the model ends its story; without `stop_at_end` the end mark
+    has probability 0. An empty prompt gives a story from its start. Closing the iterator stops at once.
+    """
+    generator = np.random.default_rng(sampling.seed)
+    ids = prepare(prompt, vocab, decoder.context).ids
+    for _ in range(sampling.length):
+        chosen = pick(_allowed(decoder.feed(ids), vocab, sampling), sampling, generator)
+        if chosen == vocab.end:
+            return
+        yield vocab.itos[chosen]
+        ids = [chosen]
+
+
+def _allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
+    """The logits (V,) with the end mark ruled out where the story must go on."""
+    if sampling.stop_at_end or vocab.end is None:
+        return logits
+    logits = logits.copy()
+    logits[vocab.end] = -np.inf
+    return logits
+
+
+def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """How n predictions are scored, each once, with at least half a context before it where the text has that.
+
+    Yields (start, stop, first): the symbols start to stop - 1 are read, at most `context` of them, and of the
+    predictions that they make of the symbols after them, those of the positions first to stop - 1 count.
+    """
+    start = first = 0
+    while first < n:
+        stop = min(start + context, n)
+        yield start, stop, first
+        start, first = start + max(1, context // 2), stop
+
+
+def load(folder: str | Path) -> Storyteller:
+    """The storyteller in an artifact's folder. Raises ArtifactError, which names the file and the mend."""
+    return Storyteller(read(folder))
+
+
+def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str, str]]:
+    """The storytellers in the folders inside `folder`, the best first, and why each of the others was skipped, by name.
+
+    The best has the fewest nats per character. A hidden folder is none, and a missing `folder` holds none.
+    """
+    found, skipped = [], {}
+    for path in sorted(Path(folder).glob("[!.]*/")):
+        try:
+            found.append(load(path))
+        except ArtifactError as error:
+            skipped[path.name] = str(error)
+    return sorted(found, key=lambda storyteller: storyteller.metrics["nats_per_character"]), skipped
