@@ -76,14 +76,24 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
+class RMSNorm(nn.RMSNorm):
+    """In float32 whatever autocast makes of its input, as Qwen3 has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
         self.scale = config.head_width**-0.5
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_width, NORM_EPS)
-        self.k_norm = nn.RMSNorm(config.head_width, NORM_EPS)
+        self.q_norm = RMSNorm(config.head_width)
+        self.k_norm = RMSNorm(config.head_width)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,9 +124,9 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.mlp_norm = RMSNorm(config.width)
         self.mlp = SwiGLU(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -134,7 +144,7 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)  # the head as well: it is tied
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, NORM_EPS)
+        self.norm = RMSNorm(config.width)
         angles = rotary_angles(config)
         self.register_buffer("cos", angles.cos(), persistent=False)  # (context, D)
         self.register_buffer("sin", angles.sin(), persistent=False)

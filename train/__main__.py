@@ -1,0 +1,150 @@
+"""Trains a storyteller: python -m train --preset pocket --data tinystories."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from model.config import ModelConfig
+from train.presets import PRESETS, TrainConfig, nearest
+
+INTRODUCTION = """\
+Trains a character-level GPT from scratch and writes a folder that the page opens.
+
+  python -m train --preset debug --data stories.txt              under 20 s: does everything work?
+  python -m train --preset pocket --data tinystories             the small one, two hours on two cores
+  python -m train --preset pocket --data my.txt --max-minutes 5  your own text: stories parted by <|endoftext|>
+  python -m train --preset pocket --resume                       go on after Ctrl-C, from the last checkpoint
+
+presets:
+{presets}
+  --data TEXT      tinystories, tinystories-v2, shakespeare, panchatantra, a .txt, .jsonl or .parquet file, a folder
+  --out FOLDER     where the result goes (artifacts/<preset>)
+  --steps N        length of the run; or --max-minutes M: the rate cools down within the budget
+  --stop-after M   checkpoint and stop after M minutes; --resume goes on, exactly
+  --device auto    cuda, mps or cpu
+
+Every setting of a preset has a flag of its own: python -m train --help lists them.
+"""
+
+
+GO_ON = "go on with the same command and --resume"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and name the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        print(introduction(), end="")
+        return 0
+    parser = flags()
+    # nanoGPT writes --batch_size, the rest of the world --batch-size: both are meant
+    argv = [arg.replace("_", "-") if arg.startswith("--") and "=" not in arg else arg for arg in argv]
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        parser.error(f"unknown flag {unknown[0]}{nearest(unknown[0], known)}")
+    if args.preset not in PRESETS:
+        parser.error(f"preset ({args.preset}) must be one of {', '.join(PRESETS)}{nearest(args.preset, PRESETS)}")
+    if args.stop_after is not None and not args.stop_after > 0:
+        parser.error(f"--stop-after ({args.stop_after:g}) must be above 0, in minutes")
+    try:
+        config = configure(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return run(config, args, shlex.join(["python", "-m", "train", *argv]))
+
+
+def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
+    """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
+    from train.loop import Interrupted, train  # torch takes seconds to import, --help must not
+
+    out = args.out or Path("artifacts") / config.preset
+    try:
+        if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command):
+            print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
+    except Interrupted as error:
+        print(f"{error}: checkpoint written; {GO_ON}", file=sys.stderr)
+        return 128 + error.number
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def introduction() -> str:
+    lines = []
+    for name, config in PRESETS.items():
+        shape, length = config.model, f"{config.steps} steps" if config.steps else f"{config.max_minutes:g} minutes"
+        lines.append(f"  {name:<17}{shape.layers} layers, width {shape.width}, context {shape.context}; {length}")
+    return INTRODUCTION.format(presets="\n".join(lines) + "\n")
+
+
+def flags() -> Parser:
+    """A flag for every field of TrainConfig and ModelConfig, and those of the command itself."""
+    parser = Parser(prog="python -m train", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--preset", default="pocket", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the result goes (artifacts/<preset>)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of the same run, if any")
+    parser.add_argument("--stop-after", type=float, metavar="M", help="checkpoint and stop after M minutes")
+    for settings, skipped in ((TrainConfig, {"preset", "model"}), (ModelConfig, {"vocab_size"})):
+        group = parser.add_argument_group("the run" if settings is TrainConfig else "the network")
+        types = get_type_hints(settings)
+        for field in fields(settings):
+            if field.name not in skipped:
+                _add_flag(group, field.name, types[field.name], field.metadata.get("help"))
+    return parser
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, about: str | None) -> None:
+    flag = "--" + name.replace("_", "-")
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
+        return
+    options = getattr(kind, "__args__", (kind,))  # int | None has two
+    convert = next(option for option in options if option is not type(None))
+    group.add_argument(
+        flag, type=_or_none(convert) if type(None) in options else convert, metavar=convert.__name__, help=about
+    )
+
+
+def _or_none(convert: type) -> Any:
+    """A converter that reads "none" as None, for settings that a preset has and a user wants away."""
+
+    def read(text: str) -> Any:
+        return "none" if text == "none" else convert(text)
+
+    read.__name__ = convert.__name__
+    return read
+
+
+def configure(args: argparse.Namespace) -> TrainConfig:
+    """The preset with every flag that was given put over it. Raises ValueError for what does not fit."""
+    given = {name: None if value == "none" else value for name, value in vars(args).items() if value is not None}
+    if args.track == "none":
+        given["track"] = "none"
+    base = PRESETS[args.preset]
+    shape = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
+    settings = {
+        f.name: given[f.name] for f in fields(TrainConfig) if f.name in given and f.name not in ("preset", "model")
+    }
+    if "steps" in given and "max_minutes" not in given:
+        settings["max_minutes"] = None  # --steps N means N steps, whatever budget the preset has
+    elif "max_minutes" in given and "steps" not in given:
+        settings["steps"] = None
+    return replace(base, model=replace(base.model, **shape), **settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""A seeded, stateless source of batches: batch(step) is a pure function of (seed, step).
+
+Shapes: B batch, T context, N characters of text.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batches:
+    """Random windows of an encoded text that is held as one uint8 tensor on the training device.
+
+    Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
+    every device draws the same windows, and a GPU never waits for the host.
+    """
+
+    def __init__(
+        self, text: np.ndarray, *, context: int, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        if len(text) <= context:
+            raise ValueError(f"the text ({len(text)} characters) must be longer than the context ({context})")
+        self.text = torch.from_numpy(np.array(text, dtype=np.uint8)).to(device)  # (N,)
+        self.seed = seed
+        self.rows = torch.arange(batch_size, device=device)
+        self.columns = torch.arange(context + 1, device=device)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, the same windows one character later: (B, T) int64 each."""
+        counters = self.rows + step * len(self.rows)
+        offsets = hash64(counters, self.seed) % (len(self.text) - len(self.columns) + 1)
+        windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
+        return windows[:, :-1], windows[:, 1:]
+
+
+def hash64(counters: Tensor, seed: int) -> Tensor:
+    """SplitMix64 of int64 counters and a seed, as 63 well-mixed bits: non-negative int64 of the same shape.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. int64 products wrap in torch.
+    """
+    z = mix64(counters * _signed(0x9E3779B97F4A7C15) + _signed(mix_seed(seed)))
+    return z & 0x7FFFFFFFFFFFFFFF
+
+
+def mix_seed(seed: int) -> int:
+    """Spreads a small seed over 64 bits, so that neighbouring seeds share no stretch of their streams."""
+    return int(mix64(torch.tensor(seed + 1) * _signed(0xD1342543DE82EF95)))
+
+
+def mix64(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical shift right: int64 shifts copy the sign, which the mask clears."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bits of `value`, taken modulo 2 ** 64."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >= 1 << 63 else value

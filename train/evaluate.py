@@ -1,0 +1,121 @@
+"""Nats per character of held-out stories: python -m train.evaluate artifacts/pocket --data FILE.
+
+Shapes: W windows in a batch, T their length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from model.storyteller import windows
+from torch import nn
+from torch.nn import functional as F
+
+import model
+from model.artifacts import ArtifactError
+from model.vocab import Vocab
+from train.corpus import CorpusError, read_stories
+
+IGNORE = -100  # the target of a position that is not scored
+
+
+def sequence(vocab: Vocab, story: str) -> list[int]:
+    """What is scored of a story: what opens a text, its characters, and the end mark where the vocabulary has one."""
+    ids = [vocab.start, *vocab.encode(vocab.fit(story)[0])]
+    return ids if vocab.end is None else [*ids, vocab.end]
+
+
+@torch.inference_mode()
+def score(
+    network: nn.Module, sequences: Sequence[Sequence[int]], *, batch_characters: int = 32_768
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats (float64) and scored symbols (int64) of every sequence, by the rule of DESIGN 7.
+
+    A sequence's first symbol is given; each other one is scored once, in windows of the network's context that advance
+    by half a context. Windows of like length share a batch; a pad stands behind the last symbol, where a causal network
+    cannot see it.
+    """
+    config = network.config
+    device = next(network.parameters()).device
+    jobs = [
+        (index, start, stop, first)
+        for index, ids in enumerate(sequences)
+        for start, stop, first in windows(len(ids) - 1, config.context)
+    ]
+    jobs.sort(key=lambda job: job[1] - job[2])  # the longest first: what does not fit in memory fails at once
+    nats = np.zeros(len(sequences))
+    was_training = network.training
+    network.eval()
+    position = 0
+    while position < len(jobs):
+        T = jobs[position][2] - jobs[position][1]
+        batch = jobs[position : position + max(1, batch_characters // T)]
+        position += len(batch)
+        inputs = np.zeros((len(batch), T), dtype=np.int64)
+        targets = np.full((len(batch), T), IGNORE, dtype=np.int64)
+        for row, (index, start, stop, first) in enumerate(batch):
+            inputs[row, : stop - start] = sequences[index][start:stop]
+            targets[row, first - start : stop - start] = sequences[index][first + 1 : stop + 1]
+        logits = network(torch.from_numpy(inputs).to(device))  # (W, T, V)
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), torch.from_numpy(targets).to(device), ignore_index=IGNORE, reduction="none"
+        )
+        np.add.at(nats, [job[0] for job in batch], losses.double().sum(1).cpu().numpy())
+    network.train(was_training)
+    return nats, np.array([len(ids) - 1 for ids in sequences])
+
+
+def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str) -> dict[str, Any]:
+    """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500."""
+    began = time.perf_counter()
+    nats, symbols = score(network, sequences)
+    if not symbols.sum():
+        raise CorpusError(f"{data} holds no story to score")
+    per_character = float(nats.sum() / symbols.sum())
+    firsts = {
+        f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in (100, 500) if n < len(sequences)
+    }
+    return {
+        "data": data,
+        "stories": len(sequences),
+        "symbols": int(symbols.sum()),
+        "nats_per_character": round(per_character, 5),
+        "bits_per_character": round(per_character / math.log(2), 5),
+        **firsts,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("artifact", type=Path, help="a folder such as artifacts/pocket")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
+    parser.add_argument("--stories", type=int, metavar="N", help="quick: score the first N stories only")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    args = parser.parse_args(argv)
+    if args.stories is not None and args.stories < 1:
+        parser.error(f"--stories ({args.stories}) must be at least 1")
+    try:
+        storyteller = model.load(args.artifact)
+        stories = islice(read_stories(args.data), args.stories)
+        sequences = [sequence(storyteller.vocab, story) for story in stories]
+        result = evaluation(storyteller.network.to(args.device), sequences, args.data.name)
+    except (ArtifactError, CorpusError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"artifact": storyteller.name, **result}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,425 @@
+"""The training loop: step, evaluate, checkpoint, stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from model import artifacts
+from model.vocab import Vocab
+from train import checkpoint, corpus, report
+from train.batches import Batches
+from train.checkpoint import CheckpointError
+from train.evaluate import evaluation, score, sequence
+from train.optim import optimisers, schedule
+from train.presets import TrainConfig
+
+# What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
+FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {
+    "eval_every",
+    "eval_stories",
+    "final_stories",
+}
+UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
+
+
+class Interrupted(Exception):
+    """A signal ended the run after its checkpoint was written; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Diverged(ValueError):
+    """The loss is no longer a finite number."""
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after: float | None = None,
+    command: str = "",
+    cache: Path | None = None,
+) -> bool:
+    """Runs `config` and writes its artifact to `out`; True when the run is finished.
+
+    False: `stop_after` minutes were over, and a checkpoint beside `out` lets `resume` go on. Raises Interrupted after
+    SIGINT or SIGTERM, ValueError and its kin (CorpusError, CheckpointError, ArtifactError) for what cannot be run.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
+    own_split = config.cleaning == "classic"
+    text = corpus.prepare(
+        config.data,
+        valid=None if own_split else config.valid,
+        cleaning=config.cleaning,
+        stories=config.stories,
+        cache=cache,
+    )
+    run = Run(config, text, checkpoint_path(out))
+    if run.path.exists():
+        if not resume:
+            print(f"{run.path} of an earlier run will be replaced; --resume would go on from it", file=sys.stderr)
+        elif run.restore():
+            print(f"{out} is finished: nothing to do", file=sys.stderr)
+            return True
+    with stop_signals() as stop:
+        if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
+            run.save()
+            if stop:
+                raise Interrupted(stop[0])
+            return False
+    run.finish(out, command)
+    return True
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Where a run that ends in `out` keeps its checkpoint: in a hidden folder beside it."""
+    return out.parent / f".{out.name}.run" / "checkpoint.safetensors"
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM; a second one acts as if nobody listened."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; auto takes cuda, then mps, then the CPU. Raises ValueError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device ({name}) is not available: {str(error).splitlines()[0]}") from error
+
+
+class Run:
+    """The state of a run, all of it saved by `save` and brought back by `restore`."""
+
+    def __init__(self, config: TrainConfig, text: corpus.Corpus, path: Path) -> None:
+        self.config = config = replace(config, model=replace(config.model, vocab_size=len(text.vocab)))
+        self.text, self.path = text, path
+        self.device = pick_device(config.device)
+        torch.manual_seed(config.seed)
+        self.network = config.model.build().to(self.device)
+        self.forward = torch.compile(self.network) if config.compile else self.network
+        self.optimisers = optimisers(self.network, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+        self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
+        size = {"context": config.model.context, "device": self.device}
+        self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size)
+        self.probes = {
+            name: Batches(part, batch_size=config.batch_size, seed=config.seed + 1, **size)
+            for name, part in (("train", text.train), ("val", text.valid))
+            if config.eval_windows
+        }
+        self.valid = stories_in(text.valid, text.vocab)
+        self.step = self.updates = 0  # they part where the GradScaler skips an update
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.loss_count = 0
+        self.log: list[dict[str, Any]] = []
+        self.finished = False
+        self.seconds_before, self.began = 0.0, time.monotonic()
+        self.lr = 0.0
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """fp16 needs the GradScaler, which is CUDA's; elsewhere bf16 stands in for it."""
+        if self.config.precision == "fp32":
+            return None
+        on_cuda = self.device.type == "cuda"
+        return torch.float16 if self.config.precision == "fp16" and on_cuda else torch.bfloat16
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, over all its resumptions."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def characters(self) -> int:
+        return self.step * self.config.accumulate * self.config.batch_size * self.config.model.context
+
+    def position(self) -> tuple[float, int]:
+        """Where the schedule stands, and its length, in updates; a budget of minutes stretches it over the clock."""
+        total = self.config.steps or UNMEASURED
+        if self.config.max_minutes is None:
+            return self.updates, total
+        by_clock = self.seconds / (60 * self.config.max_minutes) * total
+        return (max(self.updates, by_clock) if self.config.steps else by_clock), total
+
+    def over(self) -> bool:
+        if self.config.steps and self.step >= self.config.steps:
+            return True
+        return self.config.max_minutes is not None and self.seconds >= 60 * self.config.max_minutes
+
+    def until(self, deadline: float, stop: Sequence[int]) -> bool:
+        """Trains to the end of the run (True), to a signal in `stop` or to `deadline`, in time.monotonic (False)."""
+        config = self.config
+        saved = time.monotonic()
+        with Progress(config, self) as progress:
+            while not self.over():
+                if stop or time.monotonic() >= deadline:
+                    return False
+                due = not self.log or self.log[-1]["step"] != self.step
+                if self.step % config.eval_every == 0 and due:
+                    self.record(progress)
+                self.train_step()
+                progress.update()
+                if time.monotonic() - saved >= 60 * config.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+            if not self.log or self.log[-1]["step"] != self.step:
+                self.record(progress)
+        return True
+
+    def train_step(self) -> None:
+        """One step: gradients of `accumulate` batches, clipped, and an update at the schedule's rate."""
+        config = self.config
+        share = schedule(config, *self.position())
+        self.lr = share * config.lr
+        for optimiser in self.optimisers:
+            peak = config.muon_lr if isinstance(optimiser, torch.optim.Muon) else config.lr
+            for group in optimiser.param_groups:
+                group["lr"] = share * peak
+        for micro in range(config.accumulate):
+            inputs, targets = self.batches.batch(self.step * config.accumulate + micro)
+            loss = self.loss(self.forward, inputs, targets)
+            self.scaler.scale(loss / config.accumulate).backward()
+            self.loss_sum += loss.detach()
+            self.loss_count += 1
+        if config.clip:
+            for optimiser in self.optimisers:
+                self.scaler.unscale_(optimiser)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        scale = self.scaler.get_scale()
+        for optimiser in self.optimisers:
+            self.scaler.step(optimiser)
+            optimiser.zero_grad(set_to_none=True)
+        self.scaler.update()
+        # A scale that fell says that gradients overflowed and the update was skipped: the schedule waits as well.
+        self.updates += self.scaler.get_scale() >= scale
+        self.step += 1
+        if self.average:
+            decay = min(config.ema, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.network.parameters()], 1 - decay)
+
+    def loss(self, forward: Any, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per character of targets (B, T) given inputs (B, T), in the run's precision."""
+        dtype = self.autocast_dtype
+        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            logits = forward(inputs)  # (B, T, V)
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def record(self, progress: Progress) -> None:
+        """Evaluates, adds a line to the log, and stops a run whose loss is no number."""
+        with self.averaged():
+            if self.probes:
+                train_nats, val_nats = (self.probe(self.probes[name]) for name in ("train", "val"))
+            else:
+                nats, symbols = score(self.network, self.valid[: self.config.eval_stories])
+                val_nats = float(nats.sum() / symbols.sum())
+                train_nats = (
+                    float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
+                )
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        if not math.isfinite(train_nats + val_nats):
+            raise Diverged(
+                f"the loss is no finite number at step {self.step}: lower --lr and --muon-lr, or set --clip 1; "
+                f"the last checkpoint in {self.path.parent} is kept"
+            )
+        next_lr = self.lr if self.over() else schedule(self.config, *self.position()) * self.config.lr
+        earlier = self.log[-1] if self.log else {"seconds": 0.0, "characters": 0}
+        seconds = self.seconds
+        line = {
+            "step": self.step,
+            "train": round(train_nats, 4),
+            "val": round(val_nats, 4),
+            "lr": round(next_lr, 8),
+            "chars_per_second": round((self.characters - earlier["characters"]) / (seconds - earlier["seconds"])),
+            "seconds": round(seconds, 1),
+            "characters": self.characters,
+        }
+        self.log.append(line)
+        progress.line(line)
+
+    @torch.inference_mode()
+    def probe(self, batches: Batches) -> float:
+        """The original's rule: mean nats per character over random batches, the same ones each time."""
+        self.network.eval()
+        losses = [self.loss(self.network, *batches.batch(step)) for step in range(self.config.eval_windows)]
+        self.network.train()
+        return float(torch.stack(losses).mean())
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the moving average of the weights, where one is kept, into the network for a while."""
+        parameters = [p.detach() for p in self.network.parameters()]
+        trained = [p.clone() for p in parameters] if self.average else []
+        if self.average:
+            torch._foreach_copy_(parameters, self.average)
+        yield
+        if self.average:
+            torch._foreach_copy_(parameters, trained)
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        tensors: dict[str, Tensor] = {f"network.{n}": p for n, p in self.network.state_dict().items()}
+        tensors |= {f"average.{n}": p for n, p in enumerate(self.average)}
+        tensors |= checkpoint.optimiser_tensors(self.optimisers)
+        tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": self.loss_sum}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "config": asdict(self.config),
+            "fingerprint": self.text.report["fingerprint"],
+            "step": self.step,
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "lr": self.lr,
+            "loss_count": self.loss_count,
+            "log": self.log,
+            "scaler": self.scaler.state_dict(),
+            "finished": self.finished,
+        }
+        checkpoint.write(self.path, tensors, state)
+
+    def restore(self) -> bool:
+        """Goes back to the checkpoint; True if it is of a finished run. Raises CheckpointError if it is of another."""
+        tensors, state = checkpoint.read(self.path)
+        ours = asdict(self.config)
+        for name, theirs in state["config"].items():
+            if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
+                raise CheckpointError(
+                    f"{self.path} was made with {name} {theirs}, this run has {ours.get(name)}: "
+                    "use the same settings, or delete it to start anew"
+                )
+        if state["fingerprint"] != self.text.report["fingerprint"]:
+            raise CheckpointError(f"{self.path} was made from another text: delete it to start anew")
+        self.network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
+        for number, average in enumerate(self.average):
+            average.copy_(tensors[f"average.{number}"])
+        checkpoint.restore_optimisers(self.optimisers, tensors)
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.loss_sum.copy_(tensors["loss_sum"])
+        self.step, self.updates, self.lr = state["step"], state["updates"], state["lr"]
+        self.loss_count, self.log, self.finished = state["loss_count"], state["log"], state["finished"]
+        self.scaler.load_state_dict(state["scaler"])
+        self.seconds_before, self.began = state["seconds"], time.monotonic()
+        return self.finished
+
+    def finish(self, out: Path, command: str) -> None:
+        """Scores the weights as the file will hold them, writes the artifact, and marks the run as finished."""
+        seconds = self.seconds
+        self.save()  # what follows can fail for want of space; the training need not be done again
+        dtype = torch.float16 if self.config.weights == "fp16" else torch.float32
+        with self.averaged():
+            weights = {n: p.detach().to(dtype, copy=True).cpu() for n, p in self.network.state_dict().items()}
+        network = self.config.model.build().to(self.device)
+        network.load_state_dict(weights)
+        sequences, data = self.valid, self.text.report.get("valid", self.text.name)
+        if self.config.cleaning == "classic" and self.config.valid:
+            sequences = [sequence(self.text.vocab, story) for story in corpus.read_stories(self.config.valid)]
+            data = Path(self.config.valid).name
+        figures = evaluation(network, sequences[: self.config.final_stories], data)
+        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command)
+        artifacts.save(
+            out,
+            config=self.config.model,
+            vocab=self.text.vocab,
+            weights={name: tensor.numpy() for name, tensor in weights.items()},
+            metrics=metrics,
+            log=self.log,
+            card=report.card(metrics, self.config, network.cpu().eval(), self.text.vocab),
+        )
+        self.finished = True
+        self.save()
+        print(
+            f"{out}: {figures['nats_per_character']:.4f} nats per character on {figures['stories']} stories "
+            f"of {figures['data']}, {metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
+        )
+
+
+def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
+    """The sequences to score in an encoded text: from end mark to end mark, both included; without marks all of it."""
+    if vocab.end is None:
+        return [np.concatenate(([vocab.start], stream))]
+    marks = np.flatnonzero(stream == vocab.end)
+    return [stream[a : b + 1] for a, b in pairwise(marks)]
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for."""
+
+    def __init__(self, config: TrainConfig, run: Run) -> None:
+        self.run = run
+        self.tracker = report.tracker(config, run.path.parent)
+        self.bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not sys.stderr.isatty())
+        self.shown, self.latest = 0.0, ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+        self.tracker.close()
+
+    def update(self) -> None:
+        self.bar.update()
+        if not self.bar.disable and time.monotonic() - self.shown >= 1:  # reading a loss waits for the device
+            self.shown = time.monotonic()
+            run = self.run
+            loss = float(run.loss_sum / max(1, run.loss_count))
+            left = ""
+            if run.config.max_minutes:
+                left = f", {max(0, run.config.max_minutes - run.seconds / 60):.1f} min left"
+            speed = run.characters / run.seconds
+            self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
+
+    def line(self, line: dict[str, Any]) -> None:
+        self.latest = f", val {line['val']:.4f}"
+        self.tracker.log(line)
+        text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"
+        tqdm.write(text) if not self.bar.disable else print(text, flush=True)

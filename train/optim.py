@@ -1,0 +1,55 @@
+"""Parameter groups, Muon and AdamW, and the schedules of their learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from train.presets import TrainConfig
+
+
+def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a network; every parameter is in one group of one of them.
+
+    AdamW takes all of them, or, under "muon", what is no matrix inside a block: Muon orthogonalises updates, which
+    suits maps from activations to activations, and not the embedding, the head or a norm. Only matrices decay.
+    """
+    named = list(network.named_parameters())
+    inner = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
+    outer = [p for name, p in named if p.ndim == 2 and not name.startswith("blocks.")]
+    vectors = [p for _, p in named if p.ndim < 2]
+    by_muon = config.optimiser == "muon"
+    adamw = torch.optim.AdamW(
+        [
+            {"params": outer if by_muon else inner + outer, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+    )
+    if not by_muon:
+        return [adamw]
+    muon = torch.optim.Muon(inner, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return [adamw, muon]
+
+
+def schedule(config: TrainConfig, position: float, total: int) -> float:
+    """The learning rate as a share of its peak, at `position` of the `total` updates (0 is the first).
+
+    onecycle is torch's OneCycleLR with anneal_strategy="linear": the peak stands at pct_start * total - 1.
+    """
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "onecycle":
+        first = 1 / config.div_factor
+        last = first / config.final_div_factor
+        peak = config.pct_start * total - 1
+        if position <= peak:
+            return first + (1 - first) * position / peak
+        return 1 + (last - 1) * min((position - peak) / (total - 1 - peak), 1.0)
+    # The first and the last update still move the weights: the rate is never quite zero.
+    progress = min(position / total, 1 - 1 / total)
+    rise = (position + 1) / total / config.warmup if config.warmup else 1.0
+    fall = (1 - progress) / config.cooldown if config.cooldown else 1.0
+    return min(1.0, rise, fall)

@@ -1,0 +1,178 @@
+"""TrainConfig: every setting of a run, checked once; PRESETS: the runs that are worth a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from model.config import ModelConfig
+
+CHOICES = {
+    "cleaning": ("auto", "story", "verbatim", "classic"),
+    "optimiser": ("adamw", "muon"),
+    "schedule": ("constant", "onecycle", "wsd"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "weights": ("fp16", "fp32"),
+    "track": ("none", "tensorboard", "trackio"),
+}
+
+
+def setting(default: Any, about: str) -> Any:
+    """A field with the line that `python -m train --help` shows for it."""
+    return field(default=default, metadata={"help": about})
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean X?" where one of the names is much like `name`, else nothing."""
+    close = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All settings of a run; one that does not fit raises ValueError with the value, the limit and the mend."""
+
+    preset: str = "custom"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    # text
+    data: str = setting("tinystories", "a corpus by name, or a .txt, .jsonl or .parquet file, or a folder of them")
+    valid: str | None = setting(None, "a file of stories to validate on, instead of a part of the data")
+    cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim or classic (the original's way)")
+    stories: int | None = setting(None, "train on the first N stories only")
+    # length of the run
+    steps: int | None = setting(None, "optimiser steps of the whole run")
+    max_minutes: float | None = setting(None, "budget of the whole run, over all its resumptions; the rate cools in it")
+    seed: int = setting(1, "seed of weights, batches and dropout")
+    # batch
+    batch_size: int = setting(16, "windows in a batch")
+    accumulate: int = setting(1, "batches whose gradients make one step")
+    # optimiser
+    optimiser: str = setting("muon", "muon (matrices; AdamW for the rest) or adamw (everything)")
+    lr: float = setting(0.005, "peak learning rate of AdamW")
+    muon_lr: float = setting(0.02, "peak learning rate of Muon")
+    weight_decay: float = setting(0.0, "decay of the matrices, per unit of learning rate; norms and biases have none")
+    beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
+    beta2: float = setting(0.95, "AdamW's decay of the mean squared gradient")
+    momentum: float = setting(0.95, "Muon's momentum")
+    clip: float = setting(0.0, "largest norm of the gradient; 0 leaves it as it is")
+    # schedule
+    schedule: str = setting("wsd", "constant, onecycle or wsd (warm-up, stable, decay)")
+    warmup: float = setting(0.01, "wsd: share of the run in which the rate rises")
+    cooldown: float = setting(0.6, "wsd: share of the run, at its end, in which the rate falls to zero")
+    pct_start: float = setting(0.3, "onecycle: share of the run in which the rate rises")
+    div_factor: float = setting(100.0, "onecycle: peak rate over the first")
+    final_div_factor: float = setting(100.0, "onecycle: first rate over the last")
+    # arithmetic
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: str = setting("fp32", "fp32, bf16 or fp16 (with a GradScaler on CUDA, as bf16 elsewhere)")
+    compile: bool = setting(False, "run the network through torch.compile")
+    threads: int | None = setting(None, "CPU threads; all cores unless given")
+    ema: float = setting(0.0, "decay of a moving average of the weights, which is then what is kept; 0 for none")
+    weights: str = setting("fp16", "precision of the weight file: fp16 or fp32")
+    # watching
+    eval_every: int = setting(1000, "steps between evaluations")
+    eval_stories: int = setting(200, "validation stories scored at each evaluation (DESIGN 7)")
+    final_stories: int | None = setting(None, "validation stories scored at the end; all of them unless given")
+    eval_windows: int = setting(0, "score N random batches of training and of validation text instead")
+    checkpoint_minutes: float = setting(5.0, "minutes between checkpoints")
+    track: str = setting("none", "log to tensorboard or trackio as well: none, tensorboard or trackio")
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} ({value!r}) must be one of {', '.join(choices)}{nearest(value, choices)}")
+        for name in ("steps", "stories", "threads", "final_stories"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} ({value}) must be at least 1")
+        for name in ("batch_size", "accumulate", "eval_every", "eval_stories"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        for name in ("lr", "muon_lr", "checkpoint_minutes", "max_minutes", "div_factor", "final_div_factor"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} ({value}) must be a finite number above 0")
+        for name in ("weight_decay", "clip", "eval_windows"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
+        for name in ("warmup", "cooldown", "pct_start"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) is a share of the run: from 0 to 1")
+        for name in ("beta1", "beta2", "momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be from 0 up to, not including, 1")
+        if self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup + cooldown ({self.warmup + self.cooldown:g}) must be at most 1, the whole run")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed ({self.seed}) must be from 0 to {2**31 - 1}")
+        if self.steps is None and self.max_minutes is None:
+            raise ValueError("a run needs an end: give --steps or --max-minutes")
+
+
+CLASSIC = TrainConfig(
+    preset="classic",
+    model=ModelConfig(architecture="classic", vocab_size=82, context=32, layers=4, heads=4, width=64),
+    cleaning="classic",
+    steps=5_000,
+    batch_size=16,
+    optimiser="adamw",
+    lr=1e-3,
+    beta2=0.999,
+    weight_decay=0.01,
+    schedule="constant",
+    eval_windows=200,
+    weights="fp32",
+)
+POCKET = TrainConfig(
+    preset="pocket",
+    model=ModelConfig(context=256, layers=5, heads=4, width=64, hidden=128),
+    max_minutes=120,
+    batch_size=16,
+    precision="bf16",
+    compile=True,
+    eval_every=2_000,
+)
+STORYTELLER = replace(
+    POCKET,
+    preset="storyteller",
+    model=ModelConfig(context=1024, layers=8, heads=8, width=256, dropout=0.1),
+    weight_decay=0.1,
+    ema=0.999,
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    config.preset: config
+    for config in (
+        replace(
+            CLASSIC,
+            preset="debug",
+            model=ModelConfig(context=64, layers=2, heads=2, width=32),
+            cleaning="auto",
+            steps=200,
+            optimiser="muon",
+            lr=0.005,
+            schedule="wsd",
+            eval_windows=0,
+            eval_every=100,
+            eval_stories=20,
+            final_stories=100,
+            weights="fp16",
+            weight_decay=0.0,
+            beta2=0.95,
+        ),
+        CLASSIC,
+        replace(CLASSIC, preset="classic-onecycle", steps=10_000, lr=1e-2, schedule="onecycle", precision="fp16"),
+        POCKET,
+        STORYTELLER,
+        replace(
+            STORYTELLER,
+            preset="shakespeare",
+            model=ModelConfig(context=256, layers=6, heads=6, width=192, dropout=0.2),
+            data="shakespeare",
+        ),
+        replace(STORYTELLER, preset="panchatantra", data="panchatantra", lr=0.001, muon_lr=0.004, max_minutes=20),
+    )
+}

@@ -1,0 +1,205 @@
+"""What a run leaves to read: metrics, the model card, and a tracker's curves."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from model.storyteller import tell
+from torch import nn
+
+from model.decoder import TorchDecoder
+from model.sampling import Sampling
+from model.vocab import Vocab
+from train.presets import TrainConfig
+
+if TYPE_CHECKING:
+    from train.loop import Run
+
+SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
+SAMPLE_PROMPT = "Once upon a time"
+
+
+def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
+    """metrics.json: the figures of a finished run, and what is needed to get them again."""
+    last = run.log[-1]
+    return {
+        "name": name,
+        "nats_per_character": figures["nats_per_character"],
+        "bits_per_character": figures["bits_per_character"],
+        "evaluation": figures,
+        "train_loss": last["train"],
+        "val_loss": last["val"],
+        "parameters": sum(p.numel() for p in run.network.parameters()),
+        "steps": run.step,
+        "characters_seen": run.characters,
+        "seconds": seconds,
+        "device": device_name(run.device),
+        "threads": torch.get_num_threads(),
+        "precision": run.config.precision,
+        "seed": run.config.seed,
+        "preset": run.config.preset,
+        "data": run.text.report,
+        "command": command,
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()})"
+
+
+def commit() -> str | None:
+    """The commit of the code that ran, with "+" behind it where files differed; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", "../model", ".") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def sample(network: nn.Module, vocab: Vocab) -> str:
+    """The story on the card: told by the finished network from a fixed prompt and seed."""
+    return SAMPLE_PROMPT + "".join(tell(TorchDecoder(network), vocab, SAMPLE_PROMPT, SAMPLE))
+
+
+def card(metrics: dict[str, Any], config: TrainConfig, network: nn.Module, vocab: Vocab) -> str:
+    """README.md of an artifact: a model card for the Hub, made of metrics.json alone and a story told."""
+    shape, data, figures = config.model, metrics["data"], metrics["evaluation"]
+    trained = data["train"]
+    stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
+    datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in json.dumps(data["sources"]).lower() else ""
+    return f"""---
+license: mit
+language: en
+library_name: pytorch
+pipeline_tag: text-generation
+tags:
+- character-level
+- gpt
+- from-scratch
+{datasets}model-index:
+- name: {metrics["name"]}
+  results:
+  - task:
+      type: text-generation
+    dataset:
+      name: {figures["data"]}
+      type: text
+    metrics:
+    - type: nats_per_character
+      value: {metrics["nats_per_character"]}
+    - type: bits_per_character
+      value: {metrics["bits_per_character"]}
+---
+
+# {metrics["name"]}
+
+A character-level GPT of {metrics["parameters"]:,} parameters, trained from scratch.
+
+| | |
+|---|---|
+| nats per character | {metrics["nats_per_character"]:.4f} on {figures["stories"]:,} stories of {figures["data"]} |
+| bits per character | {metrics["bits_per_character"]:.4f} |
+| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
+hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
+| trained on | {data.get("name", config.data)}: {trained["characters"]:,} characters{stories} |
+| seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
+| took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
+| made by | `{metrics["command"]}` |
+
+Each held-out story is scored symbol by symbol, its closing end mark included where the vocabulary has one, in windows
+of the context that advance by half a context; the sum of nats is divided by the number of symbols.
+
+## A story
+
+Prompt "{SAMPLE_PROMPT}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
+
+```
+{sample(network, vocab)}
+```
+
+## Use
+
+```
+python -m model "{SAMPLE_PROMPT}" --model artifacts/{metrics["name"]} --seed 7
+```
+
+## Limits
+
+It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
+what it says is not true. Nothing filters what it writes.
+"""
+
+
+class Tracker(Protocol):
+    """Receives each line of the log."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoTracker:
+    def log(self, line: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder)
+
+    def log(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Trackio:
+    def __init__(self, project: str, config: dict[str, Any]) -> None:
+        import trackio
+
+        self.trackio = trackio
+        trackio.init(project=project, config=config)
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.trackio.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+    def close(self) -> None:
+        self.trackio.finish()
+
+
+def tracker(config: TrainConfig, folder: Path) -> Tracker:
+    """The tracker that the settings ask for. Raises ValueError with the mend where its package is missing."""
+    try:
+        if config.track == "tensorboard":
+            return TensorBoard(folder / "tensorboard")
+        if config.track == "trackio":
+            return Trackio(config.preset, {"seed": config.seed, "model": config.model.to_dict()})
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--track {config.track} needs the package {error.name}: pip install {config.track}"
+        ) from error
+    return NoTracker()
