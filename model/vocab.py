@@ -18,8 +18,9 @@ _MOJIBAKE = re.compile(
     f"[ÂÃ](?![{_CLOSING}])[{_REST}]"
     f"|(?<![A-ZÀ-Þ«“‘])[ÂÃ][{_CLOSING}]"
     f"|â(?![{_CLOSING}‘“])[{_REST}][{_REST}]"
-    f"|ðŸ[{_REST}][{_REST}]"
+    f"|ð[Ÿ\x9f][{_REST}][{_REST}]"
     "|ï»¿|ï¸\x8f"
+    "|(?<=[¬°¸])(?:Å[“¡¾¸]|Ë[œ†])|(?<=[a-z])Å“"  # within mojibake of mojibake; cœur
     "|â€"  # a closing quote whose last byte, 0x9D, was lost on the way
 )
 
