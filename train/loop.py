@@ -359,7 +359,7 @@ class Run:
             weights = {n: p.detach().to(dtype, copy=True).cpu() for n, p in self.network.state_dict().items()}
         network = self.config.model.build().to(self.device)
         network.load_state_dict(weights)
-        sequences, data = self.valid, self.text.report.get("valid", self.text.name)
+        sequences, data = self.valid, held_out_name(self.text)
         if self.config.cleaning == "classic" and self.config.valid:
             sequences = [sequence(self.text.vocab, story) for story in corpus.read_stories(self.config.valid)]
             data = Path(self.config.valid).name
@@ -388,6 +388,12 @@ def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
         return [np.concatenate(([vocab.start], stream))]
     marks = np.flatnonzero(stream == vocab.end)
     return [stream[a : b + 1] for a, b in pairwise(marks)]
+
+
+def held_out_name(text: corpus.Corpus) -> str:
+    """What the validation text of a corpus is called on a card."""
+    files = [source["file"] for source in text.report["validation_sources"]]
+    return ", ".join(files) or f"{text.name} (the part held out)"
 
 
 class Progress:

@@ -1,0 +1,70 @@
+"""Batches: a pure function of seed and step, spread evenly over the text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from train.batches import Batches, hash64
+
+TEXT = np.arange(251, dtype=np.uint8)
+
+
+def batches(seed: int = 1, text: np.ndarray = TEXT) -> Batches:
+    return Batches(text, context=8, batch_size=4, seed=seed)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    one, other = batches(), batches()
+    other.batch(99)
+    torch.manual_seed(5)
+    for step in (0, 1, 10**9):
+        assert torch.equal(one.batch(step)[0], other.batch(step)[0])
+    assert not torch.equal(one.batch(0)[0], one.batch(1)[0])
+    assert not torch.equal(one.batch(0)[0], batches(seed=2).batch(0)[0])
+
+
+def test_targets_are_the_inputs_one_character_later() -> None:
+    inputs, targets = batches().batch(3)
+    assert inputs.shape == targets.shape == (4, 8)
+    assert inputs.dtype == torch.int64
+    assert torch.equal(inputs + 1, targets)
+
+
+def test_neighbouring_seeds_share_no_rows() -> None:
+    """A seed that only shifted the counter would replay the rows of the seed beside it."""
+    text = np.random.default_rng(0).integers(0, 97, 100_000, dtype=np.uint8)
+    rows = [{tuple(row.tolist()) for s in range(50) for row in batches(seed, text).batch(s)[0]} for seed in (1, 2)]
+    assert not rows[0] & rows[1]
+
+
+def test_every_window_is_equally_likely() -> None:
+    source = batches()
+    starts = torch.cat([source.batch(step)[0][:, 0] for step in range(6_000)])
+    counts = np.bincount(starts.numpy(), minlength=243)
+    assert len(counts) == 243  # 251 characters hold 243 windows of 8 + 1
+    expected = len(starts) / 243
+    assert ((counts - expected) ** 2 / expected).sum() < 243 + 5 * np.sqrt(2 * 243)  # chi-squared, five sigma
+
+
+def test_hash_is_splitmix64() -> None:
+    """Against the published algorithm in exact integers."""
+    from train.batches import _signed, mix_seed
+
+    def mixed(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    seed = mixed(8 * 0xD1342543DE82EF95 % 2**64)
+    assert mix_seed(7) == _signed(seed)
+    expected = [mixed((c * 0x9E3779B97F4A7C15 + seed) % 2**64) & (2**63 - 1) for c in (0, 1, 2**40)]
+    assert hash64(torch.tensor([0, 1, 2**40]), 7).tolist() == expected
+
+
+def test_a_text_shorter_than_the_context_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^the text \(8 characters\) must be longer than the context \(8\)"):
+        batches(text=TEXT[:8])
+    inputs, targets = batches(text=TEXT[:9]).batch(0)
+    assert inputs[0].tolist() == list(range(8)) and targets[0].tolist() == list(range(1, 9))

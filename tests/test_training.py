@@ -1,0 +1,304 @@
+"""The loop on real components: it learns, stops, resumes exactly, and leaves a whole artifact or the old one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import model
+from model.artifacts import ArtifactError
+from tests.stories import write_stories
+from train import checkpoint, loop
+from train.checkpoint import CheckpointError
+from train.corpus import CorpusError
+from train.evaluate import score
+from train.loop import checkpoint_path, train
+from train.presets import PRESETS, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    return replace(
+        PRESETS["debug"],
+        model=replace(PRESETS["debug"].model, context=32, dropout=0.1),
+        data=str(text),
+        steps=12,
+        batch_size=4,
+        eval_every=5,
+        ema=0.9,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., bool]:
+    return lambda config, name="out", **rest: train(config, tmp_path / name, cache=tmp_path / "cache", **rest)
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes a SIGTERM arrive during step number `step`, counted in this process's own steps."""
+    original, seen = loop.Run.train_step, iter(range(1, 10**6))
+
+    def train_step(self: loop.Run) -> None:
+        original(self)
+        if next(seen) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Run, "train_step", train_step)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "adamw", "schedule": "onecycle", "accumulate": 2, "clip": 1.0}])
+def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    config = replace(config, **changes)
+    assert run(config, "whole")
+    stopped_at(monkeypatch, 7)
+    with pytest.raises(loop.Interrupted, match="SIGTERM"):
+        run(config, "parts")
+    assert not (tmp_path / "parts").exists()
+    monkeypatch.undo()
+    steps: list[int] = []
+    original = loop.Run.train_step
+    monkeypatch.setattr(loop.Run, "train_step", lambda self: (steps.append(self.step), original(self))[1])
+    torch.rand(3)  # a resumed run must not depend on what the process did before
+    assert run(config, "parts", resume=True)
+    assert steps == list(range(7, 12))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    untimed = [
+        [(line["step"], line["train"], line["val"], line["lr"]) for line in model.load(tmp_path / name).log]
+        for name in ("whole", "parts")
+    ]
+    assert untimed[0] == untimed[1]
+    assert [line[0] for line in untimed[0]] == [0, 5, 10, 12]
+
+
+def test_seeded_equals_seeded(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(replace(config, seed=seed), name)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not np.array_equal(a["embedding.weight"], c["embedding.weight"])
+
+
+def test_a_finished_run_resumes_to_nothing(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    assert run(config, resume=True)
+    assert capsys.readouterr().err == f"{tmp_path / 'out'} is finished: nothing to do\n"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_resume_without_a_checkpoint_starts_anew(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    assert run(config, resume=True)
+    assert model.load(tmp_path / "out").metrics["steps"] == 12
+
+
+def test_stop_after_leaves_a_checkpoint_and_no_artifact(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    assert not run(replace(config, steps=10**6), stop_after=0.01)
+    assert checkpoint_path(tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_of_minutes_cools_down_within_it(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    budget = replace(config, steps=None, max_minutes=0.05, eval_every=10**6)
+    began = time.monotonic()
+    assert not run(budget, stop_after=0.02)
+    assert run(budget, resume=True)
+    assert time.monotonic() - began < 30
+    storyteller = model.load(tmp_path / "out")
+    assert 3.0 <= storyteller.metrics["seconds"] < 6
+    assert 0 < storyteller.log[-1]["lr"] < 0.1 * config.lr
+
+
+def test_it_learns_and_writes_what_it_measured(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    run(replace(config, steps=60, eval_every=30, model=replace(config.model, dropout=0.0)), command="python -m train")
+    storyteller = model.load(tmp_path / "out")
+    metrics, log = storyteller.metrics, storyteller.log
+    assert [line["step"] for line in log] == [0, 30, 60]
+    assert log[0]["val"] == pytest.approx(math.log(97), abs=0.2)
+    assert log[-1]["val"] < 3.0 and log[-1]["train"] < log[0]["train"]
+    assert metrics["steps"] == 60 and metrics["characters_seen"] == 60 * 4 * 32
+    assert metrics["parameters"] == sum(p.numel() for p in storyteller.network.parameters())
+    assert metrics["bits_per_character"] == pytest.approx(metrics["nats_per_character"] / math.log(2), abs=1e-5)
+    assert metrics["command"] == "python -m train"
+    assert f"{metrics['nats_per_character']:.4f}" in storyteller.card
+
+
+def test_the_figure_is_that_of_the_weights_in_the_file(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    """Scored by hand, symbol by symbol, from the artifact as a user loads it."""
+    held_out = write_stories(tmp_path / "held_out.txt", 5, seed=9)
+    run(replace(config, valid=str(held_out)))
+    storyteller = model.load(tmp_path / "out")
+    vocab, network, half = storyteller.vocab, storyteller.network, storyteller.config.context // 2
+    nats, symbols = 0.0, 0
+    for story in held_out.read_text().split("\n<|endoftext|>\n")[:-1]:
+        ids = [vocab.end, *vocab.encode(story), vocab.end]
+        for t in range(1, len(ids)):
+            # the window that scores t: the first that reaches it, windows start every half context
+            start = max(0, -(-(t - 2 * half) // half)) * half
+            logits = network(torch.tensor([ids[start:t]]))[0, -1]
+            nats -= float(logits.log_softmax(-1)[ids[t]])
+            symbols += 1
+    assert storyteller.metrics["evaluation"]["symbols"] == symbols
+    assert storyteller.metrics["nats_per_character"] == pytest.approx(nats / symbols, abs=2e-5)
+
+
+def test_classic_validates_by_the_original_rule_and_by_stories(run: Callable[..., bool], tmp_path: Path) -> None:
+    text = write_stories(tmp_path / "stories.txt", 60)
+    held_out = write_stories(tmp_path / "held_out.txt", 4, seed=9)
+    config = replace(PRESETS["classic"], data=str(text), valid=str(held_out), steps=6, eval_every=3, eval_windows=2)
+    run(config)
+    storyteller = model.load(tmp_path / "out")
+    assert storyteller.vocab.end is None and "\n" not in storyteller.vocab.stoi
+    assert storyteller.metrics["evaluation"]["stories"] == 4
+    assert storyteller.metrics["evaluation"]["data"] == "held_out.txt"
+    assert storyteller.metrics["val_loss"] != storyteller.metrics["nats_per_character"]
+    assert {line["lr"] for line in storyteller.log} == {0.001}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, "was made with seed 1, this run has 5: use the same settings, or delete it to start anew"),
+        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: use the same settings, or delete it to start anew"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, changes: dict, message: str
+) -> None:
+    run(replace(config, steps=10**6), stop_after=0.005)
+    with pytest.raises(CheckpointError) as error:
+        run(replace(config, steps=10**6, **changes), resume=True)
+    assert str(error.value) == f"{checkpoint_path(tmp_path / 'out')} {message}"
+
+
+def test_a_checkpoint_of_another_text_is_refused(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    run(replace(config, steps=10**6), stop_after=0.005)
+    write_stories(Path(config.data), 81)
+    with pytest.raises(CheckpointError, match="was made from another text: delete it to start anew$"):
+        run(replace(config, steps=10**6), resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    run(replace(config, steps=10**6), stop_after=0.005)
+    path = checkpoint_path(tmp_path / "out")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"is damaged \(.*\); delete it to start anew$"):
+        run(replace(config, steps=10**6), resume=True)
+
+
+def test_a_failed_checkpoint_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.write(path, {"a": torch.ones(2)}, {"step": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.write(path, {"a": torch.zeros(2)}, {"step": 2})
+    expected = f"{path}: the checkpoint was not written (No space left on device); free some space"
+    assert str(error.value) == expected
+    assert checkpoint.read(path)[1]["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_run_that_fails_at_the_end_leaves_the_old_artifact_and_can_finish(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(replace(config, seed=4))
+    old = weights(tmp_path / "out")
+
+    def full(*_: object, **__: object) -> None:
+        raise ArtifactError("no space left")
+
+    monkeypatch.setattr(loop.artifacts, "save", full)
+    with pytest.raises(ArtifactError):
+        run(config)
+    assert np.array_equal(weights(tmp_path / "out")["embedding.weight"], old["embedding.weight"])
+    monkeypatch.undo()
+    monkeypatch.setattr(loop.Run, "train_step", lambda self: pytest.fail("a step was run again"))
+    assert run(config, resume=True)
+    assert model.load(tmp_path / "out").metrics["seed"] == 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    with pytest.raises(loop.Diverged, match=r"^the loss is no finite number at step \d+: lower --lr and --muon-lr"):
+        run(replace(config, optimiser="adamw", lr=1e30, schedule="constant", ema=0.0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_smaller_than_a_context_is_refused_before_anything_is_written(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    write_stories(Path(config.data), 3)
+    with pytest.raises(ValueError, match=r"^the text \(\d+ characters\) must be longer than the context \(4096\)"):
+        run(replace(config, model=replace(config.model, context=4096)))
+    with pytest.raises(CorpusError):
+        run(replace(config, data=str(tmp_path / "missing.txt")))
+    assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
+
+
+def test_scoring_in_batches_is_scoring_one_by_one(config: TrainConfig) -> None:
+    torch.manual_seed(0)
+    network = config.model.build().eval()
+    sequences = [torch.randint(0, 97, (n,)).tolist() for n in (2, 31, 32, 33, 34, 50, 100)]
+    nats, symbols = score(network, sequences, batch_characters=64)
+    alone = [score(network, [ids])[0][0] for ids in sequences]
+    assert nats == pytest.approx(alone, abs=1e-4)
+    assert symbols.tolist() == [len(ids) - 1 for ids in sequences]
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "SIGINT", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int, name: str, code: int) -> None:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    command = [sys.executable, "-m", "train", "--preset", "debug", "--data", str(text), "--steps", "1000000"]
+    command += ["--eval-every", "50", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "step 50:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors == f"{name}: checkpoint written; go on with the same command and --resume\n"
+    _, state = checkpoint.read(checkpoint_path(tmp_path / "out"))
+    assert state["step"] >= 50
+
+
+def test_checkpoints_hold_no_pickle(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    run(replace(config, steps=10**6), stop_after=0.005)
+    raw = checkpoint_path(tmp_path / "out").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert json.loads(header["__metadata__"]["state"])["format"] == 1
