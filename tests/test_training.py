@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_a_checkpoint_of_another_text_is_refused(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     run(replace(config, steps=10**6), stop_after=0.005)
     write_stories(Path(config.data), 81)
-    with pytest.raises(CheckpointError, match="was made from another text: delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"was made from another text: delete it to start anew$"):
         run(replace(config, steps=10**6), resume=True)
 
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = configure(args)
     except ValueError as error:
         parser.error(str(error))
-    return run(config, args, shlex.join(["python", "-m", "train", *argv]))
+    return run(config, args, reproducing(argv))
 
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
@@ -81,6 +81,17 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def reproducing(argv: Sequence[str]) -> str:
+    """The command that makes the same run in one go: what only says where to pause and to go on is left out."""
+    kept, arguments = [], iter(argv)
+    for argument in arguments:
+        if argument == "--stop-after":
+            next(arguments)
+        elif argument != "--resume" and not argument.startswith("--stop-after="):
+            kept.append(argument)
+    return shlex.join(["python", "-m", "train", *kept])
 
 
 def introduction() -> str:

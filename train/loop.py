@@ -161,6 +161,7 @@ class Run:
         self.finished = False
         self.seconds_before, self.began = 0.0, time.monotonic()
         self.lr = 0.0
+        self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from model.storyteller import tell
 from torch import nn
 
 from model.decoder import TorchDecoder
 from model.sampling import Sampling
+from model.storyteller import tell
 from model.vocab import Vocab
 from train.presets import TrainConfig
 
@@ -46,7 +46,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "preset": run.config.preset,
         "data": run.text.report,
         "command": command,
-        "commit": commit(),
+        "commit": run.commit,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
 
@@ -65,9 +65,8 @@ def commit() -> str | None:
         return run.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", "../model", ".") else ""
-        )
+        changed = git("status", "--porcelain", "--", "../model", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
