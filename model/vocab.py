@@ -9,11 +9,11 @@ END = "<|endoftext|>"
 _LARGEST = 256  # an id is stored as one byte
 
 # UTF-8 that was read as cp1252 (or, where cp1252 has no character, as latin-1): what each such character was as a byte.
-_BYTE = {bytes([b]).decode("cp1252", "ignore") or chr(b): b for b in range(0x80, 0x100)} | {
-    chr(b): b for b in range(0x80, 0x100)
-}
-_REST = "".join(re.escape(c) for c, b in _BYTE.items() if b < 0xC0)  # stands for a continuation byte
+_BYTE = {c: b for b in range(0x80, 0x100) for c in (chr(b), bytes([b]).decode("cp1252", "ignore") or chr(b))}
+_REST = "".join(c for c, b in _BYTE.items() if b < 0xC0)  # stands for a continuation byte
 _CLOSING = "’”…–—»›"  # these do follow a letter in sound text: “IRMÃ”, coborâ…
+_LEAD = re.compile("[ÂÃâðïÅË]")  # what mojibake starts with: most text has none
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _MOJIBAKE = re.compile(
     f"[ÂÃ](?![{_CLOSING}])[{_REST}]"
     f"|(?<![A-ZÀ-Þ«“‘])[ÂÃ][{_CLOSING}]"
@@ -35,7 +35,7 @@ def _mend(match: re.Match[str]) -> str:
 def repair(text: str) -> str:
     """The text with its mojibake undone (`â€™` -> `’`, `Ã©` -> `é`), however often made, and `\\r\\n` as `\\n`."""
     mended = text.replace("\r\n", "\n")
-    while not mended.isascii() and (again := _MOJIBAKE.sub(_mend, mended)) != mended:
+    while _LEAD.search(mended) and (again := _MOJIBAKE.sub(_mend, mended)) != mended:
         mended = again
     return mended
 
@@ -71,7 +71,8 @@ def normalise(text: str) -> str:
     Mojibake is repaired; typographic quotes, dashes, ellipses and blanks become their ASCII kin; accents are taken off;
     line ends become `\\n` and other blanks ' '; what is left outside printable ASCII is dropped.
     """
-    return repair(text).translate(_TO_ASCII)
+    text = _NOT_ASCII.sub(lambda run: run[0].translate(_TO_ASCII), repair(text))
+    return text.translate(_TO_ASCII)  # fast, as all is ASCII now
 
 
 class Vocab:

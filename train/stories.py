@@ -43,7 +43,7 @@ def has_stories(files: list[Path]) -> bool:
         while chunk := file.read(_CHUNK):
             if END.encode() in tail + chunk:
                 return True
-            tail = chunk[-len(END) :]
+            tail = (tail + chunk)[-len(END) :]
     return False
 
 
