@@ -1,0 +1,321 @@
+"""Preparing corpora: exact streams, splits, limits, the cache and every error."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.vocab import END, Vocab
+from train import corpus
+from train.corpus import Corpus, CorpusError, prepare, read_stories
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, so that the default cache lies in it too."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: str, *stories: str) -> str:
+    Path(path).write_text("".join(f"{story}\n{END}\n" for story in stories), encoding="utf-8")
+    return path
+
+
+def text(made: Corpus, part: str) -> str:
+    """A stream in the symbols of its vocabulary, with | for the end mark."""
+    return "".join("|" if i == made.vocab.end else made.vocab.itos[i] for i in getattr(made, part))
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [p.name for p in folder.glob(".cache/corpus/*")]
+
+
+def refused(*args: object, **kwargs: object) -> str:
+    with pytest.raises(CorpusError) as error:
+        prepare(*args, **kwargs)
+    return str(error.value)
+
+
+def test_streams_are_end_story_end(here: Path) -> None:
+    write("train.txt", "One day.\n\n  Two  blanks \n.", " “Hi,” he said…", "donâ€™t")
+    write("valid.txt", "Last\tone.")
+    made = prepare("train.txt", valid="valid.txt")
+    assert text(made, "train") == '|One day.\nTwo blanks\n.|"Hi," he said...|don\'t|'
+    assert text(made, "valid") == "|Last one.|"
+    assert made.train.dtype == np.uint8
+    assert isinstance(made.train, np.memmap)
+    assert made.vocab == Vocab.ascii()
+    assert list(made.valid[:3]) == [96, Vocab.ascii().stoi["L"], Vocab.ascii().stoi["a"]]
+
+
+def test_the_report_counts_everything(here: Path) -> None:
+    write("train.txt", "One day, 好好.", "Two.", "one Two", "Two!", "THREE", "")
+    write("valid.txt", "Three?")
+    made = prepare("train.txt", valid="valid.txt")
+    assert json.loads(json.dumps(made.report)) == made.report
+    assert made.report["train"] == {
+        "stories": 4,
+        "characters": 25,
+        "symbols": 30,
+        "removed_as_in_validation": 1,
+        "repeated_stories": 1,
+    }
+    assert made.report["validation"] == {"stories": 1, "characters": 6, "symbols": 8}
+    assert made.report["dropped_characters"] == {"好": 2}
+    assert (made.report["cleaning"], made.report["limit"]) == ("story", None)
+    assert made.report["sources"][0]["file"] == "train.txt"
+    assert made.report["sources"][0]["bytes"] == Path("train.txt").stat().st_size
+    assert len(made.train) == 30
+
+
+def test_training_stories_in_the_validation_text_go(here: Path) -> None:
+    write("train.txt", "The cat sat.", "the CAT -- sat!", "The cats at", "The cat sat on.")
+    write("valid.txt", '"The cat," sat')
+    made = prepare("train.txt", valid="valid.txt")
+    assert text(made, "train") == "|The cat sat on.|"
+    assert made.report["train"]["removed_as_in_validation"] == 3
+
+
+def test_every_20th_story_validates(here: Path) -> None:
+    write("a.txt", *(f"story {i}" for i in range(1, 46)), "STORY 40.")
+    made = prepare("a.txt")
+    assert text(made, "valid") == "|story 20|story 40|"
+    assert made.report["train"]["stories"] == 43
+    assert made.report["train"]["removed_as_in_validation"] == 1
+    assert text(made, "train").startswith("|story 1|story 2|")
+
+
+def test_of_few_stories_the_last_validates(here: Path) -> None:
+    made = prepare(write("a.txt", "one", "two", "three"))
+    assert (text(made, "train"), text(made, "valid")) == ("|one|two|", "|three|")
+
+
+def test_a_limit_takes_the_first_stories(here: Path) -> None:
+    write("a.txt", *(f"story {i}" for i in range(1, 100)))
+    assert text(prepare("a.txt", stories=3), "train") == "|story 1|story 2|"
+    made = prepare("a.txt", valid=write("valid.txt", "x", "y", "z"), stories=2)
+    assert (text(made, "train"), text(made, "valid")) == ("|story 1|story 2|", "|x|y|z|")
+    assert made.report["limit"] == 2
+
+
+def test_of_a_single_text_the_last_tenth_validates(here: Path) -> None:
+    play = "To  be,\n\n\tor not.\nTo be é.\n" * 10
+    Path("play.txt").write_text(play, encoding="utf-8")
+    made = prepare("play.txt")
+    plain = play.replace("\t", " ").replace("é", "e")
+    cut = len(plain) * 9 // 10
+    assert (text(made, "train"), text(made, "valid")) == (f"|{plain[:cut]}|", f"|{plain[cut:]}|")
+    assert made.report["cleaning"] == "verbatim"
+    squeezed = prepare("play.txt", cleaning="story")
+    assert text(squeezed, "train").startswith("|To be,\nor not.\nTo be e.\nTo be,\n")
+    Path("valid.txt").write_text("The end", encoding="utf-8")
+    made = prepare("play.txt", valid="valid.txt")
+    assert (text(made, "train"), text(made, "valid")) == (f"|{plain}|", "|The end|")
+
+
+def test_classic_joins_ascii_text_and_splits_at_nine_tenths(here: Path) -> None:
+    made = prepare(write("a.txt", "One é day.\n\nSo “it”\tis.", "Two", "", "Z"), cleaning="classic")
+    joined = "One  day.  So it is. Two Z"
+    assert text(made, "train") + text(made, "valid") == joined
+    assert len(made.train) == int(0.9 * len(joined))
+    assert made.vocab == Vocab.from_text(joined)
+    assert made.vocab.end is None
+    assert made.report["dropped_characters"] == {"é": 1, "“": 1, "”": 1}
+    made = prepare("a.txt", valid=write("valid.txt", "Xy"), cleaning="classic")
+    assert (text(made, "train"), text(made, "valid")) == (joined, "Xy")
+    assert made.vocab == Vocab.from_text(joined + "Xy")
+
+
+def test_all_formats_give_the_same_streams(here: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stories = [f"Story {i}: “it”\n\nends." for i in range(45)]
+    write("a.txt", *stories)
+    lines = [json.dumps({"id": 1, "text": story}) for story in stories]
+    Path("a.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    pq.write_table(pa.table({"text": [None, *stories, ""], "n": range(47)}), "a.parquet")
+    Path("folder/deep").mkdir(parents=True)
+    write("folder/1.txt", *stories[:20])
+    Path("folder/2.txt").write_text(stories[20], encoding="utf-8")
+    Path("folder/deep/3.jsonl").write_text("\n".join(lines[21:]), encoding="utf-8")
+    Path("folder/ignored.csv").write_bytes(b"\xff")
+    expected = prepare("a.txt")
+    assert text(expected, "train").startswith('|Story 0: "it"\nends.|')
+    for data in ("a.jsonl", "a.parquet", "folder"):
+        made = prepare(data)
+        assert made.name == data.split(".")[0]
+        assert np.array_equal(made.train, expected.train)
+        assert np.array_equal(made.valid, expected.valid)
+        assert list(read_stories(data)) == list(read_stories("a.txt"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 13, 14, 64])
+def test_no_chunk_size_changes_a_stream(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    write("a.txt", "One é.", "", "“Two” lines\r\n\r\nof it", "Three", "Four")
+    Path("play.txt").write_text("To be,\r\n“or” not\n\n to  be é.", encoding="utf-8")
+    monkeypatch.setattr("train.stories._CHUNK", size)
+    assert text(prepare("a.txt"), "train") == '|One e.|"Two" lines\nof it|Three|'
+    made = prepare("play.txt")
+    assert text(made, "train")[1:-1] + text(made, "valid")[1:-1] == 'To be,\n"or" not\n\n to  be e.'
+
+
+def test_the_cache_is_reused_until_something_changes(here: Path) -> None:
+    def inode(**settings: object) -> int:
+        return os.stat(prepare("a.txt", **settings).train.filename).st_ino
+
+    write("a.txt", "one", "two", "three")
+    first = inode()
+    Path("a.txt").touch()
+    assert inode() == first
+    assert inode(cleaning="story") == first  # auto came to the same
+    assert len({first, inode(cleaning="verbatim"), inode(stories=2), inode(valid=write("v.txt", "x"))}) == 4
+    write("a.txt", "one", "two", "threE")
+    assert text(prepare("a.txt"), "valid") == "|threE|"
+    assert inode(cache="elsewhere") not in (first, inode())
+
+
+def test_a_damaged_cache_is_made_again(here: Path) -> None:
+    write("a.txt", "one", "two", "three")
+    for part, damage in [("train.bin", b"\x60"), ("train.bin", b""), ("corpus.json", b"{"), ("corpus.json", b"{}")]:
+        folder = Path(prepare("a.txt").train.filename).parent
+        (folder / part).write_bytes(damage)
+        assert text(prepare("a.txt"), "train") == "|one|two|"
+    (folder / "valid.bin").unlink()
+    assert text(prepare("a.txt"), "valid") == "|three|"
+
+
+def test_two_processes_may_prepare_the_same(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.txt", "one", "two", "three")
+    original = corpus.write_stories
+
+    def overtaken(*args: object) -> dict:
+        monkeypatch.setattr(corpus, "write_stories", original)
+        prepare("a.txt")
+        return original(*args)
+
+    monkeypatch.setattr(corpus, "write_stories", overtaken)
+    assert text(prepare("a.txt"), "train") == "|one|two|"
+    assert len(leftovers(here)) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device of Linux that is always full")
+@pytest.mark.parametrize("cleaning", ["story", "classic"])
+def test_a_full_disk_leaves_nothing_behind(here: Path, monkeypatch: pytest.MonkeyPatch, cleaning: str) -> None:
+    def full(*, prefix: str, dir: Path) -> str:
+        (folder := dir / f"{prefix}x").mkdir()
+        for name in ("train.bin", "text"):
+            (folder / name).symlink_to("/dev/full")
+        return str(folder)
+
+    write("a.txt", *("word " * 10_000 for _ in range(3)), "last")
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    mend = "free some, or keep the cache on another disk"
+    assert refused("a.txt", cleaning=cleaning) == f"no space left to prepare a.txt in .cache/corpus: {mend}"
+    assert leftovers(here) == []
+
+
+def test_bytes_that_are_not_utf8_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.stories._CHUNK", 16)
+    mend = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+    raw = f"A story of caf\u00e9s\n{END}\nThe second".encode()
+    Path("a.txt").write_bytes(raw + b" one \x93is\x94")
+    assert refused("a.txt") == f"a.txt is not UTF-8: byte 0x93 at offset {len(raw) + 5}; {mend}"
+    Path("b.txt").write_bytes(b"line one\n" * 5 + b"na\xefve")
+    assert refused("b.txt") == f"b.txt is not UTF-8: byte 0xEF at offset 47; {mend}"
+    Path("c.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
+    assert refused("c.jsonl") == f"c.jsonl is not UTF-8: byte 0xFF at offset 24; {mend}"
+    assert leftovers(here) == []
+
+
+def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
+    Path("empty").mkdir()
+    for name, content in [
+        ("empty.txt", ""),
+        ("blank.txt", " \n\t\n"),
+        ("marks.txt", f"\n{END}\n{END}\n"),
+        ("one.txt", f"one\n{END}\n"),
+        ("text.txt", "a single text"),
+        ("data.csv", "a,b"),
+        ("broken.jsonl", '{"text": "a"}\n{"text": "b"'),
+        ("other.jsonl", '{"text": "a"}\n{"story": "b"}\n'),
+        ("number.jsonl", '{"text": 1}\n'),
+        ("list.jsonl", "[]\n"),
+        ("fake.parquet", "text"),
+    ]:
+        Path(name).write_text(content, encoding="utf-8")
+    write("two.txt", "Same!", "same")
+    suffixes = ".txt, .jsonl or .parquet"
+    names = "tinystories, tinystories-v2, shakespeare, panchatantra"
+    for data, message in {
+        "nothing.txt": "no corpus is named nothing.txt, and no file or folder is there: "
+        f"give {names}, or the path of a {suffixes} file or a folder of them",
+        "data.csv": f"data.csv must end in {suffixes}",
+        "empty": f"empty holds no {suffixes} file",
+        "empty.txt": "empty.txt holds no text",
+        "blank.txt": "blank.txt holds no text",
+        "marks.txt": "marks.txt holds no text",
+        "one.txt": f"one.txt gives one story: to train and validate takes two, parted by lines {END}",
+        "two.txt": "every story of two.txt is in the validation text too: none is left to train on",
+        "broken.jsonl": "broken.jsonl, line 2 is not JSON: Expecting ',' delimiter: line 1 column 13 (char 12)",
+        "other.jsonl": 'other.jsonl, line 2 must be an object with a string "text"',
+        "number.jsonl": 'number.jsonl, line 1 must be an object with a string "text"',
+        "list.jsonl": 'list.jsonl, line 1 must be an object with a string "text"',
+    }.items():
+        assert refused(data) == message
+    assert refused("fake.parquet").startswith("fake.parquet cannot be read as parquet: ")
+    for settings, message in [
+        ({"valid": "empty.txt"}, "empty.txt holds no text"),
+        ({"valid": "gone.txt"}, "gone.txt is no file or folder"),
+        ({"cleaning": "clean"}, "cleaning ('clean') must be auto, story, verbatim or classic"),
+        ({"stories": 0}, "stories (0) must be a whole number of at least 1"),
+        ({"stories": 1}, f"two.txt gives one story: to train and validate takes two, parted by lines {END}"),
+    ]:
+        assert refused("two.txt", **settings) == message
+    message = f"text.txt is a single text: to use 5 of its stories, part them by lines {END}"
+    assert refused("text.txt", stories=5) == message
+    assert leftovers(here) == []
+
+
+def test_parquet_needs_a_text_column_and_pyarrow(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"story": ["a"]}), "a.parquet")
+    assert refused("a.parquet") == "a.parquet must have a column `text` of strings; its columns: ['story']"
+    pq.write_table(pa.table({"text": [1, 2]}), "b.parquet")
+    assert refused("b.parquet") == "b.parquet must have a column `text` of strings; its columns: ['text']"
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert refused("a.parquet") == "a.parquet: reading .parquet files needs pyarrow: pip install pyarrow"
+
+
+def test_a_large_corpus_takes_little_memory_and_time(here: Path) -> None:
+    """In a process of its own: far less memory than the file, and no network library; the bound is five times slack."""
+    plain = "Once upon a time there was a little car. It went to the park. " * 12
+    ten = f"{plain}\n{END}\n" * 9 + f"“Beep,” it said. {plain}\n{END}\n"
+    size = 64
+    Path("big.txt").write_text(ten * (size * 1_000_000 // len(ten)), encoding="utf-8")
+    script = """
+import resource, sys, time
+from train.corpus import prepare
+def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+before = megabytes()
+prepare("big.txt", valid="valid.txt")
+print(megabytes() - before, time.process_time(), "huggingface_hub" in sys.modules, "torch" in sys.modules)
+"""
+    write("valid.txt", "Another story.")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    memory, seconds, *imported = done.stdout.split()
+    assert done.stderr == ""  # the bar is for terminals
+    assert imported == ["False", "False"]
+    assert float(memory) < size
+    assert size / float(seconds) > 4  # megabytes a second of one core
