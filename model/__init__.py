@@ -16,6 +16,7 @@ _HOMES = {
     "TorchDecoder": "decoder",
     "Storyteller": "storyteller",
     "load": "storyteller",
+    "find": "storyteller",
     "ArtifactError": "artifacts",
 }
 

@@ -1,0 +1,38 @@
+# Everything a user or a reviewer types. Paths with blanks work: all paths below are relative to this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app test lint train screenshots clean
+
+app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
+	$(BIN)/python app.py $(ARGS)
+
+train: .venv/dev.stamp  ## make train ARGS="--preset pocket"
+	$(BIN)/python -m train $(ARGS)
+
+test: lint  ## everything that a change must pass
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+screenshots: .venv/dev.stamp  ## docs/page-*.png, taken in Chromium with the models of artifacts/
+	$(BIN)/python docs/screenshots.py
+
+# The virtual environment, renewed when the requirements change.
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/app.stamp: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
+
+.venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@ .venv/app.stamp
+
+clean:  ## all that these commands made, apart from trained models
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis screenshots
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,94 @@
+"""For the tests of the page: tiny artifacts with random weights, and app.py as a process that serves them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model import ModelConfig, Vocab
+from model.artifacts import save
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """A page that runs: its address, its log and the seconds from its start to its first answer."""
+
+    url: str
+    log: Path
+    seconds: float
+
+    def complaints(self) -> list[str]:
+        """The lines of the log that no visitor should be able to cause."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if "Traceback" in line or "Error" in line or "Warning" in line]
+
+
+def save_tiny(folder: Path, *, nats: float, ends: bool) -> None:
+    """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or one without
+    an end mark, which fills every length and knows no digit."""
+    vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    shape = dict(vocab_size=len(vocab), context=64, layers=2, heads=2, width=32)
+    config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
+    generator = np.random.default_rng(0)
+    weights = {
+        name: np.ones(shape, np.float32) if "norm" in name else generator.normal(0, 0.02, shape).astype(np.float32)
+        for name, shape in config.shapes().items()
+    }
+    parameters = sum(array.size for array in weights.values())
+    metrics = dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=1)
+    save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=[dict(step=1)], card="# tiny\n")
+
+
+def save_broken(folder: Path) -> None:
+    """An artifact whose weights were cut short."""
+    save_tiny(folder, nats=0.1, ends=True)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+@contextmanager
+def serve(home: Path, artifacts: Path) -> Iterator[Server]:
+    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py and model/, and no train/."""
+    shutil.copy(ROOT / "app.py", home)
+    shutil.copytree(ROOT / "model", home / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = home / "log"
+    environment = os.environ | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    with log.open("w") as output:
+        command = [sys.executable, "app.py", "--artifacts", str(artifacts)]
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() - started > 60:
+                raise RuntimeError(f"app.py did not start:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield Server(url, log, time.monotonic() - started)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False

@@ -1,0 +1,259 @@
+"""The page's endpoint through gradio_client and plain HTTP, on a server without train/."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, closing
+from itertools import pairwise
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from serving import Server, save_broken, save_tiny, serve
+
+STORIES_AT_ONCE, STORIES_WAITING = 4, 32  # as app.py has them
+PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed"]
+FIGURES = re.compile(r"([\d,]+) characters · [\d,]+ characters/s · seed (\d+)")
+REFUSALS = [
+    ({"prompt": "a" * 4001}, "prompt has 4,001 characters; the limit is 4,000: shorten it"),
+    ({"prompt": None}, "prompt must be text, not nothing"),
+    ({"prompt": 7}, "prompt must be text, not a int"),
+    ({"model": "gpt-4"}, "model must be one of endless, ending"),
+    ({"model": ["ending"]}, "model must be one of endless, ending"),
+    ({"length": 0}, "length (0) must be a whole number from 1 to 4,000"),
+    ({"length": 4001}, "length (4001) must be a whole number from 1 to 4,000"),
+    ({"length": 10.5}, "length (10.5) must be a whole number from 1 to 4,000"),
+    ({"length": "600"}, "length ('600') must be a whole number from 1 to 4,000"),
+    ({"length": True}, "length (True) must be a whole number from 1 to 4,000"),
+    ({"length": None}, "length (None) must be a whole number from 1 to 4,000"),
+    ({"temperature": -0.1}, "temperature (-0.1) must be a number from 0 to 2"),
+    ({"temperature": 2.1}, "temperature (2.1) must be a number from 0 to 2"),
+    ({"temperature": "<b>1</b>"}, "temperature ('&lt;b&gt;1&lt;/b&gt;') must be a number from 0 to 2"),
+    ({"top_k": -1}, "top_k (-1) must be a whole number of at least 0 (0 keeps all)"),
+    ({"top_p": 0}, "top_p (0) must be a number above 0 and at most 1 (1 keeps all)"),
+    ({"min_p": 1}, "min_p (1) must be a number from 0 to below 1 (0 keeps all)"),
+    ({"seed": -2}, "seed (-2) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"seed": 0.5}, "seed (0.5) must be a whole number from 0 to 2**63 - 1, or None"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The better model never ends a story, the other does, a third is broken."""
+    home = tmp_path_factory.mktemp("page")
+    save_tiny(home / "artifacts" / "endless", nats=1.0, ends=False)
+    save_tiny(home / "artifacts" / "ending", nats=2.0, ends=True)
+    save_broken(home / "artifacts" / "broken")
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
+@pytest.fixture
+def visitor(server):
+    """Makes clients; each is a visitor of its own."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(Client(server.url, verbose=False)))
+
+
+@pytest.fixture
+def client(visitor):
+    return visitor()
+
+
+def settings(**changes):
+    plain = dict(model="endless", prompt="Once", length=60, temperature=0.8, top_k=0, top_p=1, min_p=0, seed=7)
+    return plain | changes
+
+
+def tell(client, **changes):
+    """The story and the line about it."""
+    return client.predict(**settings(**changes), api_name="/tell")
+
+
+def first_piece(job, patience=20):
+    """Waits for the first output of a job."""
+    deadline = time.monotonic() + patience
+    while not job.outputs():
+        assert time.monotonic() < deadline, f"no story within {patience} s: {job.status()}"
+        time.sleep(0.002)
+    return time.monotonic()
+
+
+def post(server: Server, path: str, body: str) -> dict:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.url}/gradio_api{path}", body.encode(), headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def test_answers_within_eight_seconds(server):
+    assert server.seconds < 8
+
+
+def test_one_endpoint_with_parameters_by_name(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)
+    assert list(endpoints["named_endpoints"]) == ["/tell"]
+    assert endpoints["unnamed_endpoints"] == {}
+    assert [each["parameter_name"] for each in endpoints["named_endpoints"]["/tell"]["parameters"]] == PARAMETERS
+
+
+def test_the_page_opens_on_the_best_and_names_the_skipped(server):
+    with urllib.request.urlopen(f"{server.url}/config", timeout=10) as answer:
+        components = json.load(answer)["components"]
+    values = {each["props"].get("label"): each["props"].get("value") for each in components}
+    assert values["Model"] == "endless"
+    reason = values["Models that were skipped"]
+    assert reason.startswith("broken: broken/model.safetensors ")
+    assert reason.endswith("; restore the folder from where it came, or train the model again")
+
+
+def test_a_story_grows_from_its_prompt(client):
+    job = client.submit(**settings(length=1500), api_name="/tell")
+    story, about = job.result(30)
+    stories = [each[0] for each in job.outputs()]
+    assert len(set(stories)) > 5
+    assert stories[0].startswith("Once")
+    assert all(after.startswith(before) for before, after in pairwise(stories))
+    assert len(story) == len("Once") + 1500
+    assert FIGURES.fullmatch(about).groups() == ("1,500", "7")
+
+
+def test_defaults_suffice(client):
+    story, about = client.predict(api_name="/tell")
+    assert len(story) == 600
+    assert FIGURES.fullmatch(about)
+
+
+def test_a_seed_reproduces_its_story(client):
+    assert tell(client, seed=7)[0] == tell(client, seed=7)[0] != tell(client, seed=8)[0]
+    story, about = tell(client, seed=-1)
+    drawn = int(FIGURES.fullmatch(about)[2])
+    assert tell(client, seed=drawn)[0] == story != tell(client, seed=-1)[0]
+
+
+def test_numbers_of_a_browser_are_taken(client):
+    assert tell(client, length=60.0, top_k=5.0, seed=7.0, temperature=1)[0]
+
+
+def test_a_story_may_end_sooner(client):
+    story, about = tell(client, model="ending", length=4000)
+    assert len(story) < 4000
+    assert about.splitlines()[1] == "The model ended the story here."
+
+
+def test_unknown_characters_are_dropped_and_named(client):
+    story, about = tell(client, prompt="Tom ☃ \x07saw 7 café")
+    assert story.startswith("Tom  saw  cafe")
+    assert about.splitlines()[1:] == ["Dropped, because this model does not know them: ☃ U+0007 7"]
+
+
+def test_a_long_prompt_is_read_from_its_end(client):
+    story, about = tell(client, prompt="word " * 800)
+    assert story.startswith("word " * 800)
+    assert re.fullmatch(r"Of what stood there, this model read only the last 64 characters\.", about.splitlines()[1])
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSALS, ids=[str(i) for i in range(len(REFUSALS))])
+def test_bad_input_is_refused_in_one_line(client, changes, message):
+    with pytest.raises(AppError) as refusal:
+        tell(client, **changes)
+    assert refusal.value.message == message
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", '"1"', "null", "false", "[1]", "{}"])
+def test_bad_numbers_over_plain_http(server, number):
+    values = json.dumps(list(settings(temperature="HERE").values())).replace('"HERE"', number)
+    event = post(server, "/call/tell", f'{{"data": {values}}}')["event_id"]
+    with urllib.request.urlopen(f"{server.url}/gradio_api/call/tell/{event}", timeout=20) as answer:
+        lines = answer.read().decode().splitlines()
+    assert lines[0] == "event: error"
+    assert re.fullmatch(r"temperature \(.+\) must be a number from 0 to 2", json.loads(lines[1][6:])["error"])
+
+
+def test_the_queue_cannot_be_passed_by(server):
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        post(server, "/run/tell", json.dumps({"data": list(settings().values())}))
+    assert refusal.value.code == 404
+    refusal.value.close()
+
+
+def test_the_first_character_comes_within_300_ms(client):
+    tell(client)
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        job = client.submit(**settings(), api_name="/tell")
+        seconds.append(first_piece(job) - started)
+        job.result(20)
+    assert sorted(seconds)[2] < 0.3
+
+
+@pytest.fixture
+def fill(visitor):
+    """Has long stories told to as many visitors, until the test is over."""
+    jobs = []
+
+    def fill(count=STORIES_AT_ONCE):
+        jobs.extend(visitor().submit(**settings(length=4000), api_name="/tell") for _ in range(count))
+        for job in jobs:
+            first_piece(job)
+        return jobs
+
+    yield fill
+    for job in jobs:
+        job.cancel()
+
+
+def test_stop_frees_the_slot_within_300_ms(fill, client):
+    stopped, *_ = fill()
+    waiting = client.submit(**settings(length=1), api_name="/tell")
+    time.sleep(0.2)
+    assert waiting.outputs() == []
+    pressed = time.monotonic()
+    stopped.cancel()
+    assert first_piece(waiting) - pressed < 0.3
+    pieces = len(stopped.outputs())
+    time.sleep(0.3)
+    assert len(stopped.outputs()) == pieces
+    assert len(stopped.outputs()[-1][0]) < 4000
+
+
+def test_a_visitor_who_leaves_frees_the_slot(server, fill, client):
+    event = post(server, "/call/tell", json.dumps({"data": list(settings(length=4000).values())}))["event_id"]
+    leaver = urllib.request.urlopen(f"{server.url}/gradio_api/call/tell/{event}", timeout=20)
+    leaver.readline()
+    fill(STORIES_AT_ONCE - 1)
+    waiting = client.submit(**settings(length=1), api_name="/tell")
+    time.sleep(0.2)
+    assert waiting.outputs() == []
+    left = time.monotonic()
+    leaver.close()
+    assert first_piece(waiting) - left < 0.3
+
+
+def test_a_full_queue_says_so(server, fill, client):
+    fill()
+    fn = next(each["id"] for each in client.config["dependencies"] if each["api_name"] == "tell")
+    crowd = {"fn_index": fn, "session_hash": "crowd"}
+    body = json.dumps({"data": list(settings().values()), **crowd})
+    events = [post(server, "/queue/join", body)["event_id"] for _ in range(STORIES_WAITING)]
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        post(server, "/queue/join", body)
+    assert refusal.value.code == 503
+    assert json.load(refusal.value)["detail"] == "Queue is full. Max size is 32 and size is 32."
+    for event in events:
+        post(server, "/cancel", json.dumps({"event_id": event, **crowd}))
+
+
+def test_without_a_model_the_page_says_how_to_train_one(tmp_path):
+    with serve(tmp_path, tmp_path / "none") as server:
+        with urllib.request.urlopen(f"{server.url}/config", timeout=10) as answer:
+            page = answer.read().decode()
+        assert "No storyteller yet" in page
+        assert "python -m train --preset pocket" in page
+        assert server.complaints() == []
