@@ -1,0 +1,126 @@
+"""python -m train and python -m train.evaluate as a user types them, their mistakes included."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stories import write_stories
+from train.__main__ import configure, flags, main, reproducing
+from train.evaluate import main as evaluate
+from train.presets import PRESETS
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings(*argv: str):
+    return configure(flags().parse_args(argv))
+
+
+def test_alone_it_explains_itself_in_a_screenful_without_torch() -> None:
+    code = "import sys, train.__main__ as t; t.main([]); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) <= 32
+    assert all(name in shown for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "poket"], "preset (poket) must be one of debug, classic, classic-onecycle, pocket, storyteller, "
+         "shakespeare, panchatantra; did you mean pocket?"),
+        (["--step", "5"], "unknown flag --step; did you mean --steps?"),
+        (["--batchsize", "5"], "unknown flag --batchsize; did you mean --batch-size?"),
+        (["--frobnicate"], "unknown flag --frobnicate"),
+        (["--precision", "bf61"], "precision ('bf61') must be one of fp32, bf16, fp16; did you mean bf16?"),
+        (["--steps", "0"], "steps (0) must be at least 1"),
+        (["--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
+        (["--steps", "5", "--lr", "nan"], "lr (nan) must be a finite number above 0"),
+        (["--heads", "3"], "width (64) must be a multiple of heads (3)"),
+        (["--cooldown", "0.9", "--warmup", "0.2"], "warmup + cooldown (1.1) must be at most 1, the whole run"),
+        (["--stop-after", "0"], "--stop-after (0) must be above 0, in minutes"),
+        (["--max-minutes", "none"], "a run needs an end: give --steps or --max-minutes"),
+        (["--seed", "-1"], "seed (-1) must be from 0 to 2147483647"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_the_mend(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+def test_every_setting_has_a_flag_of_its_own_name() -> None:
+    config = settings("--preset", "pocket", "--layers", "2", "--context", "64", "--batch-size", "3", "--no-compile",
+                      "--precision", "fp32", "--weight-decay", "0.25", "--valid", "v.txt")  # fmt: skip
+    assert (config.model.layers, config.model.context, config.batch_size, config.compile) == (2, 64, 3, False)
+    assert (config.precision, config.weight_decay, config.valid, config.preset) == ("fp32", 0.25, "v.txt", "pocket")
+    assert config.model.width == PRESETS["pocket"].model.width
+
+
+def test_underscores_are_as_good_as_hyphens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path / "missing.txt"), "--batch_size", "2"]) == 2
+    assert "missing.txt" in capsys.readouterr().err
+
+
+def test_steps_replace_a_budget_and_a_budget_replaces_steps() -> None:
+    assert (settings("--preset", "pocket", "--steps", "7").max_minutes) is None
+    assert settings("--preset", "classic", "--max-minutes", "2").steps is None
+    both = settings("--preset", "classic", "--max-minutes", "2", "--steps", "9")
+    assert (both.steps, both.max_minutes) == (9, 2)
+    assert settings("--preset", "pocket", "--hidden", "none").model.hidden is None
+
+
+def test_the_recorded_command_leaves_out_the_pauses() -> None:
+    argv = ["--preset", "debug", "--stop-after", "5", "--data", "a b.txt", "--stop-after=2", "--resume"]
+    assert reproducing(argv) == "python -m train --preset debug --data 'a b.txt'"
+
+
+def test_pocket_fits_the_budget_of_the_original() -> None:
+    assert sum(p.numel() for p in PRESETS["pocket"].model.build().parameters()) <= 211_922
+
+
+def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    out = tmp_path / "out"
+    argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "4", "--out", str(out)]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "step 0: train loss 4." in shown and ", val loss 4." in shown and ", lr 0.00500000\n" in shown
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["command"].startswith("python -m train --preset debug --data ")
+
+    held_out = write_stories(tmp_path / "held_out.txt", 7, seed=5)
+    assert evaluate([str(out), "--data", str(held_out)]) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert evaluate([str(out), "--data", str(held_out), "--stories", "3"]) == 0
+    quick = json.loads(capsys.readouterr().out)
+    assert (full["stories"], quick["stories"]) == (7, 3)
+    assert quick["symbols"] < full["symbols"]
+    assert {"artifact", "nats_per_character", "bits_per_character", "data"} <= full.keys()
+
+
+def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate([str(tmp_path / "none"), "--data", "x.txt"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "none") in error and len(error.splitlines()) == 1
+
+
+def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "2", "--track", "tensorboard"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert list((tmp_path / ".out.run" / "tensorboard").glob("events.*"))
+
+
+def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--track", "trackio"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "error: --track trackio needs the package trackio: pip install trackio\n"
