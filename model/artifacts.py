@@ -122,7 +122,8 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None) -> bytes:
         raise _broken(path, f"cannot be read ({error.strerror})") from error
     if data.startswith(b"version https://git-lfs"):
         raise ArtifactError(f"{path} is a Git LFS pointer; fetch the file itself with: git lfs pull")
-    if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")):
+    # The length of a safetensors header may begin with the same byte, but the header itself begins with a brace.
+    if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")) and data[8:9] != b"{":
         raise ArtifactError(f"{path} is a pickle, which can run code; save the weights as safetensors")
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise _broken(path, "is not the file that config.json was saved with (its SHA-256 differs)")
@@ -133,7 +134,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     """What changes when another folder takes the place of this one; None if there is none."""
     try:
         info = folder.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no system takes such a name
         return None
     return info.st_ino, info.st_mtime_ns
 

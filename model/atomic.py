@@ -43,7 +43,9 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collec
             _rename_twice(new, folder, old)
         sync_folder(folder.parent)
     finally:
-        _discard(new, folder, owned)  # what was half written, or the old folder after the swap
+        _discard(new, folder, owned)
+        if folder.exists():
+            _discard(old, folder, owned)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -80,22 +82,21 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _rename_twice(new: Path, folder: Path, old: Path) -> None:
-    """Ends as `_exchange` does, with the old folder under the name `new`."""
     os.rename(folder, old)
     try:
         os.rename(new, folder)
     except OSError:
         os.rename(old, folder)
         raise
-    os.rename(old, new)
 
 
 def _discard(leftover: Path, folder: Path, owned: Collection[str]) -> None:
-    """Removes a folder that has served, after moving what it does not own into `folder`."""
-    if not leftover.is_dir():
-        return
-    for entry in leftover.iterdir():
-        if entry.name not in owned and folder.is_dir() and not (folder / entry.name).exists():
-            os.rename(entry, folder / entry.name)
-    # What cannot be removed is no part of any artifact, and the next call tries again.
-    shutil.rmtree(leftover, ignore_errors=True)
+    """Removes a folder half written or replaced, after moving what is not `owned` into `folder`.
+
+    What cannot be moved or removed now waits for the next call.
+    """
+    with suppress(OSError):
+        for entry in leftover.iterdir():
+            if entry.name not in owned and folder.is_dir():
+                os.rename(entry, folder / entry.name)
+        shutil.rmtree(leftover)

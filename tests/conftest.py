@@ -1,0 +1,65 @@
+"""Tiny models with seeded random weights, shared by the tests; they are read only: copy a folder to change it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+import model
+from model import artifacts
+from model.config import ModelConfig
+from model.storyteller import Storyteller
+from model.vocab import Vocab
+
+# The same examples on every run, however slow the machine.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+LETTERS = " !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+GPT = ModelConfig(context=32, layers=2, heads=2, width=32, loops=2)
+CLASSIC = ModelConfig(architecture="classic", vocab_size=len(LETTERS), context=32, layers=2, heads=2, width=32)
+
+
+def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Float32 weights large enough that every symbol in the context moves the next one's probabilities."""
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(0, 0.4, shape).astype(np.float32) for name, shape in config.shapes().items()}
+
+
+def parts(config: ModelConfig = GPT, *, steps: int = 2, nats: float = 2.5) -> dict[str, object]:
+    """What `artifacts.save` takes for a model that was never trained."""
+    parameters = sum(math.prod(shape) for shape in config.shapes().values())
+    return {
+        "config": config,
+        "vocab": Vocab.ascii() if config.architecture == "gpt" else Vocab.from_text(LETTERS),
+        "weights": random_weights(config),
+        "metrics": {"name": "tiny", "nats_per_character": nats, "parameters": parameters, "steps": steps},
+        "log": [{"step": step, "train": 4.5, "val": 4.6} for step in range(1, steps + 1)],
+        "card": "# tiny\n",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a gpt with a context of 32 and its blocks applied twice."""
+    folder = tmp_path_factory.mktemp("artifacts") / "tiny"
+    artifacts.save(folder, **parts(GPT))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a classic with a context of 32, which knows letters but no digits, newline or end mark."""
+    folder = tmp_path_factory.mktemp("artifacts") / "tiny-classic"
+    artifacts.save(folder, **parts(CLASSIC))
+    return folder
+
+
+@pytest.fixture(scope="session", params=["tiny_artifact", "tiny_classic"])
+def storyteller(request: pytest.FixtureRequest) -> Storyteller:
+    """Each of the two, loaded."""
+    return model.load(request.getfixturevalue(request.param))

@@ -1,0 +1,127 @@
+"""The decoder: what it has read piece by piece counts as if it had read it at once, and a full context goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.decoder import TorchDecoder, remembered
+from model.storyteller import Storyteller
+
+CONTEXT = 32
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def some_ids(storyteller: Storyteller, n: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, len(storyteller.vocab), n).tolist()
+
+
+def window(ids: list[int], context: int) -> list[int]:
+    """What is in memory after ids were read one by one: the rule, told symbol by symbol."""
+    memory: list[int] = []
+    for id in ids:
+        if len(memory) == context:
+            memory = memory[context - context // 2 :]
+        memory.append(id)
+    return memory
+
+
+def test_cached_logits_equal_uncached_at_every_split(storyteller: Storyteller) -> None:
+    ids = some_ids(storyteller, CONTEXT)
+    decoder = storyteller.decoder()
+    whole = decoder.logits(ids)
+    assert whole.shape == (CONTEXT, len(storyteller.vocab))
+    assert whole.dtype == np.float32
+    for split in range(1, CONTEXT):
+        decoder.reset()
+        np.testing.assert_allclose(decoder.feed(ids[:split]), whole[split - 1], **CLOSE)
+        np.testing.assert_allclose(decoder.feed(ids[split:]), whole[-1], **CLOSE)
+
+
+def test_one_by_one_through_several_contexts(storyteller: Storyteller) -> None:
+    ids = some_ids(storyteller, 3 * CONTEXT)
+    decoder, reference = storyteller.decoder(), storyteller.decoder()
+    for read in range(1, len(ids) + 1):
+        expected = reference.logits(window(ids[:read], CONTEXT))[-1]
+        np.testing.assert_allclose(decoder.feed(ids[read - 1 : read]), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("pieces", [(32, 1), (33,), (31, 2), (20, 20), (1, 96, 1), (50, 50), (200,)])
+def test_pieces_that_overflow_the_context(storyteller: Storyteller, pieces: tuple[int, ...]) -> None:
+    ids = some_ids(storyteller, sum(pieces))
+    decoder, done = storyteller.decoder(), 0
+    for piece in pieces:
+        logits = decoder.feed(ids[done : done + piece])
+        done += piece
+        np.testing.assert_allclose(logits, decoder.logits(window(ids[:done], CONTEXT))[-1], **CLOSE)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(1, 100), max_size=6))
+def test_remembered_follows_the_rule_whatever_the_pieces(context: int, pieces: list[int]) -> None:
+    before = total = 0
+    for piece in pieces:
+        before, total = remembered(before, piece, context), total + piece
+        assert before == len(window(list(range(total)), context))
+
+
+def test_a_symbol_changes_nothing_before_it(storyteller: Storyteller) -> None:
+    ids = some_ids(storyteller, CONTEXT)
+    decoder = storyteller.decoder()
+    whole = decoder.logits(ids)
+    for at in (1, 15, CONTEXT - 1):
+        changed = decoder.logits([*ids[:at], (ids[at] + 1) % len(storyteller.vocab), *ids[at + 1 :]])
+        np.testing.assert_allclose(changed[:at], whole[:at], **CLOSE)
+        assert np.abs(changed[at:] - whole[at:]).max(axis=-1).min() > 1e-3
+
+
+def test_every_symbol_in_memory_counts(storyteller: Storyteller) -> None:
+    ids = some_ids(storyteller, CONTEXT)
+    decoder = storyteller.decoder()
+    last = decoder.logits(ids)[-1]
+    for at in (0, 1, 15, CONTEXT - 2):
+        changed = decoder.logits([*ids[:at], (ids[at] + 1) % len(storyteller.vocab), *ids[at + 1 :]])
+        assert np.abs(changed[-1] - last).max() > 1e-4
+
+
+def test_stories_do_not_touch_each_other(storyteller: Storyteller) -> None:
+    ids = some_ids(storyteller, 20)
+    alone, one, other = (storyteller.decoder() for _ in range(3))
+    expected = alone.feed(ids)
+    one.feed(ids[:10])
+    other.feed(some_ids(storyteller, 25, seed=1))
+    one.logits(some_ids(storyteller, 30, seed=2))
+    one.attention(ids, 0, 0)
+    logits = one.feed(ids[10:])
+    np.testing.assert_allclose(logits, expected, **CLOSE)
+    logits[:] = 0  # the array is the caller's
+    again = storyteller.decoder().feed(ids)
+    np.testing.assert_array_equal(again, expected)
+    one.reset()
+    np.testing.assert_array_equal(one.feed(ids), expected)
+
+
+def test_attention_looks_back_only(storyteller: Storyteller) -> None:
+    decoder = TorchDecoder(storyteller.network)
+    config = storyteller.config
+    for layer in range(config.layers * config.loops):
+        looks = decoder.attention(some_ids(storyteller, 9), layer, config.heads - 1)
+        assert looks.shape == (9, 9)
+        np.testing.assert_allclose(looks.sum(axis=-1), 1, atol=1e-5)
+        assert (np.triu(looks, 1) == 0).all()
+
+
+def test_refuses_what_it_cannot_read(storyteller: Storyteller) -> None:
+    decoder = TorchDecoder(storyteller.network)
+    depth = storyteller.config.layers * storyteller.config.loops
+    for call, message in (
+        (lambda: decoder.feed([]), "a decoder reads at least one symbol; a story opens with Vocab.start"),
+        (lambda: decoder.logits([]), "a decoder reads at least one symbol; a story opens with Vocab.start"),
+        (lambda: decoder.logits([1] * 33), "33 symbols exceed the context (32)"),
+        (lambda: decoder.attention([1], depth, 0), f"layer ({depth}) must be from 0 to {depth - 1}"),
+        (lambda: decoder.attention([1], 0, -1), "head (-1) must be from 0 to 1"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value) == message
