@@ -45,7 +45,7 @@ def remembered(before: int, more: int, context: int) -> int:
 
 
 class TorchDecoder:
-    """A `Decoder` over the network, on the device where the network is, with a cache that is allocated once."""
+    """A `Decoder` over the network (put into eval mode), on its device, with a cache that is allocated once."""
 
     def __init__(self, network: nn.Module) -> None:
         import torch
