@@ -88,7 +88,7 @@ def _plan(
         raise CorpusError(f"cleaning ({cleaning!r}) must be auto, {', '.join(CLEANINGS[:-1])} or {CLEANINGS[-1]}")
     if stories is not None and (type(stories) is not int or stories < 1):
         raise CorpusError(f"stories ({stories!r}) must be a whole number of at least 1")
-    path, held_out = Path(data), valid and Path(valid)
+    path, held_out = Path(data), Path(valid) if valid else None
     if data in NAMES:
         from train.download import named  # a run on a local file needs no network library
 

@@ -86,4 +86,5 @@ def fetch(url: str, target: Path, progress: bool = True, headers: dict[str, str]
             return partial.replace(target)
     except (httpx2.HTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CorpusError(f"{url} could not be downloaded ({reason}): run again to go on where it stopped") from None
+        mend = "check the network and run again; it goes on where it stopped"
+        raise CorpusError(f"{url} could not be downloaded ({reason}): {mend}") from None
