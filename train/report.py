@@ -1,10 +1,11 @@
-"""What a run leaves to read: metrics, the model card, and a tracker's curves."""
+"""What a run leaves to read: metrics, the model card, a tracker's curves; python -m train.report renews the README."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,7 @@ from train.presets import TrainConfig
 if TYPE_CHECKING:
     from train.loop import Run
 
+ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
 
@@ -145,6 +147,49 @@ what it says is not true. Nothing filters what it writes.
 """
 
 
+def results(artifacts: Path, runs: Path) -> dict[str, str]:
+    """The tables of the README by the name of their block, made of the metrics.json of artifacts and of other seeds."""
+    models = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
+    rows = [
+        "| model | parameters | nats per character | first 500 stories | characters seen | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in models:
+        figures = m["evaluation"]
+        first = f"{figures['first_500']:.3f}" if "first_500" in figures else ""
+        rows.append(
+            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['nats_per_character']:.3f} | {first} "
+            f"| {m['characters_seen'] / 1e6:,.1f} M | {m['seconds'] / 60:.0f} min, {m['device']} |"
+        )
+    seeds = [
+        "| recipe | seed 1 | seed 2 | seed 3 | mean train | mean val | the original: train / val |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, original in ORIGINAL.items():
+        three = [artifacts / name, runs / f"{name}-seed2", runs / f"{name}-seed3"]
+        if all((folder / "metrics.json").exists() for folder in three):
+            metrics = [_read_metrics(folder / "metrics.json") for folder in three]
+            train, val = (sum(m[key] for m in metrics) / 3 for key in ("train_loss", "val_loss"))
+            each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
+            seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
+    return {"results": "\n".join(rows), "seeds": "\n".join(seeds)}
+
+
+def fill(text: str, blocks: dict[str, str]) -> str:
+    """`text` with what stands between <!-- name --> and <!-- /name --> replaced by the block of that name."""
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"the text has no block {begin} ... {end}")
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 class Tracker(Protocol):
     """Receives each line of the log."""
 
@@ -202,3 +247,15 @@ def tracker(config: TrainConfig, folder: Path) -> Tracker:
             f"--track {config.track} needs the package {error.name}: pip install {config.track}"
         ) from error
     return NoTracker()
+
+
+def main() -> int:
+    root = Path(__file__).parent.parent
+    readme = root / "README.md"
+    text = fill(readme.read_text(encoding="utf-8"), results(root / "artifacts", root / "docs" / "runs"))
+    readme.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

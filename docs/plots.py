@@ -1,0 +1,62 @@
+"""The loss curves of the README, out of the logs that lie beside the weights: python docs/plots.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+# What the original logged: (step, val loss) and, for OneCycle, (step, learning rate) before the step.
+ORIGINAL_VAL = {"classic": [(5000, 1.3342)], "classic-onecycle": [(1000, 1.7251), (10_000, 1.1370)]}
+ORIGINAL_RATE = [
+    (1000, 0.00340110), (2000, 0.00670220), (3000, 0.00999857), (4000, 0.00857014), (5000, 0.00714171),
+    (6000, 0.00571329), (7000, 0.00428486), (8000, 0.00285643), (9000, 0.00142943), (9999, 0.00000243),
+]  # fmt: skip
+
+
+def read_log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def draw_classics(target: Path) -> None:
+    """Validation loss of both recipes, three seeds each, and the learning rate, over the original's log lines."""
+    figure, (loss, rate) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for colour, (name, points) in zip(("tab:orange", "tab:blue"), ORIGINAL_VAL.items(), strict=True):
+        folders = [ROOT / "artifacts" / name, *(ROOT / "docs/runs" / f"{name}-seed{seed}" for seed in (2, 3))]
+        for number, folder in enumerate(folders):
+            log = read_log(folder)
+            label = f"{name}, 3 seeds" if number == 0 else None
+            loss.plot([x["step"] for x in log], [x["val"] for x in log], colour, lw=1, label=label)
+        loss.plot(*zip(*points, strict=True), "x", color=colour, ms=9, mew=2, label=f"{name}, the original")
+    loss.set(xlabel="step", ylabel="val loss (nats per character)", ylim=(1.05, 2.0))
+    log = read_log(ROOT / "artifacts/classic-onecycle")
+    rate.plot([x["step"] for x in log], [x["lr"] for x in log], "tab:blue", lw=1, label="classic-onecycle, seed 1")
+    rate.plot(*zip(*ORIGINAL_RATE, strict=True), "x", color="black", ms=7, label="the original's log")
+    rate.set(xlabel="step", ylabel="learning rate before the step")
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
+def draw_pocket(target: Path) -> None:
+    """Loss of pocket over the characters that it has seen."""
+    log = read_log(ROOT / "artifacts/pocket")[1:]  # the first line is the untrained network
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    seen = [line["characters"] / 1e6 for line in log]
+    axes.plot(seen, [line["train"] for line in log], lw=1, label="train (mean since the line before, windows of 256)")
+    axes.plot(seen, [line["val"] for line in log], lw=1.5, label="val (nats per character, 200 stories)")
+    axes.set(xlabel="million characters seen", ylabel="nats per character")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
+if __name__ == "__main__":
+    draw_classics(ROOT / "docs/classic.png")
+    draw_pocket(ROOT / "docs/pocket.png")
