@@ -18,7 +18,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 
 screenshots: .venv/dev.stamp  ## docs/page-*.png, taken in Chromium with the models of artifacts/
-	$(BIN)/python docs/screenshots.py
+	PYTHONPATH=. $(BIN)/python tests/screenshots.py
 
 # The virtual environment, renewed when the requirements change.
 .venv/bin/python:

@@ -1,4 +1,4 @@
-"""For the tests of the page: tiny artifacts with random weights, and app.py as a process that serves them."""
+"""For the tests of the page: tiny artifacts with random weights, app.py as a process that serves them, Chromium."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ from model import ModelConfig, Vocab
 from model.artifacts import save
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM_MISSING = "no Chromium found; on Debian install it with: apt-get install chromium"
+CHROMIUM_FLAGS = [  # it runs as root in CI, and calls nobody but the page
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,10 @@ class Server:
 
 
 def save_tiny(folder: Path, *, nats: float, ends: bool) -> None:
-    """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or one without
-    an end mark, which fills every length and knows no digit."""
+    """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or a slower one
+    without an end mark, which fills every length and knows no digit."""
     vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-    shape = dict(vocab_size=len(vocab), context=64, layers=2, heads=2, width=32)
+    shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=2, width=32)
     config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
     generator = np.random.default_rng(0)
     weights = {
@@ -84,6 +94,11 @@ def serve(home: Path, artifacts: Path) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def find_chromium() -> str | None:
+    """The path of an installed Chromium, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def _answers(url: str) -> bool:
