@@ -124,3 +124,10 @@ def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--track", "trackio"]
     assert main([*argv, "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == "error: --track trackio needs the package trackio: pip install trackio\n"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_fits_a_plain_push(preset: str) -> None:
+    config = PRESETS[preset]
+    numbers = sum(p.numel() for p in config.model.build().parameters())
+    assert numbers * (2 if config.weights == "fp16" else 4) < 10 * 2**20

@@ -138,7 +138,7 @@ POCKET = TrainConfig(
 STORYTELLER = replace(
     POCKET,
     preset="storyteller",
-    model=ModelConfig(context=1024, layers=8, heads=8, width=256, dropout=0.1),
+    model=ModelConfig(context=1024, layers=6, heads=8, width=256, dropout=0.1),
     weight_decay=0.1,
     ema=0.999,
 )
