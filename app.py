@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -98,7 +99,17 @@ class Shelf:
             for _ in storyteller.tell("", Sampling(length=1)):
                 pass
 
-    def tell(self, model, prompt, length, temperature, top_k, top_p, min_p, seed) -> Iterator[tuple[str, str]]:
+    def tell(
+        self,
+        model: str,
+        prompt: str,
+        length: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        seed: int,
+    ) -> Iterator[tuple[str, str]]:
         """Tells a story that begins with the prompt.
 
         Args:
@@ -117,24 +128,26 @@ class Shelf:
         storyteller = self._storyteller(model)
         sampling = _sampling(length, temperature, top_k, top_p, min_p, seed)
         if not isinstance(prompt, str):
-            raise _refusal(f"prompt must be text, not {_kind(prompt)}")
+            raise _refusal(f"prompt must be text, not {type(prompt).__name__}")
         if len(prompt) > MAX_PROMPT:
             raise _refusal(f"prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}: shorten it")
         yield from _stream(storyteller, prompt, sampling)
 
-    def go_on(self, model, story, length, temperature, top_k, top_p, min_p, seed) -> Iterator[tuple[str, str]]:
+    def go_on(
+        self, model: str, story: str, length: int, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+    ) -> Iterator[tuple[str, str]]:
         """Continues the story that is shown; the parameters are those of `tell`."""
         storyteller = self._storyteller(model)
         sampling = _sampling(length, temperature, top_k, top_p, min_p, seed)
         if not isinstance(story, str):
-            raise _refusal(f"story must be text, not {_kind(story)}")
+            raise _refusal(f"story must be text, not {type(story).__name__}")
         if not story:
             raise _refusal("there is no story to continue yet: press Tell first")
         if len(story) > MAX_STORY:
             raise _refusal(f"the story has {len(story):,} characters; the limit is {MAX_STORY:,}: start a new one")
         yield from _stream(storyteller, story[-MAX_PROMPT:], sampling, shown=story)
 
-    def _storyteller(self, name) -> Storyteller:
+    def _storyteller(self, name: str) -> Storyteller:
         if not isinstance(name, str) or name not in self.storytellers:
             raise _refusal(f"model must be one of {', '.join(self.storytellers)}")
         return self.storytellers[name]
@@ -155,6 +168,7 @@ def build(shelf: Shelf) -> gr.Blocks:
 
 
 def _tell_page(shelf: Shelf) -> None:
+    slider = partial(gr.Slider, buttons=[])
     best = next(iter(shelf.storytellers))
     names = [(f"{name} ({it.metrics['parameters']:,} parameters)", name) for name, it in shelf.storytellers.items()]
 
@@ -180,26 +194,12 @@ def _tell_page(shelf: Shelf) -> None:
             about = gr.Textbox(label="About this story", lines=1, max_lines=8, interactive=False, elem_id="about")
         with gr.Column(scale=2, min_width=260):
             model = gr.Dropdown(names, value=best, label="Model")
-            length = gr.Slider(1, MAX_LENGTH, 600, step=1, label="Length, in characters", buttons=[])
-            temperature = gr.Slider(
-                0, 2, 0.8, step=0.05, label="Temperature", info="0 is cautious, 2 is wild", buttons=[]
-            )
+            length = slider(1, MAX_LENGTH, 600, step=1, label="Length, in characters")
+            temperature = slider(0, 2, 0.8, step=0.05, label="Temperature", info="0 is cautious, 2 is wild")
             with gr.Accordion("More settings", open=False):
-                top_k = gr.Slider(
-                    0, 100, 0, step=1, label="Top-k", info="how many characters may come next; 0 for all", buttons=[]
-                )
-                top_p = gr.Slider(
-                    0.05, 1, 1, step=0.05, label="Top-p", info="how much probability they share; 1 for all", buttons=[]
-                )
-                min_p = gr.Slider(
-                    0,
-                    0.95,
-                    0,
-                    step=0.05,
-                    label="Min-p",
-                    info="how likely, next to the likeliest; 0 for all",
-                    buttons=[],
-                )
+                top_k = slider(0, 100, 0, step=1, label="Top-k", info="how many characters may come next; 0 for all")
+                top_p = slider(0.05, 1, 1, step=0.05, label="Top-p", info="how much probability they share; 1 for all")
+                min_p = slider(0, 0.95, 0, step=0.05, label="Min-p", info="how likely next to the likeliest; 0 for all")
                 seed = gr.Number(-1, precision=0, label="Seed", info="the same seed tells the same story; -1 draws one")
 
     # Values arrive as they were sent: Gradio's own checks answer `null` and log a traceback, ours name the limit.
@@ -208,6 +208,7 @@ def _tell_page(shelf: Shelf) -> None:
         outputs=[story, about],
         preprocess=False,
         show_progress="minimal",
+        show_progress_on=story,
         concurrency_limit=STORIES_AT_ONCE,
         concurrency_id="stories",
     )
@@ -270,8 +271,8 @@ def _grouped(characters: Iterator[str]) -> Iterator[str]:
         yield piece
 
 
-def _sampling(length, temperature, top_k, top_p, min_p, seed) -> Sampling:
-    """Checked settings with a seed drawn where none was given; gr.Error is one line that names the limit."""
+def _sampling(length: int, temperature: float, top_k: int, top_p: float, min_p: float, seed: int | None) -> Sampling:
+    """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
     length = _whole(length)
     if type(length) is not int or not 1 <= length <= MAX_LENGTH:
         raise _refusal(f"length ({length!r}) must be a whole number from 1 to {MAX_LENGTH:,}")
@@ -288,7 +289,7 @@ def _sampling(length, temperature, top_k, top_p, min_p, seed) -> Sampling:
         raise _refusal(str(error)) from None
 
 
-def _whole(value):
+def _whole(value: object) -> object:
     """A browser has one kind of number: 600.0 is 600."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -296,10 +297,6 @@ def _whole(value):
 def _refusal(message: str) -> gr.Error:
     """A line for the visitor alone: text, though Gradio would take HTML, not endless, and absent from the log."""
     return gr.Error(html.escape(message[:300], quote=False), print_exception=False)
-
-
-def _kind(value) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def main(argv: list[str] | None = None) -> None:

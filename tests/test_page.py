@@ -20,8 +20,8 @@ PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min
 FIGURES = re.compile(r"([\d,]+) characters · [\d,]+ characters/s · seed (\d+)")
 REFUSALS = [
     ({"prompt": "a" * 4001}, "prompt has 4,001 characters; the limit is 4,000: shorten it"),
-    ({"prompt": None}, "prompt must be text, not nothing"),
-    ({"prompt": 7}, "prompt must be text, not a int"),
+    ({"prompt": None}, "prompt must be text, not NoneType"),
+    ({"prompt": 7}, "prompt must be text, not int"),
     ({"model": "gpt-4"}, "model must be one of endless, ending"),
     ({"model": ["ending"]}, "model must be one of endless, ending"),
     ({"length": 0}, "length (0) must be a whole number from 1 to 4,000"),
