@@ -242,7 +242,8 @@ def _stream(
         named = " ".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in read.dropped)
         notes.append(f"Dropped, because this model does not know them: {named}")
     if read.cut:
-        notes.append(f"Of what stood there, this model read only the last {len(read.text) - read.cut:,} characters.")
+        kept = len(read.text) - read.cut
+        notes.append(f"The text so far is longer than this model's context: it read the last {kept:,} characters.")
     story, written = read.text if shown is None else shown, 0
 
     def update() -> tuple[str, str]:

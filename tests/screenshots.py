@@ -26,6 +26,7 @@ def tell(page: Page, url: str) -> None:
     page.get_by_role("button", name="Tell", exact=True).click()
     for state in (":not(.hide)", ".hide"):  # Gradio's sign that the story runs, and that it is over
         page.wait_for_selector(f"#story [data-testid=status-tracker]{state}", state="attached")
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
 
 
