@@ -11,7 +11,7 @@ train: .venv/dev.stamp  ## make train ARGS="--preset pocket"
 	$(BIN)/python -m train $(ARGS)
 
 test: lint  ## everything that a change must pass
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -rs $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
