@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.optim import optimisers, schedule
+from train.optim import beta1, optimisers, schedule
 from train.presets import PRESETS
 
 ONECYCLE = PRESETS["classic-onecycle"]
@@ -35,14 +35,14 @@ def test_onecycle_is_the_original_log_with_its_one_skipped_update(skipped: int) 
         updates += step != skipped
 
 
-def test_onecycle_is_that_of_torch() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([parameter], lr=1.0)
+def test_onecycle_is_that_of_torch_for_rate_and_momentum() -> None:
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 1e-2, 500, 0.3, anneal_strategy="linear", div_factor=100, final_div_factor=100, cycle_momentum=False
+        optimiser, 1e-2, 500, pct_start=0.3, anneal_strategy="linear", div_factor=100, final_div_factor=100
     )
     for step in range(500):
         assert schedule(ONECYCLE, step, 500) * 1e-2 == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        assert beta1(ONECYCLE, step, 500) == pytest.approx(optimiser.param_groups[0]["betas"][0], rel=1e-9)
         optimiser.step()
         if step < 499:
             theirs.step()

@@ -25,6 +25,7 @@ from train import checkpoint, loop
 from train.checkpoint import CheckpointError
 from train.corpus import CorpusError
 from train.evaluate import score
+from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
 from train.presets import PRESETS, TrainConfig
 
@@ -73,7 +74,7 @@ def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     config = replace(config, **changes)
     assert run(config, "whole")
     stopped_at(monkeypatch, 7)
-    with pytest.raises(loop.Interrupted, match="SIGTERM"):
+    with pytest.raises(Interrupted, match="SIGTERM"):
         run(config, "parts")
     assert not (tmp_path / "parts").exists()
     monkeypatch.undo()

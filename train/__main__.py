@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
-    from train.loop import Interrupted, train  # torch takes seconds to import, --help must not
+    from train.interrupts import Interrupted
+    from train.loop import train  # torch takes seconds to import, --help must not
 
     out = args.out or Path("artifacts") / config.preset
     try:
@@ -77,6 +78,9 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     except Interrupted as error:
         print(f"{error}: checkpoint written; {GO_ON}", file=sys.stderr)
         return 128 + error.number
+    except KeyboardInterrupt:  # before the first step: nothing is lost
+        print("stopped before the first step", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,19 +4,75 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from train.loop import Run
+
 FORMAT = 1
+COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished")
+# What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
+FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {
+    "eval_every",
+    "eval_stories",
+    "final_stories",
+}
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: the message names the file and the mend."""
+
+
+def save(run: Run, path: Path) -> None:
+    """Writes the whole state of a run."""
+    tensors: dict[str, Tensor] = {f"network.{name}": weight for name, weight in run.network.state_dict().items()}
+    tensors |= {f"average.{number}": weight for number, weight in enumerate(run.average)}
+    tensors |= optimiser_tensors(run.optimisers)
+    tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": run.loss_sum}
+    if run.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
+    state = {name: getattr(run, name) for name in COUNTERS} | {
+        "config": asdict(run.config),
+        "fingerprint": run.text.report["fingerprint"],
+        "seconds": run.seconds,
+        "scaler": run.scaler.state_dict(),
+    }
+    write(path, tensors, state)
+
+
+def restore(run: Run, path: Path) -> None:
+    """Puts a run of the same settings and text into the state that was saved. Raises CheckpointError otherwise."""
+    tensors, state = read(path)
+    ours = asdict(run.config)
+    for name, theirs in state["config"].items():
+        if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
+            raise CheckpointError(
+                f"{path} was made with {name} {theirs}, this run has {ours.get(name)}: "
+                "use the same settings, or delete it to start anew"
+            )
+    if state["fingerprint"] != run.text.report["fingerprint"]:
+        raise CheckpointError(f"{path} was made from another text: delete it to start anew")
+    weights = {name: tensors[f"network.{name}"] for name in run.network.state_dict()}
+    run.network.load_state_dict(weights)
+    for number, average in enumerate(run.average):
+        average.copy_(tensors[f"average.{number}"])
+    restore_optimisers(run.optimisers, tensors)
+    torch.set_rng_state(tensors["random.cpu"])
+    if run.device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
+    run.loss_sum.copy_(tensors["loss_sum"])
+    run.scaler.load_state_dict(state["scaler"])
+    for name in COUNTERS:
+        setattr(run, name, state[name])
+    run.seconds_before, run.began = state["seconds"], time.monotonic()
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -24,9 +80,10 @@ def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     header = {"state": json.dumps({"format": FORMAT, **state})}
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with temporary.open("wb") as file:
-            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header))
+            file.write(to_safetensors(on_host, header))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

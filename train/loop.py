@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from model import artifacts
 from model.vocab import Vocab
 from train import checkpoint, corpus, report
 from train.batches import Batches
-from train.checkpoint import CheckpointError
 from train.evaluate import evaluation, score, sequence
-from train.optim import optimisers, schedule
+from train.interrupts import Interrupted, stop_signals
+from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
+from train.progress import Progress
 
-# What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
-FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {
-    "eval_every",
-    "eval_stories",
-    "final_stories",
-}
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
-
-
-class Interrupted(Exception):
-    """A signal ended the run after its checkpoint was written; `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class Diverged(ValueError):
@@ -98,31 +81,6 @@ def checkpoint_path(out: Path) -> Path:
     return out.parent / f".{out.name}.run" / "checkpoint.safetensors"
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM; a second one acts as if nobody listened."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    for number in previous:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        restore()
-
-
 def pick_device(name: str) -> torch.device:
     """The device of that name; auto takes cuda, then mps, then the CPU. Raises ValueError if it is not there."""
     if name == "auto":
@@ -159,7 +117,8 @@ class Run:
         self.loss_count = 0
         self.log: list[dict[str, Any]] = []
         self.finished = False
-        self.seconds_before, self.began = 0.0, time.monotonic()
+        self.seconds_before = 0.0  # of the processes that ran before this one
+        self.began = time.monotonic()
         self.lr = 0.0
         self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
 
@@ -216,12 +175,15 @@ class Run:
     def train_step(self) -> None:
         """One step: gradients of `accumulate` batches, clipped, and an update at the schedule's rate."""
         config = self.config
-        share = schedule(config, *self.position())
+        position = self.position()
+        share = schedule(config, *position)
         self.lr = share * config.lr
         for optimiser in self.optimisers:
-            peak = config.muon_lr if isinstance(optimiser, torch.optim.Muon) else config.lr
+            changes: dict[str, Any] = {"lr": share * config.muon_lr}
+            if isinstance(optimiser, torch.optim.AdamW):
+                changes = {"lr": self.lr, "betas": (beta1(config, *position), config.beta2)}
             for group in optimiser.param_groups:
-                group["lr"] = share * peak
+                group |= changes
         for micro in range(config.accumulate):
             inputs, targets = self.batches.batch(self.step * config.accumulate + micro)
             loss = self.loss(self.forward, inputs, targets)
@@ -305,50 +267,11 @@ class Run:
 
     def save(self) -> None:
         """Writes the checkpoint."""
-        tensors: dict[str, Tensor] = {f"network.{n}": p for n, p in self.network.state_dict().items()}
-        tensors |= {f"average.{n}": p for n, p in enumerate(self.average)}
-        tensors |= checkpoint.optimiser_tensors(self.optimisers)
-        tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": self.loss_sum}
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "config": asdict(self.config),
-            "fingerprint": self.text.report["fingerprint"],
-            "step": self.step,
-            "updates": self.updates,
-            "seconds": self.seconds,
-            "lr": self.lr,
-            "loss_count": self.loss_count,
-            "log": self.log,
-            "scaler": self.scaler.state_dict(),
-            "finished": self.finished,
-        }
-        checkpoint.write(self.path, tensors, state)
+        checkpoint.save(self, self.path)
 
     def restore(self) -> bool:
         """Goes back to the checkpoint; True if it is of a finished run. Raises CheckpointError if it is of another."""
-        tensors, state = checkpoint.read(self.path)
-        ours = asdict(self.config)
-        for name, theirs in state["config"].items():
-            if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
-                raise CheckpointError(
-                    f"{self.path} was made with {name} {theirs}, this run has {ours.get(name)}: "
-                    "use the same settings, or delete it to start anew"
-                )
-        if state["fingerprint"] != self.text.report["fingerprint"]:
-            raise CheckpointError(f"{self.path} was made from another text: delete it to start anew")
-        self.network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
-        for number, average in enumerate(self.average):
-            average.copy_(tensors[f"average.{number}"])
-        checkpoint.restore_optimisers(self.optimisers, tensors)
-        torch.set_rng_state(tensors["random.cpu"])
-        if self.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-        self.loss_sum.copy_(tensors["loss_sum"])
-        self.step, self.updates, self.lr = state["step"], state["updates"], state["lr"]
-        self.loss_count, self.log, self.finished = state["loss_count"], state["log"], state["finished"]
-        self.scaler.load_state_dict(state["scaler"])
-        self.seconds_before, self.began = state["seconds"], time.monotonic()
+        checkpoint.restore(self, self.path)
         return self.finished
 
     def finish(self, out: Path, command: str) -> None:
@@ -395,38 +318,3 @@ def held_out_name(text: corpus.Corpus) -> str:
     """What the validation text of a corpus is called on a card."""
     files = [source["file"] for source in text.report["validation_sources"]]
     return ", ".join(files) or f"{text.name} (the part held out)"
-
-
-class Progress:
-    """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for."""
-
-    def __init__(self, config: TrainConfig, run: Run) -> None:
-        self.run = run
-        self.tracker = report.tracker(config, run.path.parent)
-        self.bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not sys.stderr.isatty())
-        self.shown, self.latest = 0.0, ""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-        self.tracker.close()
-
-    def update(self) -> None:
-        self.bar.update()
-        if not self.bar.disable and time.monotonic() - self.shown >= 1:  # reading a loss waits for the device
-            self.shown = time.monotonic()
-            run = self.run
-            loss = float(run.loss_sum / max(1, run.loss_count))
-            left = ""
-            if run.config.max_minutes:
-                left = f", {max(0, run.config.max_minutes - run.seconds / 60):.1f} min left"
-            speed = run.characters / run.seconds
-            self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
-
-    def line(self, line: dict[str, Any]) -> None:
-        self.latest = f", val {line['val']:.4f}"
-        self.tracker.log(line)
-        text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"
-        tqdm.write(text) if not self.bar.disable else print(text, flush=True)

@@ -37,19 +37,31 @@ def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
 def schedule(config: TrainConfig, position: float, total: int) -> float:
     """The learning rate as a share of its peak, at `position` of the `total` updates (0 is the first).
 
-    onecycle is torch's OneCycleLR with anneal_strategy="linear": the peak stands at pct_start * total - 1.
+    onecycle is torch's OneCycleLR with anneal_strategy="linear".
     """
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "onecycle":
         first = 1 / config.div_factor
-        last = first / config.final_div_factor
-        peak = config.pct_start * total - 1
-        if position <= peak:
-            return first + (1 - first) * position / peak
-        return 1 + (last - 1) * min((position - peak) / (total - 1 - peak), 1.0)
+        return onecycle(config, position, total, first, 1.0, first / config.final_div_factor)
     # The first and the last update still move the weights: the rate is never quite zero.
     progress = min(position / total, 1 - 1 / total)
     rise = (position + 1) / total / config.warmup if config.warmup else 1.0
     fall = (1 - progress) / config.cooldown if config.cooldown else 1.0
     return min(1.0, rise, fall)
+
+
+def beta1(config: TrainConfig, position: float, total: int) -> float:
+    """AdamW's first beta there: OneCycleLR moves it against the rate, between torch's defaults."""
+    if config.schedule != "onecycle":
+        return config.beta1
+    low, high = 0.85, 0.95
+    return onecycle(config, position, total, high, low, high)
+
+
+def onecycle(config: TrainConfig, position: float, total: int, first: float, peak: float, last: float) -> float:
+    """Linear from `first` to `peak`, which stands at pct_start * total - 1, and on to `last` at total - 1."""
+    turn = config.pct_start * total - 1
+    if position <= turn:
+        return first + (peak - first) * position / turn
+    return peak + (last - peak) * min((position - turn) / (total - 1 - turn), 1.0)

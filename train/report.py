@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -188,65 +188,6 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-class Tracker(Protocol):
-    """Receives each line of the log."""
-
-    def log(self, line: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoTracker:
-    def log(self, line: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(folder)
-
-    def log(self, line: dict[str, Any]) -> None:
-        for name, value in line.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, line["step"])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Trackio:
-    def __init__(self, project: str, config: dict[str, Any]) -> None:
-        import trackio
-
-        self.trackio = trackio
-        trackio.init(project=project, config=config)
-
-    def log(self, line: dict[str, Any]) -> None:
-        self.trackio.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-
-    def close(self) -> None:
-        self.trackio.finish()
-
-
-def tracker(config: TrainConfig, folder: Path) -> Tracker:
-    """The tracker that the settings ask for. Raises ValueError with the mend where its package is missing."""
-    try:
-        if config.track == "tensorboard":
-            return TensorBoard(folder / "tensorboard")
-        if config.track == "trackio":
-            return Trackio(config.preset, {"seed": config.seed, "model": config.model.to_dict()})
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--track {config.track} needs the package {error.name}: pip install {config.track}"
-        ) from error
-    return NoTracker()
 
 
 def main() -> int:
