@@ -184,6 +184,7 @@ def test_the_same_seed_shows_the_same_story(desktop):
         expect(desktop.about).to_have_value(re.compile("seed 11\nThe model ended the story here."))
         stories.append(desktop.story.input_value())
         desktop.press("Clear")
+        expect(desktop.about).to_have_value("")
     assert stories[0] == stories[1] != ""
 
 

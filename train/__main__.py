@@ -33,6 +33,16 @@ Every setting of a preset has a flag of its own: python -m train --help lists th
 """
 
 
+SHAPE_HELP = {
+    "architecture": "gpt (of today) or classic (the lecture's)",
+    "context": "characters that the network sees at once",
+    "layers": "blocks",
+    "heads": "attention heads in a block",
+    "width": "numbers that stand for a character inside the network",
+    "hidden": "width inside the MLP; none for the architecture's default",
+    "loops": "how often the stack of blocks is applied, with the same weights",
+    "dropout": "share of activations that training sets to 0",
+}
 GO_ON = "go on with the same command and --resume"
 
 
@@ -118,7 +128,7 @@ def flags() -> Parser:
         types = get_type_hints(settings)
         for field in fields(settings):
             if field.name not in skipped:
-                _add_flag(group, field.name, types[field.name], field.metadata.get("help"))
+                _add_flag(group, field.name, types[field.name], field.metadata.get("help") or SHAPE_HELP[field.name])
     return parser
 
 
