@@ -39,7 +39,7 @@ def sequence(vocab: Vocab, story: str) -> list[int]:
 def score(
     network: nn.Module, sequences: Sequence[Sequence[int]], *, batch_characters: int = 32_768
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nats (float64) and scored symbols (int64) of every sequence, by the rule of DESIGN 7.
+    """Nats (float64) and scored symbols (int64) of every sequence, by the rule of the README.
 
     A sequence's first symbol is given; each other one is scored once, in windows of the network's context that advance
     by half a context. Windows of like length share a batch; a pad stands behind the last symbol, where a causal network

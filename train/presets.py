@@ -73,7 +73,7 @@ class TrainConfig:
     weights: str = setting("fp16", "precision of the weight file: fp16 or fp32")
     # watching
     eval_every: int = setting(1000, "steps between evaluations")
-    eval_stories: int = setting(200, "validation stories scored at each evaluation (DESIGN 7)")
+    eval_stories: int = setting(200, "validation stories scored at each evaluation")
     final_stories: int | None = setting(None, "validation stories scored at the end; all of them unless given")
     eval_windows: int = setting(0, "score N random batches of training and of validation text instead")
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints")
