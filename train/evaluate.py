@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from model.storyteller import windows
 from torch import nn
 from torch.nn import functional as F
 
 import model
 from model.artifacts import ArtifactError
+from model.storyteller import windows
 from model.vocab import Vocab
 from train.corpus import CorpusError, read_stories
 
