@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from train.corpus import CorpusError
 from train.evaluate import score
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
+from train.optim import schedule
 from train.presets import PRESETS, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -296,6 +299,58 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int,
     assert errors == f"{name}: checkpoint written; go on with the same command and --resume\n"
     _, state = checkpoint.read(checkpoint_path(tmp_path / "out"))
     assert state["step"] >= 50
+
+
+class SkippingScaler:
+    """A GradScaler that finds an overflow in one step: it leaves that update out and halves its scale."""
+
+    def __init__(self, skipped: int) -> None:
+        self.calls, self.skipped, self.current = 0, skipped, 2.0**16
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss
+
+    def step(self, optimiser: torch.optim.Optimizer) -> None:
+        if self.calls != self.skipped:
+            optimiser.step()
+
+    def update(self) -> None:
+        self.current /= 2 if self.calls == self.skipped else 1
+        self.calls += 1
+
+    def get_scale(self) -> float:
+        return self.current
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+def test_the_schedule_waits_where_the_scaler_skips(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle = replace(config, optimiser="adamw", schedule="onecycle", steps=20, eval_every=1, eval_stories=1)
+    monkeypatch.setattr(loop.torch.amp, "GradScaler", lambda *_, **__: SkippingScaler(8))
+    run(cycle)
+    rates = {line["step"]: line["lr"] for line in model.load(tmp_path / "out").log}
+    expected = {step: schedule(cycle, step - (step > 8), 20) * cycle.lr for step in range(20)}
+    assert {step: rates[step] for step in range(20)} == {step: round(rate, 8) for step, rate in expected.items()}
+
+
+def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
+    text = write_stories(tmp_path / "stories.txt", 80)
+    command = [sys.executable, "-m", "train", "--preset", "debug", "--data", str(text), "--context", "32"]
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 160))
+    command += ["--steps", "30", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=theirs, stdout=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"30/30" in shown and b"loss" in shown and b"chars/s" in shown
 
 
 def test_checkpoints_hold_no_pickle(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
