@@ -102,7 +102,7 @@ class Run:
         self.network = config.model.build().to(self.device)
         self.forward = torch.compile(self.network) if config.compile else self.network
         self.optimisers = optimisers(self.network, config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
         size = {"context": config.model.context, "device": self.device}
         self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size)
@@ -123,12 +123,9 @@ class Run:
         self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
 
     @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """fp16 needs the GradScaler, which is CUDA's; elsewhere bf16 stands in for it."""
-        if self.config.precision == "fp32":
-            return None
-        on_cuda = self.device.type == "cuda"
-        return torch.float16 if self.config.precision == "fp16" and on_cuda else torch.bfloat16
+    def precision(self) -> str:
+        """That of the arithmetic: fp16 needs the GradScaler, which is CUDA's; elsewhere bf16 stands in for it."""
+        return "bf16" if self.config.precision == "fp16" and self.device.type != "cuda" else self.config.precision
 
     @property
     def seconds(self) -> float:
@@ -208,8 +205,8 @@ class Run:
 
     def loss(self, forward: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per character of targets (B, T) given inputs (B, T), in the run's precision."""
-        dtype = self.autocast_dtype
-        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"):
             logits = forward(inputs)  # (B, T, V)
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
@@ -296,7 +293,7 @@ class Run:
             weights={name: tensor.numpy() for name, tensor in weights.items()},
             metrics=metrics,
             log=self.log,
-            card=report.card(metrics, self.config, network.cpu().eval(), self.text.vocab),
+            card=report.card(metrics, network.cpu().eval(), self.text.vocab),
         )
         self.finished = True
         self.save()

@@ -17,7 +17,6 @@ from model.decoder import TorchDecoder
 from model.sampling import Sampling
 from model.storyteller import tell
 from model.vocab import Vocab
-from train.presets import TrainConfig
 
 if TYPE_CHECKING:
     from train.loop import Run
@@ -43,10 +42,10 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "seconds": seconds,
         "device": device_name(run.device),
         "threads": torch.get_num_threads(),
-        "precision": run.config.precision,
+        "precision": run.precision,
         "seed": run.config.seed,
         "preset": run.config.preset,
-        "data": run.text.report,
+        "data": run.text.report | {"name": "/".join(Path(run.config.data).parts[-2:])},
         "command": command,
         "commit": run.commit,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -78,12 +77,12 @@ def sample(network: nn.Module, vocab: Vocab) -> str:
     return SAMPLE_PROMPT + "".join(tell(TorchDecoder(network), vocab, SAMPLE_PROMPT, SAMPLE))
 
 
-def card(metrics: dict[str, Any], config: TrainConfig, network: nn.Module, vocab: Vocab) -> str:
-    """README.md of an artifact: a model card for the Hub, made of metrics.json alone and a story told."""
-    shape, data, figures = config.model, metrics["data"], metrics["evaluation"]
+def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
+    """README.md of an artifact: a model card for the Hub, made of metrics.json and a story told by the network."""
+    shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
-    datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in json.dumps(data["sources"]).lower() else ""
+    datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in data["name"].lower() else ""
     return f"""---
 license: mit
 language: en
@@ -118,7 +117,7 @@ A character-level GPT of {metrics["parameters"]:,} parameters, trained from scra
 | bits per character | {metrics["bits_per_character"]:.4f} |
 | architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
 hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
-| trained on | {data.get("name", config.data)}: {trained["characters"]:,} characters{stories} |
+| trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
 | took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
 | made by | `{metrics["command"]}` |
