@@ -14,6 +14,7 @@ _HOMES = {
     "pick": "sampling",
     "Decoder": "decoder",
     "TorchDecoder": "decoder",
+    "OnnxDecoder": "decoder",
     "Storyteller": "storyteller",
     "load": "storyteller",
     "find": "storyteller",

@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ FILES = {
     "README.md": MIB,
     "model.safetensors": 1024 * MIB,
 }
-OPTIONAL = {"model.onnx"}  # checked by the decoder that opens it
+GRAPH = "model.onnx"  # the optional file: the same network for ONNX Runtime
+GRAPH_LIMIT = 1024 * MIB
+GRAPH_OF = re.compile(rb"weights sha256:([0-9a-f]{64})")  # near its start a graph names the weights it was made of
 DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 MEND = "restore the folder from where it came, or train the model again"
 
@@ -43,7 +46,10 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """The checked contents of a folder; `hashes` is the SHA-256 of each file that config.json lists, by name."""
+    """The checked contents of a folder; `hashes` is the SHA-256 of each file that config.json lists, by name.
+
+    `graph` is the model.onnx. It is None where there is none, and where it cannot be used: `graph_trouble` says why.
+    """
 
     folder: Path
     config: ModelConfig
@@ -53,6 +59,8 @@ class Artifact:
     log: list[dict[str, Any]]
     card: str
     hashes: dict[str, str]
+    graph: bytes | None = None
+    graph_trouble: str | None = None
 
 
 def save(
@@ -67,7 +75,8 @@ def save(
 ) -> None:
     """Puts an artifact in the place of `folder`, in one step (`atomic.replace_folder`).
 
-    The weights keep their precision, float16 or float32. Files of `folder` that are no part of an artifact stay.
+    The weights keep their precision, float16 or float32. A model.onnx of `folder` goes, for it is of other weights;
+    files that are no part of an artifact stay.
     Raises ArtifactError if the parts do not fit each other or cannot be written; `folder` is then as it was.
     """
     folder = Path(folder).resolve()  # of a link, the folder that it points to is replaced
@@ -84,11 +93,20 @@ def save(
     head = {"format": FORMAT, **config.to_dict(), "files": hashes}
     contents["config.json"] = _to_json("config.json", head)
     _parse(folder, contents)
-    try:
-        replace_folder(folder, contents, owned=FILES.keys() | OPTIONAL)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ArtifactError(f"{folder} cannot be saved ({reason}); make room or choose another folder") from error
+    _replace(folder, contents)
+
+
+def add_graph(folder: str | Path, graph: bytes) -> None:
+    """Puts `graph`, made of the weights in `folder`, there as model.onnx, in one step; config.json then lists its hash.
+
+    Raises ArtifactError if it does not belong to the weights or cannot be written; `folder` is then as it was.
+    """
+    folder = Path(folder).resolve()
+    contents = _read_files(folder)
+    head = json.loads(contents["config.json"])
+    _check_origin(folder / GRAPH, graph, head["files"])
+    head["files"][GRAPH] = hashlib.sha256(graph).hexdigest()
+    _replace(folder, contents | {GRAPH: graph, "config.json": _to_json("config.json", head)})
 
 
 def read(folder: str | Path) -> Artifact:
@@ -130,6 +148,24 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None) -> bytes:
     return data
 
 
+def graph_mark(weights_sha256: str) -> str:
+    """What a graph made of the model.safetensors with this hash has as its doc_string."""
+    return f"weights sha256:{weights_sha256}"
+
+
+def export_again(folder: Path, trouble: str) -> str:
+    """A message about a model.onnx with this trouble."""
+    return f"{folder / GRAPH} {trouble}; write it with: python -m train.export {folder} --to onnx"
+
+
+def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
+    try:
+        replace_folder(folder, contents, owned={*FILES, GRAPH})
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArtifactError(f"{folder} cannot be saved ({reason}); make room or choose another folder") from error
+
+
 def _identity(folder: Path) -> tuple[int, int] | None:
     """What changes when another folder takes the place of this one; None if there is none."""
     try:
@@ -140,6 +176,13 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_once(folder: Path) -> Artifact:
+    artifact = _parse(folder, _read_files(folder))
+    graph, trouble = _read_graph(folder, artifact.hashes)
+    return replace(artifact, graph=graph, graph_trouble=trouble)
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """The bytes of each of FILES, as config.json lists them."""
     if not os.path.isdir(folder):
         raise ArtifactError(f"{folder} is not a folder; give one that holds a config.json, such as artifacts/pocket")
     path = folder / "config.json"
@@ -150,7 +193,29 @@ def _read_once(folder: Path) -> Artifact:
         if name in FILES:
             limit = min(FILES[name], weights_limit) if name == "model.safetensors" else FILES[name]
             data[name] = read_file(folder / name, limit=limit, sha256=sha256)
-    return _parse(folder, data)
+    return data
+
+
+def _read_graph(folder: Path, hashes: Mapping[str, str]) -> tuple[bytes | None, str | None]:
+    """The model.onnx, or why it cannot be used, or neither where there is none. One of other weights is an error."""
+    path = folder / GRAPH
+    if GRAPH not in hashes and not path.exists():
+        return None, None
+    try:
+        data = read_file(path, limit=GRAPH_LIMIT)
+    except ArtifactError as error:
+        return None, export_again(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {MEND}"))
+    _check_origin(path, data, hashes)
+    if hashlib.sha256(data).hexdigest() != hashes.get(GRAPH):
+        return None, export_again(folder, "is not the file that config.json lists (its SHA-256 differs)")
+    return data, None
+
+
+def _check_origin(path: Path, graph: bytes, hashes: Mapping[str, str]) -> None:
+    """Raises ArtifactError if the graph says that it was made of other weights."""
+    mark = GRAPH_OF.search(graph, 0, 4096)
+    if mark and mark[1].decode() != hashes["model.safetensors"]:
+        raise ArtifactError(export_again(path.parent, "was made of other weights than model.safetensors holds"))
 
 
 def _parse(folder: Path, data: Mapping[str, bytes]) -> Artifact:
@@ -179,7 +244,7 @@ def _parse_head(path: Path, data: bytes) -> tuple[ModelConfig, dict[str, str]]:
         raise _broken(path, f"is refused: {error}") from error
     if not isinstance(hashes, dict):
         raise _broken(path, "has no 'files' with the SHA-256 of each file")
-    if wrong := (FILES.keys() - {"config.json"} - hashes.keys()) | (hashes.keys() - FILES.keys() - OPTIONAL):
+    if wrong := (FILES.keys() - {"config.json"} - hashes.keys()) | (hashes.keys() - FILES.keys() - {GRAPH}):
         raise _broken(path, f"lists unknown files or lacks some ({', '.join(sorted(wrong))})")
     return config, hashes
 

@@ -1,16 +1,22 @@
 """What reads symbols and gives the logits of the next one; it remembers what it has read of a story.
 
-Shapes: T time, V vocabulary.
+Shapes: L applications of a block, H heads, T time, D head width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from model.artifacts import GRAPH, ArtifactError, export_again, read
+from model.config import ModelConfig
+
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding
     from torch import Tensor, nn
 
 
@@ -44,7 +50,38 @@ def remembered(before: int, more: int, context: int) -> int:
     return half + (beyond - 1) % (context - half) + 1
 
 
-class TorchDecoder:
+class CachingDecoder(ABC):
+    """What decoders share: the symbols that their cache holds, and what is read when one more comes than fit."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+        self._ids: list[int] = []  # what the cache holds
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        ids = checked(ids)
+        kept = remembered(len(self._ids), len(ids), self.context)
+        if kept < len(self._ids) + len(ids):  # the context is full: read its newer half again
+            ids = (self._ids + ids)[-kept:]
+            self.reset()
+        logits = self._append(ids)
+        self._ids += ids
+        return logits
+
+    def reset(self) -> None:
+        self._ids = []
+
+    @abstractmethod
+    def _append(self, ids: list[int]) -> np.ndarray:
+        """Reads ids that fit into the cache after those in `_ids`; the logits (V,) after the last, a new array."""
+
+
+def checked(ids: Sequence[int]) -> list[int]:
+    if not ids:
+        raise ValueError("a decoder reads at least one symbol; a story opens with Vocab.start")
+    return list(ids)
+
+
+class TorchDecoder(CachingDecoder):
     """A `Decoder` over the network (put into eval mode), on its device, with a cache that is allocated once."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -52,22 +89,10 @@ class TorchDecoder:
 
         from model.gpt import KVCache
 
+        super().__init__(network.config.context)
         weight = next(network.parameters())
-        self.context: int = network.config.context
         self._torch, self._network, self._device = torch, network.eval(), weight.device
         self._cache = KVCache(network.config, device=weight.device, dtype=weight.dtype)
-        self._ids: list[int] = []  # what the cache holds
-
-    def feed(self, ids: Sequence[int]) -> np.ndarray:
-        ids = list(ids)
-        kept = remembered(len(self._ids), len(ids), self.context)
-        if kept < len(self._ids) + len(ids):  # the context is full: read its newer half again
-            ids = (self._ids + ids)[-kept:]
-            self.reset()
-        with self._torch.inference_mode():
-            logits = self._network(self._batch(ids), self._cache)[0, -1]
-        self._ids += ids
-        return logits.cpu().numpy()
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         with self._torch.inference_mode():
@@ -83,11 +108,117 @@ class TorchDecoder:
             return self._network.attention(self._batch(ids), layer)[0, head].cpu().numpy()
 
     def reset(self) -> None:
+        super().reset()
         self._cache.clear()
-        self._ids = []
+
+    def _append(self, ids: list[int]) -> np.ndarray:
+        with self._torch.inference_mode():
+            return self._network(self._batch(ids), self._cache)[0, -1].cpu().numpy()
 
     def _batch(self, ids: Sequence[int]) -> Tensor:
         """(1, T) on the network's device."""
-        if not ids:
-            raise ValueError("a decoder reads at least one symbol; a story opens with Vocab.start")
-        return self._torch.tensor([ids], device=self._device)
+        return self._torch.tensor([checked(ids)], device=self._device)
+
+
+class OnnxGraph:
+    """The graph of a model.onnx, opened once and shared by its decoders, from as many threads as there are stories.
+
+    Its inputs are ids (1, T) of int64, `last` (1,) and `total` () of int32, the position of the newest symbol and the
+    number of symbols in all, and the cache, keys and values of each layer (1, H, context, D), into which it writes;
+    it gives logits (1, T, V). Raises ArtifactError where ONNX Runtime is not installed or cannot open the graph.
+    """
+
+    def __init__(self, data: bytes, config: ModelConfig, folder: Path) -> None:
+        self.config = config
+        try:
+            import onnxruntime
+        except ImportError as error:
+            path, mend = folder / GRAPH, "install it with: pip install onnxruntime"
+            raise ArtifactError(f"{path} needs ONNX Runtime, which cannot be imported ({error}); {mend}") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # one thread per story
+        # They keep memory for each length of input that comes by, and are no faster.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        try:
+            self.session: InferenceSession = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no narrower class in common
+            trouble = f"cannot be opened by ONNX Runtime ({str(error).splitlines()[0]})"
+            raise ArtifactError(export_again(folder, trouble)) from error
+
+    def new_cache(self, length: int) -> np.ndarray:
+        """Room for the keys and values of `length` symbols: (2 L, 1, H, length, D) of float32."""
+        config = self.config
+        shape = (2 * config.layers * config.loops, 1, config.heads, length, config.head_width)
+        return np.zeros(shape, np.float32)
+
+    def bind(self, ids: np.ndarray, place: Place, cache: np.ndarray, logits: np.ndarray) -> IOBinding:
+        """The graph reading and writing these arrays where they are; the caller keeps them alive."""
+        binding = self.session.io_binding()
+        inputs = {"ids": ids, "last": place.last, "total": place.total}
+        outputs = {"logits": logits}
+        for slot, array in enumerate(cache):
+            name = f"{('key', 'value')[slot % 2]}_{slot // 2}"
+            inputs[f"past_{name}"] = outputs[f"present_{name}"] = array
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
+
+    def read(self, ids: list[int], place: Place, cache: np.ndarray) -> np.ndarray:
+        """The logits (T, V) after each of the ids, which are the newest in the cache."""
+        logits = np.empty((1, len(ids), self.config.vocab_size), np.float32)
+        inputs = np.array([ids], np.int64)
+        self.session.run_with_iobinding(self.bind(inputs, place, cache, logits))
+        return logits[0]
+
+
+class Place:
+    """Where the newest symbol stands, in arrays that a graph reads in place."""
+
+    def __init__(self, total: int = 0) -> None:
+        self.last, self.total = np.zeros(1, np.int32), np.zeros((), np.int32)
+        self.move(total)
+
+    def move(self, total: int) -> None:
+        """To the end of `total` symbols."""
+        self.last[0], self.total[()] = total - 1, total
+
+
+class OnnxDecoder(CachingDecoder):
+    """A `Decoder` over the model.onnx of an artifact's folder, or over its open graph; it never imports torch.
+
+    A symbol is read in buffers that are bound once: nothing is allocated and no cache is copied for it. Raises
+    ArtifactError if the folder has no sound model.onnx.
+    """
+
+    def __init__(self, source: str | Path | OnnxGraph) -> None:
+        self._graph = graph = source if isinstance(source, OnnxGraph) else open_graph(Path(source))
+        super().__init__(graph.config.context)
+        self._cache, self._place = graph.new_cache(self.context), Place()
+        self._id = np.zeros((1, 1), np.int64)
+        self._logits = np.zeros((1, 1, graph.config.vocab_size), np.float32)
+        self._step = graph.bind(self._id, self._place, self._cache, self._logits)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        ids = checked(ids)
+        if len(ids) > self.context:
+            raise ValueError(f"{len(ids)} symbols exceed the context ({self.context})")
+        return self._graph.read(ids, Place(len(ids)), self._graph.new_cache(len(ids)))
+
+    def _append(self, ids: list[int]) -> np.ndarray:
+        self._place.move(len(self._ids) + len(ids))
+        if len(ids) > 1:
+            return self._graph.read(ids, self._place, self._cache)[-1].copy()
+        self._id[0, 0] = ids[0]
+        self._graph.session.run_with_iobinding(self._step)
+        return self._logits[0, 0].copy()
+
+
+def open_graph(folder: Path) -> OnnxGraph:
+    """The graph of an artifact. Raises ArtifactError if it has none that is sound."""
+    artifact = read(folder)
+    if artifact.graph is None:
+        raise ArtifactError(artifact.graph_trouble or export_again(folder, "is missing"))
+    return OnnxGraph(artifact.graph, artifact.config, folder)

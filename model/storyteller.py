@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from model.artifacts import Artifact, ArtifactError, read
-from model.decoder import Decoder, TorchDecoder
+from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import Sampling, pick, probabilities
 from model.vocab import Vocab
 
@@ -36,13 +38,21 @@ class Scored(NamedTuple):
 
 
 class Storyteller:
-    """An artifact that can be asked; `name` is that of its folder."""
+    """An artifact that can be asked; `name` is that of its folder.
+
+    `warning` is None, or why PyTorch tells its stories although it has a model.onnx; that is logged once as well.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
         self.name = artifact.folder.resolve().name
-        self._weights = artifact.weights
+        self.weights, self.hashes = artifact.weights, artifact.hashes
+        self._onnx, self._opening = artifact.graph, threading.Lock()
+        self._graph: OnnxGraph | None = None
+        self.warning: str | None = None
+        if artifact.graph_trouble:
+            self._warn(artifact.graph_trouble)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -51,13 +61,29 @@ class Storyteller:
 
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
             network = self.config.build()
-        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self._weights.items()}
+        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.weights.items()}
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
     def decoder(self) -> Decoder:
-        """A new decoder; each story needs its own."""
-        return TorchDecoder(self.network)
+        """A new decoder; each story needs its own. It runs model.onnx where that can be had, else the network."""
+        graph = self._open_graph()
+        return TorchDecoder(self.network) if graph is None else OnnxDecoder(graph)
+
+    def _open_graph(self) -> OnnxGraph | None:
+        """The graph that all decoders share, opened on first use."""
+        with self._opening:
+            if self._onnx is not None:
+                data, self._onnx = self._onnx, None  # what is open needs its bytes no more
+                try:
+                    self._graph = OnnxGraph(data, self.config, self.folder)
+                except ArtifactError as error:
+                    self._warn(str(error))
+            return self._graph
+
+    def _warn(self, trouble: str) -> None:
+        self.warning = f"{trouble}; until then PyTorch tells its stories, more slowly"
+        logging.getLogger(__name__).warning(self.warning)
 
     def prepare(self, prompt: str) -> Prompt:
         """The prompt as the model will read it, and what of it is lost."""

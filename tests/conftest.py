@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,7 @@ from model import artifacts
 from model.config import ModelConfig
 from model.storyteller import Storyteller
 from model.vocab import Vocab
+from train import export_onnx
 
 # The same examples on every run, however slow the machine.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
@@ -57,6 +59,25 @@ def tiny_classic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts") / "tiny-classic"
     artifacts.save(folder, **parts(CLASSIC))
     return folder
+
+
+def exported(source: Path, folder: Path) -> Path:
+    """A copy of an artifact in `folder` with a model.onnx of 32 bits."""
+    shutil.copytree(source, folder)
+    export_onnx.write(model.load(folder), bits=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny_artifact with a model.onnx of 32 bits."""
+    return exported(tiny_artifact, tmp_path_factory.mktemp("onnx") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_classic_onnx(tiny_classic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny_classic with a model.onnx of 32 bits."""
+    return exported(tiny_classic, tmp_path_factory.mktemp("onnx") / "tiny-classic")
 
 
 @pytest.fixture(scope="session", params=["tiny_artifact", "tiny_classic"])

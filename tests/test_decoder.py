@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.decoder import TorchDecoder, remembered
+import model
+from model.decoder import OnnxDecoder, TorchDecoder, remembered
 from model.storyteller import Storyteller
 
 CONTEXT = 32
 CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module", params=["tiny_artifact", "tiny_classic", "tiny_onnx", "tiny_classic_onnx"])
+def storyteller(request: pytest.FixtureRequest) -> Storyteller:
+    """Each architecture, told by each decoder."""
+    found = model.load(request.getfixturevalue(request.param))
+    assert type(found.decoder()) is (OnnxDecoder if request.param.endswith("onnx") else TorchDecoder)
+    return found
 
 
 def some_ids(storyteller: Storyteller, n: int, seed: int = 0) -> list[int]:
@@ -92,7 +101,8 @@ def test_stories_do_not_touch_each_other(storyteller: Storyteller) -> None:
     one.feed(ids[:10])
     other.feed(some_ids(storyteller, 25, seed=1))
     one.logits(some_ids(storyteller, 30, seed=2))
-    one.attention(ids, 0, 0)
+    if isinstance(one, TorchDecoder):
+        one.attention(ids, 0, 0)
     logits = one.feed(ids[10:])
     np.testing.assert_allclose(logits, expected, **CLOSE)
     logits[:] = 0  # the array is the caller's
@@ -113,12 +123,21 @@ def test_attention_looks_back_only(storyteller: Storyteller) -> None:
 
 
 def test_refuses_what_it_cannot_read(storyteller: Storyteller) -> None:
-    decoder = TorchDecoder(storyteller.network)
-    depth = storyteller.config.layers * storyteller.config.loops
+    decoder = storyteller.decoder()
     for call, message in (
         (lambda: decoder.feed([]), "a decoder reads at least one symbol; a story opens with Vocab.start"),
         (lambda: decoder.logits([]), "a decoder reads at least one symbol; a story opens with Vocab.start"),
         (lambda: decoder.logits([1] * 33), "33 symbols exceed the context (32)"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_attention_refuses_layers_and_heads_that_are_not_there(storyteller: Storyteller) -> None:
+    decoder = TorchDecoder(storyteller.network)
+    depth = storyteller.config.layers * storyteller.config.loops
+    for call, message in (
         (lambda: decoder.attention([1], depth, 0), f"layer ({depth}) must be from 0 to {depth - 1}"),
         (lambda: decoder.attention([1], 0, -1), "head (-1) must be from 0 to 1"),
     ):

@@ -1,0 +1,282 @@
+"""Writes model.onnx, the network as one graph for ONNX Runtime, after holding it against PyTorch.
+
+It is built node by node around GroupQueryAttention, which turns q and k by their positions and keeps the cache in one
+buffer, past and present. Weights of 8 bits stand in blocks with a scale each (MatMulNBits): its kernels do not saturate
+on processors without VNNI, those of DynamicQuantizeMatMul do.
+
+Shapes: B batch, T time, S all positions in the cache, C width, H heads, D head width, M hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from model.artifacts import ArtifactError, add_graph, graph_mark
+from model.config import ModelConfig
+from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
+from model.sampling import Sampling
+from model.storyteller import Storyteller, tell, windows
+
+OPSET = 21
+IR_VERSION = 10  # of that opset; onnx would write its newest, which older runtimes refuse
+MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+NORM_EPS = {"gpt": 1e-6, "classic": 1e-5}
+ROPE_THETA = 10_000.0
+BLOCK = 64  # weights that share a scale: 32 is slower, 128 no faster, and pads widths of 64
+# Up to here float32 weights stay in a core's own cache, and 8 bits were no faster in any run.
+FLOAT_BYTES = 2**20
+CHECKED_CHARACTERS = 200
+CHECKED_STORIES = 100
+TOLERANCE = 0.005  # how much more nats per character 8 bits may cost
+
+
+def write(
+    storyteller: Storyteller, *, bits: int | None = None, sequences: Sequence[Sequence[int]] | None = None
+) -> str:
+    """Puts model.onnx into the storyteller's folder; returns a line about it.
+
+    `bits` of the weights are 8 or 32; None takes 8 unless the network is so small that it gains nothing. 8 bits are
+    measured on `sequences` of held-out symbols, each with what opens it; on stories of the model's own without them.
+    Raises ArtifactError, and writes nothing, if the graph does not do what PyTorch does.
+    """
+    config, weights = storyteller.config, storyteller.weights
+    if bits is None:
+        bits = 32 if 4 * sum(array.size for array in weights.values()) <= FLOAT_BYTES else 8
+    mark = graph_mark(storyteller.hashes["model.safetensors"])
+    exact = build(config, weights, bits=32, mark=mark)
+    exact_decoder = OnnxDecoder(OnnxGraph(exact, config, storyteller.folder))
+    torch_decoder = TorchDecoder(storyteller.network)
+    _check_greedy(storyteller, torch_decoder, exact_decoder)
+    graph, found = exact, f"at 32 bits the same {CHECKED_CHARACTERS} characters as PyTorch"
+    if bits == 8:
+        graph = build(config, weights, bits=8, mark=mark)
+        sequences = sequences or _own_stories(storyteller, exact_decoder)
+        rounded_decoder = OnnxDecoder(OnnxGraph(graph, config, storyteller.folder))
+        before, after = (nats_per_character(decoder, sequences) for decoder in (torch_decoder, rounded_decoder))
+        cost = after / before - 1
+        if not cost <= TOLERANCE:
+            raise ArtifactError(
+                f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}), "
+                f"of {TOLERANCE:.1%} allowed; export it with --bits 32"
+            )
+        found += f", {cost:+.2%} nats per character on {len(sequences)} stories"
+    add_graph(storyteller.folder, graph)
+    return f"{storyteller.folder}/model.onnx: {bits} bits, {len(graph):,} bytes, {found}"
+
+
+def nats_per_character(decoder: Decoder, sequences: Sequence[Sequence[int]]) -> float:
+    """The figure of train.evaluate, through a decoder."""
+    nats, symbols = 0.0, 0
+    for ids in sequences:
+        for start, stop, first in windows(len(ids) - 1, decoder.context):
+            logits = decoder.logits(ids[start:stop])[first - start :].astype(np.float64)  # (T, V)
+            logits -= logits.max(axis=-1, keepdims=True)
+            chosen = logits[np.arange(len(logits)), ids[first + 1 : stop + 1]]
+            nats += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
+            symbols += stop - first
+    return nats / symbols
+
+
+def _check_greedy(storyteller: Storyteller, one: Decoder, other: Decoder) -> None:
+    sampling = Sampling(length=CHECKED_CHARACTERS, temperature=0, stop_at_end=False)
+    expected, story = ("".join(tell(decoder, storyteller.vocab, "", sampling)) for decoder in (one, other))
+    if story != expected:
+        at = next(i for i, (a, b) in enumerate(zip(story, expected, strict=True)) if a != b)
+        raise ArtifactError(f"{storyteller.folder}: the graph parts from PyTorch after {at} greedy characters")
+
+
+def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[int]]:
+    """Ten stories as the model tells them, with what opens them."""
+    stories = []
+    for seed in range(10):
+        decoder.reset()
+        story = "".join(tell(decoder, storyteller.vocab, "", Sampling(length=1000, temperature=1, seed=seed)))
+        stories.append([storyteller.vocab.start, *storyteller.vocab.encode(story or " ")])
+    return stories
+
+
+def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int, mark: str = "") -> bytes:
+    """The graph that `OnnxGraph` opens, with weights of 8 or 32 bits; `mark` becomes its doc_string."""
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    graph = (ClassicGraph if config.architecture == "classic" else GptGraph)(config, weights, bits)
+    graph.logits()
+    inputs = [("ids", TensorProto.INT64, ["B", "T"]), ("last", TensorProto.INT32, ["B"])]
+    inputs += [("total", TensorProto.INT32, [])]
+    outputs = [("logits", TensorProto.FLOAT, ["B", "T", config.vocab_size])]
+    for layer in range(config.layers * config.loops):
+        for kind in ("key", "value"):
+            shape = ["B", config.heads, "context", config.head_width]
+            inputs.append((f"past_{kind}_{layer}", TensorProto.FLOAT, shape))
+            outputs.append((f"present_{kind}_{layer}", TensorProto.FLOAT, shape))
+    ends = [[helper.make_tensor_value_info(*each) for each in side] for side in (inputs, outputs)]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "storyteller", *ends, list(graph.constants.values())),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+        ir_version=IR_VERSION,
+        doc_string=mark,
+    )
+    return model.SerializeToString()
+
+
+class GraphBuilder:
+    """Nodes and constants of a graph that grows; what its methods take and return are names of tensors."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], bits: int) -> None:
+        self.config, self.weights, self.bits = config, weights, bits
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """One of that name is stored once, however often it is asked for, as by blocks that are applied again."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def weight(self, name: str) -> str:
+        return self.constant(name, self.weights[name])
+
+    def node(self, operator: str, *inputs: str, to: str | None = None, domain: str = "", **attributes: object) -> str:
+        """A node with one output.
+
+        SimplifiedLayerNormalization, too, is ONNX Runtime's own, though it stands in ONNX's domain: onnx.checker does
+        not know it.
+        """
+        return self.nodes_out(operator, inputs, [to or self.fresh()], domain, **attributes)[0]
+
+    def nodes_out(
+        self, operator: str, inputs: Sequence[str], outputs: list[str], domain: str = "", **attributes: object
+    ) -> list[str]:
+        self.nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes))
+        return outputs
+
+    def fresh(self) -> str:
+        """A name that no tensor has."""
+        return f"x{len(self.nodes)}"
+
+    def linear(
+        self, x: str, name: str, rows: slice | None = None, bias: str | None = None, to: str | None = None
+    ) -> str:
+        """x (B, T, K) times the transpose of a weight (N, K), or of some of its rows, plus a bias (N,)."""
+        w = self.weights[name] if rows is None else self.weights[name][rows]
+        if rows is not None:
+            name += f".{rows.start}"
+        N, K = w.shape
+        if self.bits == 8:
+            levels, scales = quantise(w)
+            inputs = [x, self.constant(f"{name}.levels", levels), self.constant(f"{name}.scales", scales)]
+            inputs += ["", "", self.weight(bias)] if bias else []
+            # Level 4: activations of 8 bits as well; the others unpack all weights for each character.
+            blocks = dict(K=K, N=N, bits=8, block_size=BLOCK, accuracy_level=4)
+            return self.node("MatMulNBits", *inputs, to=to, domain=MICROSOFT, **blocks)
+        if bias is None:
+            return self.node("MatMul", x, self.constant(f"{name}.T", w.T), to=to)
+        product = self.node("MatMul", x, self.constant(f"{name}.T", w.T))
+        return self.node("Add", product, self.weight(bias), to=to)
+
+    def attend(self, qkv: Sequence[str], layer: int, **attributes: object) -> str:
+        """Causal attention over the cache of that layer, which it writes: (B, T, C)."""
+        H = self.config.heads
+        past, present = ([f"{when}_{kind}_{layer}" for kind in ("key", "value")] for when in ("past", "present"))
+        rotary = [self.constant(*table) for table in self.rotary().items()] if attributes.get("do_rotary") else []
+        inputs = [*qkv, *past, "last", "total", *rotary]
+        heads = dict(num_heads=H, kv_num_heads=H)
+        return self.nodes_out(
+            "GroupQueryAttention", inputs, [self.fresh(), *present], MICROSOFT, **heads, **attributes
+        )[0]
+
+    def rotary(self) -> dict[str, np.ndarray]:
+        """Cosine and sine of each position's angles, (context, D / 2) each."""
+        config = self.config
+        pairs = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
+        frequencies = np.float32(ROPE_THETA) ** -pairs
+        angles = np.outer(np.arange(config.context, dtype=np.float32), frequencies)
+        return {"cos": np.cos(angles), "sin": np.sin(angles)}
+
+    def residual(self, x: str, change: str | None, name: str, bias: str | None = None) -> tuple[str, str]:
+        """x plus change plus bias: normalised by the norm of that name, and as it is; without a change x itself."""
+        simple, classic = ("Simplified", False) if self.config.architecture == "gpt" else ("", True)
+        gains = [self.weight(f"{name}.weight")] + ([self.weight(f"{name}.bias")] if classic else [])
+        epsilon = NORM_EPS[self.config.architecture]
+        if change is None:
+            return self.node(f"{simple}LayerNormalization", x, *gains, epsilon=epsilon, axis=-1), x
+        inputs = [x, change, *gains, *([self.weight(bias)] if bias else [])]
+        outputs = [self.fresh(), "", "", f"{self.fresh()}.sum"]
+        found = self.nodes_out(f"Skip{simple}LayerNormalization", inputs, outputs, MICROSOFT, epsilon=epsilon)
+        return found[0], found[3]
+
+
+class GptGraph(GraphBuilder):
+    def logits(self) -> None:
+        x, change = self.node("Gather", self.weight("embedding.weight"), "ids"), None
+        # What brings the heads, normalised one by one, back together: (B, T, all).
+        shape = self.node("Concat", self.node("Shape", "ids"), self.constant("all", np.array([-1])), axis=0)
+        for layer in range(self.config.layers * self.config.loops):
+            block = f"blocks.{layer % self.config.layers}"
+            y, x = self.residual(x, change, f"{block}.attention_norm")
+            change = self.attention(y, f"{block}.attention", layer, shape)
+            y, x = self.residual(x, change, f"{block}.mlp_norm")
+            change = self.mlp(y, f"{block}.mlp")
+        y, _ = self.residual(x, change, "norm")
+        self.linear(y, "embedding.weight", to="logits")
+
+    def attention(self, y: str, name: str, layer: int, shape: str) -> str:
+        C, H, D = self.config.width, self.config.heads, self.config.head_width
+        qkv = self.linear(y, f"{name}.qkv.weight")  # (B, T, 3 C)
+        parts = [self.fresh(), f"{self.fresh()}.v"]
+        qk, v = self.nodes_out("Split", [qkv, self.constant("qk_v", np.array([2 * C, C]))], parts, axis=-1)
+        # One norm for the heads of q and k: each has its row of gains.
+        gains = [self.weights[f"{name}.{kind}_norm.weight"] for kind in "qk"]
+        gains = self.constant(f"{name}.gains", np.repeat(gains, H, axis=0)[None])  # (1, 2 H, D)
+        heads = self.node("Reshape", qk, self.constant("heads", np.array([-1, 2 * H, D])))  # (B T, 2 H, D)
+        heads = self.node("SimplifiedLayerNormalization", heads, gains, epsilon=NORM_EPS["gpt"], axis=2)
+        packed = self.node("Concat", self.node("Reshape", heads, shape), v, axis=-1)
+        return self.linear(self.attend([packed, "", ""], layer, do_rotary=1), f"{name}.out.weight")
+
+    def mlp(self, y: str, name: str) -> str:
+        M = self.config.hidden_width
+        gate, up = (self.linear(y, f"{name}.gate_up.weight", slice(a, a + M)) for a in (0, M))
+        gate = self.node("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)  # x sigmoid(x)
+        return self.linear(self.node("Mul", gate, up), f"{name}.down.weight")
+
+
+class ClassicGraph(GraphBuilder):
+    def logits(self) -> None:
+        x = self.node("Gather", self.weight("embedding.weight"), "ids")
+        x = self.node("Add", x, self.node("Gather", self.weight("positions.weight"), self.positions()))
+        change = bias = None
+        for layer in range(self.config.layers):
+            block = f"blocks.{layer}"
+            y, x = self.residual(x, change, f"{block}.attention_norm", bias)
+            packed = self.linear(y, f"{block}.attention.qkv.weight")
+            y = self.attend([packed, "", ""], layer, scale=self.config.width**-0.5)
+            change, bias = self.linear(y, f"{block}.attention.out.weight"), f"{block}.attention.out.bias"
+            y, x = self.residual(x, change, f"{block}.mlp_norm", bias)
+            y = self.node("Relu", self.linear(y, f"{block}.mlp.up.weight", bias=f"{block}.mlp.up.bias"))
+            change, bias = self.linear(y, f"{block}.mlp.down.weight"), f"{block}.mlp.down.bias"
+        y, _ = self.residual(x, change, "norm", bias)
+        self.linear(y, "head.weight", bias="head.bias", to="logits")
+
+    def positions(self) -> str:
+        """That of each symbol, (B, T): the newest stands at `last`."""
+        one = self.constant("one", np.array(1))
+        length = self.node("Squeeze", self.node("Shape", "ids", start=1, end=2))
+        back = self.node("Range", self.node("Sub", one, length), one, one)  # 1 - T to 0
+        [last] = self.nodes_out("Cast", ["last"], [self.fresh()], to=TensorProto.INT64)
+        last = self.node("Unsqueeze", last, self.constant("axis", np.array([1])))
+        return self.node("Add", last, back)
+
+
+def quantise(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A weight (N, K) as uint8 around 128 (N, blocks, BLOCK), zeros behind the last column, and scales (N, blocks)."""
+    N, K = w.shape
+    blocks = -(-K // BLOCK)
+    padded = np.zeros((N, blocks * BLOCK), np.float32)
+    padded[:, :K] = w
+    padded = padded.reshape(N, blocks, BLOCK)
+    scales = np.abs(padded).max(axis=-1) / 127
+    scales[scales == 0] = 1
+    return (np.rint(padded / scales[..., None]) + 128).astype(np.uint8), scales
