@@ -16,7 +16,8 @@ from train.corpus import CorpusError, read_stories
 from train.evaluate import sequence
 
 FORMATS = ("onnx", "transformers", "gguf")  # the writer of each is train/export_<format>.py
-HELD_OUT = 100  # stories that 8-bit weights are measured on
+HELD_OUT = 100  # stories that 8-bit weights are measured on, and how much is read of what is no story but a whole text
+HELD_OUT_SYMBOLS = 20_000
 
 
 class ExportError(ValueError):
@@ -39,7 +40,8 @@ def export(storyteller: Storyteller, to: str, out: Path) -> None:
 
 def export_onnx(folder: Path, sequences: Sequence[Sequence[int]] | None = None, bits: int | None = None) -> str:
     """Puts model.onnx into an artifact, measured on those sequences of symbols; a line about it."""
-    return writer("onnx").write(load(folder), bits=bits, sequences=sequences and sequences[:HELD_OUT])
+    measured = [ids[:HELD_OUT_SYMBOLS] for ids in (sequences or ())[:HELD_OUT]]
+    return writer("onnx").write(load(folder), bits=bits, sequences=measured)
 
 
 def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="what transformers or gguf writes")
     parser.add_argument("--data", type=Path, metavar="FILE", help="onnx: stories to measure 8 bits on (its own)")
     parser.add_argument("--bits", type=int, choices=(8, 32), help="onnx: of the weights (default: whichever is faster)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # OUT comes after the flags
     if (args.out is None) != (args.to == "onnx"):
         parser.error(f"--to {args.to} takes {'no OUT: it writes into the artifact' if args.out else 'an OUT'}")
     if args.to != "onnx" and (args.data or args.bits):

@@ -30,13 +30,10 @@ BLOCK = 64  # weights that share a scale: 32 is slower, 128 no faster, and pads 
 # Up to here float32 weights stay in a core's own cache, and 8 bits were no faster in any run.
 FLOAT_BYTES = 2**20
 CHECKED_CHARACTERS = 200
-CHECKED_STORIES = 100
 TOLERANCE = 0.005  # how much more nats per character 8 bits may cost
 
 
-def write(
-    storyteller: Storyteller, *, bits: int | None = None, sequences: Sequence[Sequence[int]] | None = None
-) -> str:
+def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Sequence[Sequence[int]] = ()) -> str:
     """Puts model.onnx into the storyteller's folder; returns a line about it.
 
     `bits` of the weights are 8 or 32; None takes 8 unless the network is so small that it gains nothing. 8 bits are

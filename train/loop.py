@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from model import artifacts
 from model.vocab import Vocab
-from train import checkpoint, corpus, report
+from train import checkpoint, corpus, export, report
 from train.batches import Batches
 from train.evaluate import evaluation, score, sequence
 from train.interrupts import Interrupted, stop_signals
@@ -301,6 +301,7 @@ class Run:
             f"{out}: {figures['nats_per_character']:.4f} nats per character on {figures['stories']} stories "
             f"of {figures['data']}, {metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
         )
+        print(export.after_training(out, sequences), file=sys.stderr)
 
 
 def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:

@@ -1,0 +1,328 @@
+"""model.onnx: written after a check, told as PyTorch tells it, given up or refused when it is not what it should be."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSIC, GPT, parts, random_weights
+from stories import write_stories
+
+import model
+from model import artifacts
+from model.artifacts import ArtifactError
+from model.config import ModelConfig
+from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
+from model.sampling import Sampling
+from model.storyteller import tell
+from train import export, export_onnx
+
+ROOT = Path(__file__).parent.parent
+ENDLESS = {"stop_at_end": False}
+TOLD_BY_TORCH = "; until then PyTorch tells its stories, more slowly"
+
+
+@pytest.fixture
+def folder(tiny_onnx: Path, tmp_path: Path) -> Path:
+    """A copy of an artifact with a graph, to be spoilt."""
+    return shutil.copytree(tiny_onnx, tmp_path / "tiny")
+
+
+def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Weights of the size that training begins with: norms of 1, so that rounding does not grow from block to block."""
+    return {
+        name: np.ones_like(array) if "norm.weight" in name else array / 4
+        for name, array in random_weights(config).items()
+    }
+
+
+def story(decoder: model.Decoder, vocab: model.Vocab, prompt: str, sampling: Sampling) -> str:
+    return "".join(tell(decoder, vocab, prompt, sampling))
+
+
+@pytest.mark.parametrize("name", ["tiny_onnx", "tiny_classic_onnx"])
+@pytest.mark.parametrize("sampling", [Sampling(length=200, temperature=0, **ENDLESS), Sampling(seed=7, **ENDLESS)])
+def test_both_decoders_tell_the_same_story(name: str, sampling: Sampling, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(name)
+    storyteller = model.load(folder)
+    for prompt in ("", "Once upon a time", "long " * 20):
+        told = story(OnnxDecoder(folder), storyteller.vocab, prompt, sampling)
+        assert told == story(TorchDecoder(storyteller.network), storyteller.vocab, prompt, sampling)
+        assert told == "".join(storyteller.tell(prompt, sampling))
+
+
+SHAPES = [
+    GPT,
+    CLASSIC,
+    ModelConfig(context=48, layers=1, heads=4, width=64, hidden=96),  # a context that is no power of two
+    ModelConfig(context=16, layers=2, heads=1, width=96),  # one head, a width that is no multiple of the block
+    ModelConfig(architecture="classic", vocab_size=5, context=8, layers=1, heads=4, width=32),
+]
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=range(len(SHAPES)))
+@pytest.mark.parametrize("bits", [32, 8])
+def test_graphs_of_every_shape_compute_what_the_network_does(config: ModelConfig, bits: int, tmp_path: Path) -> None:
+    weights = calm_weights(config)
+    network = config.build()
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    decoder = OnnxDecoder(OnnxGraph(export_onnx.build(config, weights, bits=bits), config, tmp_path))
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, config.context).tolist()
+    expected = TorchDecoder(network).logits(ids)
+    close = {32: 1e-5, 8: 0.25}[bits] * expected.std()
+    np.testing.assert_allclose(decoder.logits(ids), expected, rtol=0, atol=close)
+    stepped = np.stack([decoder.feed([id]) for id in ids])
+    np.testing.assert_allclose(stepped, expected, rtol=0, atol=close)
+
+
+def test_blocks_that_are_applied_again_are_stored_once() -> None:
+    once = replace(GPT, loops=1)
+    sizes = [len(export_onnx.build(config, random_weights(config), bits=32)) for config in (once, GPT)]
+    weights = sum(array.nbytes for array in random_weights(GPT).values())
+    assert sizes[1] - sizes[0] < weights / 4
+
+
+def test_eight_bits_are_a_quarter_of_the_size() -> None:
+    config = ModelConfig(context=64, layers=2, heads=4, width=128)
+    sizes = {bits: len(export_onnx.build(config, random_weights(config), bits=bits)) for bits in (32, 8)}
+    assert sizes[8] < 0.32 * sizes[32]
+
+
+def test_quantised_weights_are_half_a_level_off_at_most() -> None:
+    w = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32)
+    w[3] = 0
+    levels, scales = export_onnx.quantise(w)
+    assert (levels.shape, levels.dtype, scales.shape) == ((5, 2, 64), np.uint8, (5, 2))
+    back = ((levels.astype(np.float32) - 128) * scales[..., None]).reshape(5, 128)
+    assert (np.abs(back[:, :100] - w) <= np.repeat(scales, 64, axis=1)[:, :100] / 2 + 1e-6).all()
+    assert (back[3] == 0).all() and (back[:, 100:] == 0).all()
+
+
+def test_all_decoders_of_a_storyteller_share_one_session(tiny_onnx: Path) -> None:
+    storyteller = model.load(tiny_onnx)
+    one, other = storyteller.decoder(), storyteller.decoder()
+    assert one._graph is other._graph
+    assert not np.shares_memory(one._cache, other._cache)
+
+
+def test_ten_thousand_characters_take_no_more_memory(tiny_onnx: Path) -> None:
+    code = f"""
+import resource, sys
+import model
+storyteller = model.load({str(tiny_onnx)!r})
+def grown(n, prompt):
+    list(storyteller.tell(prompt, model.Sampling(length=n, seed=1, stop_at_end=False)))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for length in range(40):
+    grown(100, "x" * length)
+before = grown(1000, "")
+print(grown(10_000, "") - before, "torch" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    kilobytes, imports_torch = run.stdout.split()
+    assert int(kilobytes) < 1000
+    assert imports_torch == "False"
+
+
+def test_the_page_runs_without_torch(tiny_onnx: Path, tiny_classic_onnx: Path, tmp_path: Path) -> None:
+    for folder in (tiny_onnx, tiny_classic_onnx):
+        shutil.copytree(folder, tmp_path / folder.name)
+    code = f"""
+import sys
+from pathlib import Path
+import app
+shelf = app.Shelf(Path({str(tmp_path)!r}))
+app.build(shelf)
+shelf.warm_up()
+for name in shelf.storytellers:
+    *_, (story, _) = shelf.tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
+    print(len(story))
+print("torch" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-1] == "False"
+    assert len(run.stdout.split()) == 3
+
+
+def test_no_graph_is_no_trouble(tiny_artifact: Path) -> None:
+    storyteller = model.load(tiny_artifact)
+    assert isinstance(storyteller.decoder(), TorchDecoder)
+    assert storyteller.warning is None
+    with pytest.raises(ArtifactError) as caught:
+        OnnxDecoder(tiny_artifact)
+    mend = f"write it with: python -m train.export {tiny_artifact} --to onnx"
+    assert str(caught.value) == f"{tiny_artifact / 'model.onnx'} is missing; {mend}"
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DIFFERS = "is not the file that config.json lists (its SHA-256 differs)"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "trouble"),
+    [
+        (Path.unlink, "is missing"),
+        (cut_short, DIFFERS),
+        (flip, DIFFERS),
+        (lambda path: path.write_bytes(b""), DIFFERS),
+        (lambda path: (path.unlink(), path.mkdir()), "is not a plain file"),
+    ],
+    ids=["missing", "short", "flipped", "empty", "folder"],
+)
+def test_without_a_sound_graph_torch_tells_and_one_line_says_why(
+    folder: Path, spoil, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = "".join(model.load(folder).tell("Once", Sampling(length=40, seed=1)))
+    spoil(folder / "model.onnx")
+    storyteller = model.load(folder)
+    for _ in range(2):
+        assert "".join(storyteller.tell("Once", Sampling(length=40, seed=1))) == expected
+    assert isinstance(storyteller.decoder(), TorchDecoder)
+    line = f"{folder / 'model.onnx'} {trouble}; write it with: python -m train.export {folder} --to onnx{TOLD_BY_TORCH}"
+    assert storyteller.warning == line
+    assert caplog.record_tuples == [("model.storyteller", logging.WARNING, line)]
+
+
+def test_a_listed_graph_that_cannot_be_opened_is_given_up(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    artifacts.add_graph(folder, b"\x08\x0a no graph")
+    storyteller = model.load(folder)
+    assert storyteller.warning is None
+    assert isinstance(storyteller.decoder(), TorchDecoder)
+    assert isinstance(storyteller.decoder(), TorchDecoder)
+    assert storyteller.warning.startswith(f"{folder / 'model.onnx'} cannot be opened by ONNX Runtime (")
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_graph_of_other_weights_is_refused(folder: Path, tmp_path: Path, listed: bool) -> None:
+    """It was copied there, or the weights were put beside it by hand."""
+    other = tmp_path / "other"
+    artifacts.save(other, **parts() | {"weights": random_weights(GPT, seed=1)})
+    if listed:
+        foreign, graph = other, (folder / "model.onnx").read_bytes()
+        with pytest.raises(ArtifactError) as caught:
+            artifacts.add_graph(other, graph)
+    else:
+        foreign = other
+        shutil.copy(folder / "model.onnx", other)
+        with pytest.raises(ArtifactError) as caught:
+            model.load(other)
+    trouble = "was made of other weights than model.safetensors holds"
+    mend = f"write it with: python -m train.export {foreign} --to onnx"
+    assert str(caught.value) == f"{foreign / 'model.onnx'} {trouble}; {mend}"
+
+
+def test_training_again_leaves_no_graph_of_the_old_weights(folder: Path) -> None:
+    artifacts.save(folder, **parts(steps=5))
+    assert not (folder / "model.onnx").exists()
+    assert model.load(folder).warning is None
+
+
+def test_without_onnxruntime_torch_tells(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    storyteller = model.load(tiny_onnx)
+    assert isinstance(storyteller.decoder(), TorchDecoder)
+    assert "needs ONNX Runtime, which cannot be imported" in storyteller.warning
+    assert "install it with: pip install onnxruntime" in storyteller.warning
+
+
+# The command.
+
+
+def run(*argv: object) -> int:
+    return export.main([str(each) for each in argv])
+
+
+@pytest.fixture
+def calm(tmp_path: Path) -> Path:
+    """The folder of a gpt that 8 bits hardly change."""
+    folder = tmp_path / "calm"
+    artifacts.save(folder, **parts() | {"weights": calm_weights(GPT)})
+    return folder
+
+
+def test_the_command_writes_lists_and_reports(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stories = write_stories(calm.parent / "held-out.txt", 12)
+    assert run(calm, "--to", "onnx", "--data", stories, "--bits", 8) == 0
+    size = (calm / "model.onnx").stat().st_size
+    out = capsys.readouterr().out
+    assert out.startswith(f"{calm}/model.onnx: 8 bits, {size:,} bytes, at 32 bits the same 200 characters as PyTorch, ")
+    assert out.endswith(" nats per character on 12 stories\n")
+    assert isinstance(model.load(calm).decoder(), OnnxDecoder)
+    assert run(calm, "--to", "onnx") == 0  # small enough for 32 bits
+    assert capsys.readouterr().out.startswith(f"{calm}/model.onnx: 32 bits, ")
+
+
+def test_eight_bits_are_measured_on_its_own_stories_without_others(
+    calm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(calm, "--to", "onnx", "--bits", 8) == 0
+    assert capsys.readouterr().out.endswith(" nats per character on 10 stories\n")
+
+
+def test_a_graph_that_costs_too_much_is_not_written(
+    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    assert run(calm, "--to", "onnx", "--bits", 8) == 2
+    assert capsys.readouterr().err.endswith("export it with --bits 32\n")
+    assert not (calm / "model.onnx").exists()
+
+
+def test_a_graph_that_tells_another_story_is_not_written(
+    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(export_onnx.NORM_EPS, "gpt", 1.0)
+    assert run(calm, "--to", "onnx") == 2
+    assert "the graph parts from PyTorch after" in capsys.readouterr().err
+    assert not (calm / "model.onnx").exists()
+
+
+def test_without_onnx_the_mend_is_named(
+    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "train.export_onnx")
+    monkeypatch.delattr(sys.modules["train"], "export_onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run(calm, "--to", "onnx") == 2
+    mend = "install it with: pip install -r requirements-dev.txt"
+    assert capsys.readouterr().err == f"error: --to onnx needs onnx, which is not installed; {mend}\n"
+    assert export.after_training(calm, []).startswith("no model.onnx yet: --to onnx needs onnx")
+
+
+def test_another_engine_plugs_in_as_a_module(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    plugin = types.SimpleNamespace(write=lambda storyteller, out: written.append((storyteller.name, out)))
+    monkeypatch.setitem(sys.modules, "train.export_gguf", plugin)
+    assert run(calm, "--to", "gguf", "out.gguf") == 0
+    assert written == [("calm", Path("out.gguf"))]
+
+
+def test_mistakes_are_one_line(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, message in (
+        ([calm, "--to", "onnx", "out"], "--to onnx takes no OUT: it writes into the artifact"),
+        ([calm, "--to", "gguf"], "--to gguf takes an OUT"),
+        ([calm, "--to", "gguf", "out", "--bits", "8"], "--data and --bits are for --to onnx"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*argv)
+        assert capsys.readouterr().err.endswith(f"error: {message}\n")
+    assert run(calm.parent / "none", "--to", "onnx") == 2
+    assert "is not a folder" in capsys.readouterr().err
