@@ -63,7 +63,8 @@ CSS = """
 .gradio-container { max-width: 70rem !important; margin: 0 auto; }
 #prompt textarea { font-size: 1.05rem; line-height: 1.5; min-height: 3.6rem; }
 #examples { gap: 0.5rem; }
-#examples button { flex: 0 1 auto; min-width: 0; border-radius: 999px; font-weight: 400; text-align: left; }
+#examples button { flex: 0 1 auto; min-width: 0; padding: 0.35rem 0.8rem; border-radius: 999px; }
+#examples button { font-weight: 400; text-align: left; }
 #story textarea { font: 1.15rem/1.65 Georgia, "Liberation Serif", serif; max-width: 65ch; padding: 0; }
 #about textarea { font-variant-numeric: tabular-nums; padding: 0; }
 #story textarea, #about textarea { background: none; border: none; opacity: 1; }
@@ -170,7 +171,7 @@ def build(shelf: Shelf) -> gr.Blocks:
 def _tell_page(shelf: Shelf) -> None:
     slider = partial(gr.Slider, buttons=[])
     best = next(iter(shelf.storytellers))
-    names = [(f"{name} ({it.metrics['parameters']:,} parameters)", name) for name, it in shelf.storytellers.items()]
+    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in shelf.storytellers.items()]
 
     gr.Markdown("# Storyteller\nA small language model, trained from scratch, one character at a time.")
     with gr.Row():
@@ -193,7 +194,7 @@ def _tell_page(shelf: Shelf) -> None:
             story = gr.Textbox(label="Story", lines=10, max_lines=24, interactive=False, elem_id="story")
             about = gr.Textbox(label="About this story", lines=1, max_lines=8, interactive=False, elem_id="about")
         with gr.Column(scale=2, min_width=260):
-            model = gr.Dropdown(names, value=best, label="Model")
+            model = gr.Dropdown(names, value=best, label="Model", info="best first, with its millions of parameters")
             length = slider(1, MAX_LENGTH, 600, step=1, label="Length, in characters")
             temperature = slider(0, 2, 0.8, step=0.05, label="Temperature", info="0 is cautious, 2 is wild")
             with gr.Accordion("More settings", open=False):
