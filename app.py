@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: on
 import gradio as gr
 
 from model import Sampling, Storyteller, find
+from model.sampling import shown
 
 MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
 MAX_PROMPT = 4_000  # characters of a prompt
@@ -277,7 +278,7 @@ def _sampling(length: int, temperature: float, top_k: int, top_p: float, min_p: 
     """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
     length = _whole(length)
     if type(length) is not int or not 1 <= length <= MAX_LENGTH:
-        raise _refusal(f"length ({length!r}) must be a whole number from 1 to {MAX_LENGTH:,}")
+        raise _refusal(f"length ({shown(length)}) must be a whole number from 1 to {MAX_LENGTH:,}")
     try:
         return Sampling(
             length=length,
@@ -297,8 +298,8 @@ def _whole(value: object) -> object:
 
 
 def _refusal(message: str) -> gr.Error:
-    """A line for the visitor alone: text, though Gradio would take HTML, not endless, and absent from the log."""
-    return gr.Error(html.escape(message[:300], quote=False), print_exception=False)
+    """A line for the visitor alone: text, though Gradio would take HTML, and absent from the log."""
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 def main(argv: list[str] | None = None) -> None:
