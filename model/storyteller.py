@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +42,7 @@ class Storyteller:
     def __init__(self, artifact: Artifact) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
-        self.name = artifact.folder.resolve().name
+        self.name = Path(os.path.abspath(artifact.folder)).name  # of a link, the name that was asked for
         self._weights = artifact.weights
 
     @cached_property
