@@ -16,6 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
 
 import gradio as gr
+from gradio.block_function import BlockFunction
 
 from model import Sampling, Storyteller, find
 from model.sampling import shown
@@ -155,9 +156,24 @@ class Shelf:
         return self.storytellers[name]
 
 
-def build(shelf: Shelf) -> gr.Blocks:
+class Page(gr.Blocks):
+    """Blocks whose functions get the values as they were sent.
+
+    Gradio's own checks, of components and of files among the values, answer `null` and log a traceback; those of
+    `Shelf` name the limit.
+    """
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *_: object) -> list:
+        if block_fn.fn is None:
+            raise _refusal(f"/{block_fn.api_name} is a step of the page in the browser; call /tell")
+        if len(inputs) != len(block_fn.inputs):
+            raise _refusal(f"/{block_fn.api_name} takes {len(block_fn.inputs)} values, not {len(inputs)}")
+        return inputs
+
+
+def build(shelf: Shelf) -> Page:
     """The page for what stands on the shelf; it is served by `launch()`."""
-    with gr.Blocks(title="Storyteller", analytics_enabled=False) as page:
+    with Page(title="Storyteller", analytics_enabled=False) as page:
         if shelf.storytellers:
             _tell_page(shelf)
         else:
@@ -204,11 +220,9 @@ def _tell_page(shelf: Shelf) -> None:
                 min_p = slider(0, 0.95, 0, step=0.05, label="Min-p", info="how likely next to the likeliest; 0 for all")
                 seed = gr.Number(-1, precision=0, label="Seed", info="the same seed tells the same story; -1 draws one")
 
-    # Values arrive as they were sent: Gradio's own checks answer `null` and log a traceback, ours name the limit.
     settings = [length, temperature, top_k, top_p, min_p, seed]
     telling = dict(
         outputs=[story, about],
-        preprocess=False,
         show_progress="minimal",
         show_progress_on=story,
         concurrency_limit=STORIES_AT_ONCE,
