@@ -16,8 +16,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
 
 import gradio as gr
+from gradio.block_function import BlockFunction
 
 from model import Sampling, Storyteller, find
+from model.sampling import shown
 
 MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
 MAX_PROMPT = 4_000  # characters of a prompt
@@ -63,7 +65,8 @@ CSS = """
 .gradio-container { max-width: 70rem !important; margin: 0 auto; }
 #prompt textarea { font-size: 1.05rem; line-height: 1.5; min-height: 3.6rem; }
 #examples { gap: 0.5rem; }
-#examples button { flex: 0 1 auto; min-width: 0; border-radius: 999px; font-weight: 400; text-align: left; }
+#examples button { flex: 0 1 auto; min-width: 0; padding: 0.35rem 0.8rem; border-radius: 999px; }
+#examples button { font-weight: 400; text-align: left; }
 #story textarea { font: 1.15rem/1.65 Georgia, "Liberation Serif", serif; max-width: 65ch; padding: 0; }
 #about textarea { font-variant-numeric: tabular-nums; padding: 0; }
 #story textarea, #about textarea { background: none; border: none; opacity: 1; }
@@ -153,9 +156,24 @@ class Shelf:
         return self.storytellers[name]
 
 
-def build(shelf: Shelf) -> gr.Blocks:
+class Page(gr.Blocks):
+    """Blocks whose functions get the values as they were sent.
+
+    Gradio's own checks, of components and of files among the values, answer `null` and log a traceback; those of
+    `Shelf` name the limit.
+    """
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *_: object) -> list:
+        if block_fn.fn is None:
+            raise _refusal(f"/{block_fn.api_name} is a step of the page in the browser; call /tell")
+        if len(inputs) != len(block_fn.inputs):
+            raise _refusal(f"/{block_fn.api_name} takes {len(block_fn.inputs)} values, not {len(inputs)}")
+        return inputs
+
+
+def build(shelf: Shelf) -> Page:
     """The page for what stands on the shelf; it is served by `launch()`."""
-    with gr.Blocks(title="Storyteller", analytics_enabled=False) as page:
+    with Page(title="Storyteller", analytics_enabled=False) as page:
         if shelf.storytellers:
             _tell_page(shelf)
         else:
@@ -170,7 +188,7 @@ def build(shelf: Shelf) -> gr.Blocks:
 def _tell_page(shelf: Shelf) -> None:
     slider = partial(gr.Slider, buttons=[])
     best = next(iter(shelf.storytellers))
-    names = [(f"{name} ({it.metrics['parameters']:,} parameters)", name) for name, it in shelf.storytellers.items()]
+    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in shelf.storytellers.items()]
 
     gr.Markdown("# Storyteller\nA small language model, trained from scratch, one character at a time.")
     with gr.Row():
@@ -193,7 +211,7 @@ def _tell_page(shelf: Shelf) -> None:
             story = gr.Textbox(label="Story", lines=10, max_lines=24, interactive=False, elem_id="story")
             about = gr.Textbox(label="About this story", lines=1, max_lines=8, interactive=False, elem_id="about")
         with gr.Column(scale=2, min_width=260):
-            model = gr.Dropdown(names, value=best, label="Model")
+            model = gr.Dropdown(names, value=best, label="Model", info="best first, with its millions of parameters")
             length = slider(1, MAX_LENGTH, 600, step=1, label="Length, in characters")
             temperature = slider(0, 2, 0.8, step=0.05, label="Temperature", info="0 is cautious, 2 is wild")
             with gr.Accordion("More settings", open=False):
@@ -202,11 +220,9 @@ def _tell_page(shelf: Shelf) -> None:
                 min_p = slider(0, 0.95, 0, step=0.05, label="Min-p", info="how likely next to the likeliest; 0 for all")
                 seed = gr.Number(-1, precision=0, label="Seed", info="the same seed tells the same story; -1 draws one")
 
-    # Values arrive as they were sent: Gradio's own checks answer `null` and log a traceback, ours name the limit.
     settings = [length, temperature, top_k, top_p, min_p, seed]
     telling = dict(
         outputs=[story, about],
-        preprocess=False,
         show_progress="minimal",
         show_progress_on=story,
         concurrency_limit=STORIES_AT_ONCE,
@@ -276,7 +292,7 @@ def _sampling(length: int, temperature: float, top_k: int, top_p: float, min_p: 
     """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
     length = _whole(length)
     if type(length) is not int or not 1 <= length <= MAX_LENGTH:
-        raise _refusal(f"length ({length!r}) must be a whole number from 1 to {MAX_LENGTH:,}")
+        raise _refusal(f"length ({shown(length)}) must be a whole number from 1 to {MAX_LENGTH:,}")
     try:
         return Sampling(
             length=length,
@@ -296,8 +312,8 @@ def _whole(value: object) -> object:
 
 
 def _refusal(message: str) -> gr.Error:
-    """A line for the visitor alone: text, though Gradio would take HTML, not endless, and absent from the log."""
-    return gr.Error(html.escape(message[:300], quote=False), print_exception=False)
+    """A line for the visitor alone: text, though Gradio would take HTML, and absent from the log."""
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from model.artifacts import ArtifactError
-from model.sampling import Sampling
-from model.storyteller import Storyteller, find, load
+FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
+
+try:  # the imports take long enough to be interrupted
+    from model.artifacts import ArtifactError
+    from model.sampling import Sampling
+    from model.storyteller import Storyteller, find, load
+except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
 
 ARTIFACTS = Path("artifacts")
-FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):

@@ -19,6 +19,7 @@ from safetensors.numpy import save as to_safetensors
 
 from model.atomic import replace_folder
 from model.config import ModelConfig
+from model.sampling import shown
 from model.vocab import Vocab
 
 FORMAT = 1
@@ -306,9 +307,9 @@ def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:
 
 
 def _from_json(path: Path, data: bytes) -> dict[str, Any]:
-    """The object in `data`. NaN and infinity, which JSON has not, are refused."""
+    """The object in `data`. Numbers that no float reaches are refused, as are NaN and infinity, which JSON has not."""
     try:
-        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"is no sound JSON ({error})") from error
     if not isinstance(value, dict):
@@ -319,8 +320,13 @@ def _from_json(path: Path, data: bytes) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{shown(text)} is no finite number")
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _broken(path: Path, trouble: str) -> ArtifactError:

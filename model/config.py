@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture ({self.architecture!r}) must be one of {', '.join(ARCHITECTURES)}")
+            close = get_close_matches(str(self.architecture), ARCHITECTURES, n=1)
+            mend = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"architecture ({self.architecture!r}) must be one of {', '.join(ARCHITECTURES)}{mend}")
         limits = {"vocab_size": 256, "context": 65536, "layers": 256, "heads": 256, "width": 16384, "loops": 64}
         for name, limit in limits.items():
             value = getattr(self, name)
@@ -50,6 +53,9 @@ class ModelConfig:
                 f"width / heads ({self.head_width}) must be a multiple of 16 for the exported graphs; "
                 f"with width {self.width} use another number of heads"
             )
+        for name, value in (("width", self.width), ("hidden", self.hidden_width)):
+            if self.architecture == "gpt" and value % 32:
+                raise ValueError(f"{name} ({value}) must be a multiple of 32 for the exported 8-bit weights")
         if self.architecture == "classic" and self.loops != 1:
             raise ValueError(f"loops ({self.loops}) must be 1 for the classic architecture")
 

@@ -43,11 +43,17 @@ class Sampling:
         }
         for name, (fits, limits) in checks.items():
             if not fits:
-                raise ValueError(f"{name} ({getattr(self, name)!r}) must be {limits}")
+                raise ValueError(f"{name} ({shown(getattr(self, name))}) must be {limits}")
 
     def seeded(self) -> "Sampling":
         """These settings with a seed: their own, or one drawn now, short enough to note down."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**32))
+
+
+def shown(value: object) -> str:
+    """The repr of a value for a line of error, which must not be as long as what anybody may send."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from functools import cached_property
@@ -46,7 +47,7 @@ class Storyteller:
     def __init__(self, artifact: Artifact) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
-        self.name = artifact.folder.resolve().name
+        self.name = Path(os.path.abspath(artifact.folder)).name  # of a link, the name that was asked for
         self.weights, self.hashes = artifact.weights, artifact.hashes
         self._onnx, self._opening = artifact.graph, threading.Lock()
         self._graph: OnnxGraph | None = None

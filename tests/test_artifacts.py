@@ -202,8 +202,10 @@ def test_another_vocabulary(folder: Path) -> None:
     [
         (b"{", "is no sound JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         (b"[1]", "holds no JSON object"),
-        (b'{"steps": NaN}', "is no sound JSON (NaN is no finite number)"),
-        (b'{"steps": 1e999}', "is no sound JSON (1e999 is no finite number)"),
+        (b'{"steps": NaN}', "is no sound JSON ('NaN' is no finite number)"),
+        (b'{"steps": 1e999}', "is no sound JSON ('1e999' is no finite number)"),
+        (b'{"nats_per_character": 1%s}' % (b"0" * 400), f"is no sound JSON ('1{'0' * 35}... is no finite number)"),
+        (b'{"steps": 1%s}' % (b"0" * 5000), f"is no sound JSON ('1{'0' * 35}... is no finite number)"),
         (b"\xff\xfe\xfa", "is no sound JSON ("),
         (b"[" * 100_000, "is no sound JSON ("),
     ],

@@ -46,7 +46,7 @@ def start(home: Path, *arguments: str, **options) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "model", *arguments],
         cwd=home,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{home}", "PYTHONUTF8": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **options,
@@ -154,3 +154,11 @@ def test_an_interrupt_ends_it_cleanly(home: Path) -> None:
     _, notes = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"Traceback" not in notes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_an_interrupt_of_its_imports_ends_it_cleanly(tmp_path: Path) -> None:
+    (tmp_path / "safetensors.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    process = start(tmp_path, "Once")
+    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.returncode == 130

@@ -140,16 +140,19 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
     stories = [f"Story {i}: “it”\n\nends." for i in range(45)]
     write("a.txt", *stories)
     lines = [json.dumps({"id": 1, "text": story}) for story in stories]
-    Path("a.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    Path("a.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")  # as some editors of Windows save
     pq.write_table(pa.table({"text": [None, *stories, ""], "n": range(47)}), "a.parquet")
+    pq.write_table(pa.table({"text": pa.array(stories).dictionary_encode()}), "b.parquet")
     Path("folder/deep").mkdir(parents=True)
     write("folder/1.txt", *stories[:20])
     Path("folder/2.txt").write_text(stories[20], encoding="utf-8")
     Path("folder/deep/3.jsonl").write_text("\n".join(lines[21:]), encoding="utf-8")
-    Path("folder/ignored.csv").write_bytes(b"\xff")
+    for ignored in ("ignored.csv", ".2.txt", ".git/2.txt"):
+        Path("folder", ignored).parent.mkdir(exist_ok=True)
+        Path("folder", ignored).write_bytes(b"\xff")
     expected = prepare("a.txt")
     assert text(expected, "train").startswith('|Story 0: "it"\nends.|')
-    for data in ("a.jsonl", "a.parquet", "folder"):
+    for data in ("a.jsonl", "a.parquet", "b.parquet", "folder"):
         made = prepare(data)
         assert made.name == data.split(".")[0]
         assert np.array_equal(made.train, expected.train)
@@ -165,6 +168,16 @@ def test_no_chunk_size_changes_a_stream(here: Path, monkeypatch: pytest.MonkeyPa
     assert text(prepare("a.txt"), "train") == '|One e.|"Two" lines\nof it|Three|'
     made = prepare("play.txt")
     assert text(made, "train")[1:-1] + text(made, "valid")[1:-1] == 'To be,\n"or" not\n\n to  be e.'
+
+
+@pytest.mark.parametrize("size", [1, 14, 64, 4096])
+def test_an_end_mark_ends_a_line(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("train.stories._CHUNK", size)
+    typed = f"He typed {END} on the keyboard."
+    Path("a.txt").write_bytes(f"One.\r\n{END}\r\n{typed}\n{END} \nThree.{END}\nFour.\n{END}".encode())
+    assert list(read_stories("a.txt")) == ["One.", typed, "Three.", "Four."]
+    Path("b.txt").write_text(f"{typed}\nThe end.", encoding="utf-8")
+    assert prepare("b.txt").report["cleaning"] == "verbatim"  # a single text
 
 
 def test_the_cache_is_reused_until_something_changes(here: Path) -> None:
@@ -248,6 +261,7 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
         ("other.jsonl", '{"text": "a"}\n{"story": "b"}\n'),
         ("number.jsonl", '{"text": 1}\n'),
         ("list.jsonl", "[]\n"),
+        ("deep.jsonl", "[" * 100_000),
         ("fake.parquet", "text"),
     ]:
         Path(name).write_text(content, encoding="utf-8")
@@ -257,6 +271,8 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     for data, message in {
         "nothing.txt": "no corpus is named nothing.txt, and no file or folder is there: "
         f"give {names}, or the path of a {suffixes} file or a folder of them",
+        "shakespear": "no corpus is named shakespear, and no file or folder is there: "
+        f"give {names}, or the path of a {suffixes} file or a folder of them; did you mean shakespeare?",
         "data.csv": f"data.csv must end in {suffixes}",
         "empty": f"empty holds no {suffixes} file",
         "empty.txt": "empty.txt holds no text",
@@ -271,6 +287,7 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     }.items():
         assert refused(data) == message
     assert refused("fake.parquet").startswith("fake.parquet cannot be read as parquet: ")
+    assert refused("deep.jsonl").startswith("deep.jsonl, line 1 is not JSON: maximum recursion depth exceeded")
     for settings, message in [
         ({"valid": "empty.txt"}, "empty.txt holds no text"),
         ({"valid": "gone.txt"}, "gone.txt is no file or folder"),
@@ -289,9 +306,15 @@ def test_parquet_needs_a_text_column_and_pyarrow(here: Path, monkeypatch: pytest
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"story": ["a"]}), "a.parquet")
-    assert refused("a.parquet") == "a.parquet must have a column `text` of strings; its columns: ['story']"
+    assert refused("a.parquet") == "a.parquet must have a column `text` of strings; its columns: story (string)"
     pq.write_table(pa.table({"text": [1, 2]}), "b.parquet")
-    assert refused("b.parquet") == "b.parquet must have a column `text` of strings; its columns: ['text']"
+    assert refused("b.parquet") == "b.parquet must have a column `text` of strings; its columns: text (int64)"
+    pq.write_table(pa.table({"text": ["a" * 1000]}), "c.parquet", compression="none", use_dictionary=False)
+    raw = Path("c.parquet").read_bytes()
+    Path("c.parquet").write_bytes(raw[:4] + b"\xff" * 20 + raw[24:])  # the head of its page
+    message = refused("c.parquet")
+    assert message.startswith("c.parquet cannot be read as parquet: ")
+    assert "\n" not in message
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert refused("a.parquet") == "a.parquet: reading .parquet files needs pyarrow: pip install pyarrow"
 

@@ -79,3 +79,10 @@ def test_muon_has_the_matrices_inside_the_blocks_and_nothing_else() -> None:
     muon = optimisers(network, PRESETS["pocket"])[1]
     expected = {id(p) for name, p in network.named_parameters() if p.ndim == 2 and "embedding" not in name}
     assert {id(p) for group in muon.param_groups for p in group["params"]} == expected
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.1, 10), (1.0, 1), (1.0, 10), (0.0, 10)])
+def test_onecycle_survives_its_edges(share: float, steps: int) -> None:
+    config = replace(ONECYCLE, pct_start=share, steps=steps)
+    rates = [schedule(config, step, steps) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)

@@ -37,6 +37,9 @@ REFUSALS = [
     ({"top_p": 0}, "top_p (0) must be a number above 0 and at most 1 (1 keeps all)"),
     ({"min_p": 1}, "min_p (1) must be a number from 0 to below 1 (0 keeps all)"),
     ({"seed": -2}, "seed (-2) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"length": 10**400}, f"length (1{'0' * 36}...) must be a whole number from 1 to 4,000"),
+    ({"temperature": "<" * 400}, f"temperature ('{'&lt;' * 36}...) must be a number from 0 to 2"),
+    ({"seed": 1e300}, f"seed ({str(int(1e300))[:37]}...) must be a whole number from 0 to 2**63 - 1, or None"),
     ({"seed": 0.5}, "seed (0.5) must be a whole number from 0 to 2**63 - 1, or None"),
 ]
 
@@ -89,6 +92,15 @@ def post(server: Server, path: str, body: str) -> dict:
     request = urllib.request.Request(f"{server.url}/gradio_api{path}", body.encode(), headers)
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.load(answer)
+
+
+def refusal(server: Server, endpoint: str, body: str) -> str:
+    """The error that a call over plain HTTP is answered with."""
+    event = post(server, f"/call/{endpoint}", body)["event_id"]
+    with urllib.request.urlopen(f"{server.url}/gradio_api/call/{endpoint}/{event}", timeout=20) as answer:
+        kind, data, *_ = answer.read().decode().splitlines()
+    assert kind == "event: error"
+    return json.loads(data.removeprefix("data: "))["error"]
 
 
 def test_answers_within_eight_seconds(server):
@@ -162,26 +174,56 @@ def test_a_long_prompt_is_read_from_its_end(client):
 
 @pytest.mark.parametrize(("changes", "message"), REFUSALS, ids=[str(i) for i in range(len(REFUSALS))])
 def test_bad_input_is_refused_in_one_line(client, changes, message):
-    with pytest.raises(AppError) as refusal:
+    with pytest.raises(AppError) as refused:
         tell(client, **changes)
-    assert refusal.value.message == message
+    assert refused.value.message == message
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", '"1"', "null", "false", "[1]", "{}"])
 def test_bad_numbers_over_plain_http(server, number):
     values = json.dumps(list(settings(temperature="HERE").values())).replace('"HERE"', number)
-    event = post(server, "/call/tell", f'{{"data": {values}}}')["event_id"]
-    with urllib.request.urlopen(f"{server.url}/gradio_api/call/tell/{event}", timeout=20) as answer:
-        lines = answer.read().decode().splitlines()
-    assert lines[0] == "event: error"
-    assert re.fullmatch(r"temperature \(.+\) must be a number from 0 to 2", json.loads(lines[1][6:])["error"])
+    message = refusal(server, "tell", f'{{"data": {values}}}')
+    assert re.fullmatch(r"temperature \(.+\) must be a number from 0 to 2", message)
+
+
+@pytest.mark.parametrize(("endpoint", "text"), [("tell", "prompt"), ("go_on", "story")])
+def test_bad_calls_over_plain_http(server, endpoint, text):
+    def refused(*values: object) -> str:
+        return refusal(server, endpoint, json.dumps({"data": values}))
+
+    model, _, *rest = settings().values()
+    file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    assert refused() == f"/{endpoint} takes 8 values, not 0"
+    assert refused(model, "Once", 60) == f"/{endpoint} takes 8 values, not 3"
+    assert refused(model, "Once", *rest, 1) == f"/{endpoint} takes 8 values, not 9"
+    assert refused(model, file, *rest) == f"{text} must be text, not dict"
+    assert refused(file, "Once", *rest) == "model must be one of endless, ending"
+    assert refused(model, "Once", *rest[:-1], file).startswith("seed ({'path': '/etc/passwd', 'meta': {'_ty...) must")
+    assert refused(model, "Once", 4001, *rest[1:]) == "length (4001) must be a whole number from 1 to 4,000"
+    assert refused(model, "Once", 60, 2.1, *rest[2:]) == "temperature (2.1) must be a number from 0 to 2"
+
+
+def test_only_a_story_of_some_length_is_continued(server):
+    def refused(story: str) -> str:
+        return refusal(server, "go_on", json.dumps({"data": list(settings(prompt=story).values())}))
+
+    assert refused("") == "there is no story to continue yet: press Tell first"
+    assert refused("a" * 40_001) == "the story has 40,001 characters; the limit is 40,000: start a new one"
+
+
+def test_steps_of_the_page_are_no_endpoints(server, client):
+    steps = [each["api_name"] for each in client.config["dependencies"] if not each["backend_fn"]]
+    assert len(steps) > 5
+    for step in steps:
+        message = refusal(server, step, '{"data": []}')
+        assert message == f"/{step} is a step of the page in the browser; call /tell"
 
 
 def test_the_queue_cannot_be_passed_by(server):
-    with pytest.raises(urllib.error.HTTPError) as refusal:
+    with pytest.raises(urllib.error.HTTPError) as refused:
         post(server, "/run/tell", json.dumps({"data": list(settings().values())}))
-    assert refusal.value.code == 404
-    refusal.value.close()
+    assert refused.value.code == 404
+    refused.value.close()
 
 
 def test_the_first_character_comes_within_300_ms(client):
@@ -245,10 +287,10 @@ def test_a_full_queue_says_so(server, fill, client):
     crowd = {"fn_index": fn, "session_hash": "crowd"}
     body = json.dumps({"data": list(settings().values()), **crowd})
     events = [post(server, "/queue/join", body)["event_id"] for _ in range(STORIES_WAITING)]
-    with pytest.raises(urllib.error.HTTPError) as refusal:
+    with pytest.raises(urllib.error.HTTPError) as refused:
         post(server, "/queue/join", body)
-    assert refusal.value.code == 503
-    assert json.load(refusal.value)["detail"] == "Queue is full. Max size is 32 and size is 32."
+    assert refused.value.code == 503
+    assert json.load(refused.value)["detail"] == "Queue is full. Max size is 32 and size is 32."
     for event in events:
         post(server, "/cancel", json.dumps({"event_id": event, **crowd}))
 

@@ -30,6 +30,8 @@ REFUSED = [
     ({"seed": -1}, "seed (-1) must be a whole number from 0 to 2**63 - 1, or None"),
     ({"seed": 2**63}, f"seed ({2**63}) must be a whole number from 0 to 2**63 - 1, or None"),
     ({"seed": False}, "seed (False) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"seed": 10**400}, f"seed (1{'0' * 36}...) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"temperature": "1" * 400}, f"temperature ('{'1' * 36}...) must be a number from 0 to 2"),
     ({"stop_at_end": 1}, "stop_at_end (1) must be True or False"),
 ]
 

@@ -228,3 +228,11 @@ def test_find_sorts_the_sound_and_names_the_rest(tmp_path: Path, tiny_artifact: 
     storytellers, skipped = find(tmp_path)
     assert [storyteller.name for storyteller in storytellers] == ["better", "worse"]
     assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.MEND}"}
+
+
+def test_a_link_goes_by_its_own_name(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(tiny_artifact)
+    assert [storyteller.name for storyteller in find(tmp_path)[0]] == ["one", "two"]
+    monkeypatch.chdir(tmp_path / "one")
+    assert model.load(".").name == tiny_artifact.name

@@ -36,6 +36,8 @@ def test_alone_it_explains_itself_in_a_screenful_without_torch() -> None:
         (["--step", "5"], "unknown flag --step; did you mean --steps?"),
         (["--batchsize", "5"], "unknown flag --batchsize; did you mean --batch-size?"),
         (["--frobnicate"], "unknown flag --frobnicate"),
+        (["--device", "cdua"], "device ('cdua') must be auto, cpu, cuda, cuda:N or mps; did you mean cuda?"),
+        (["--architecture", "gtp"], "architecture ('gtp') must be one of gpt, classic; did you mean gpt?"),
         (["--precision", "bf61"], "precision ('bf61') must be one of fp32, bf16, fp16; did you mean bf16?"),
         (["--steps", "0"], "steps (0) must be at least 1"),
         (["--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
@@ -65,7 +67,7 @@ def test_every_setting_has_a_flag_of_its_own_name() -> None:
 
 
 def test_underscores_are_as_good_as_hyphens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data", str(tmp_path / "missing.txt"), "--batch_size", "2"]) == 2
+    assert main(["--data", str(tmp_path / "missing.txt"), "--batch_size", "2", "--eval_every=5"]) == 2
     assert "missing.txt" in capsys.readouterr().err
 
 
@@ -110,6 +112,16 @@ def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     assert evaluate([str(tmp_path / "none"), "--data", "x.txt"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(tmp_path / "none") in error and len(error.splitlines()) == 1
+
+
+def test_evaluate_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate(["x", "--data", "y", "--storys", "2"])
+    assert capsys.readouterr().err == "error: unknown flag --storys; did you mean --stories?\n"
+    for device in ("cud", "cuda:99"):
+        assert evaluate([str(tmp_path), "--data", "y", "--device", device]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: device ({device}) is not available: ") and len(error.splitlines()) == 1
 
 
 def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from model.config import ModelConfig
-from train.presets import PRESETS, TrainConfig, nearest
+from train.flags import Parser, nearest
+from train.presets import PRESETS, TrainConfig
 
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
@@ -44,13 +46,7 @@ SHAPE_HELP = {
     "dropout": "share of activations that training sets to 0",
 }
 GO_ON = "go on with the same command and --resume"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line and name the nearest flag."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+NOTHING_LOST = "stopped before the first checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,11 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     parser = flags()
     # nanoGPT writes --batch_size, the rest of the world --batch-size: both are meant
-    argv = [arg.replace("_", "-") if arg.startswith("--") and "=" not in arg else arg for arg in argv]
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        parser.error(f"unknown flag {unknown[0]}{nearest(unknown[0], known)}")
+    argv = [re.sub(r"^--[^=]+", lambda flag: flag[0].replace("_", "-"), arg) for arg in argv]
+    args = parser.parse_args(argv)
     if args.preset not in PRESETS:
         parser.error(f"preset ({args.preset}) must be one of {', '.join(PRESETS)}{nearest(args.preset, PRESETS)}")
     if args.stop_after is not None and not args.stop_after > 0:
@@ -78,18 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
-    from train.interrupts import Interrupted
-    from train.loop import train  # torch takes seconds to import, --help must not
-
     out = args.out or Path("artifacts") / config.preset
     try:
-        if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command):
-            print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
-    except Interrupted as error:
-        print(f"{error}: checkpoint written; {GO_ON}", file=sys.stderr)
-        return 128 + error.number
-    except KeyboardInterrupt:  # before the first step: nothing is lost
-        print("stopped before the first step", file=sys.stderr)
+        from train.interrupts import Interrupted
+        from train.loop import checkpoint_path, train  # torch takes seconds to import, --help must not
+
+        try:
+            if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command):
+                print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
+        except Interrupted as error:
+            kept = checkpoint_path(out).exists()
+            print(f"{error}: {f'the checkpoint is kept; {GO_ON}' if kept else NOTHING_LOST}", file=sys.stderr)
+            return 128 + error.number
+    except KeyboardInterrupt:
+        print(f"SIGINT: {NOTHING_LOST}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -118,7 +113,7 @@ def introduction() -> str:
 
 def flags() -> Parser:
     """A flag for every field of TrainConfig and ModelConfig, and those of the command itself."""
-    parser = Parser(prog="python -m train", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m train", description=__doc__)
     parser.add_argument("--preset", default="pocket", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the result goes (artifacts/<preset>)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of the same run, if any")

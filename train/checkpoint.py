@@ -51,6 +51,14 @@ def save(run: Run, path: Path) -> None:
 def restore(run: Run, path: Path) -> None:
     """Puts a run of the same settings and text into the state that was saved. Raises CheckpointError otherwise."""
     tensors, state = read(path)
+    try:
+        _restore(run, path, tensors, state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} is damaged ({reason}); delete it to start anew") from error
+
+
+def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     ours = asdict(run.config)
     for name, theirs in state["config"].items():
         if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
@@ -100,8 +108,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = json.loads((file.metadata() or {}).get("state", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it to start anew") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {state.get('format')}, not {FORMAT}; delete it to start anew")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start anew")
     return tensors, state
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from model.vocab import END, Vocab
+from train.flags import nearest
 from train.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
 from train.streams import Plan, Tally, write_stories, write_text
 
@@ -98,7 +99,7 @@ def _plan(
     elif not path.exists():
         raise CorpusError(
             f"no corpus is named {data}, and no file or folder is there: give {', '.join(NAMES)}, "
-            "or the path of a .txt, .jsonl or .parquet file or a folder of them"
+            f"or the path of a .txt, .jsonl or .parquet file or a folder of them{nearest(data, NAMES)}"
         )
     files = files_of(path)
     valid_files = files_of(held_out) if held_out else []

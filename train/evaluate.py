@@ -5,7 +5,6 @@ Shapes: W windows in a batch, T their length.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -21,10 +20,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
-from model.artifacts import ArtifactError
 from model.storyteller import windows
 from model.vocab import Vocab
 from train.corpus import CorpusError, read_stories
+from train.device import pick_device
+from train.flags import Parser
 
 IGNORE = -100  # the target of a position that is not scored
 
@@ -79,8 +79,6 @@ def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str
     """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500."""
     began = time.perf_counter()
     nats, symbols = score(network, sequences)
-    if not symbols.sum():
-        raise CorpusError(f"{data} holds no story to score")
     per_character = float(nats.sum() / symbols.sum())
     firsts = {
         f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in (100, 500) if n < len(sequences)
@@ -97,20 +95,23 @@ def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, help="a folder such as artifacts/pocket")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
     parser.add_argument("--stories", type=int, metavar="N", help="quick: score the first N stories only")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     args = parser.parse_args(argv)
     if args.stories is not None and args.stories < 1:
         parser.error(f"--stories ({args.stories}) must be at least 1")
     try:
+        device = pick_device(args.device)
         storyteller = model.load(args.artifact)
         stories = islice(read_stories(args.data), args.stories)
         sequences = [sequence(storyteller.vocab, story) for story in stories]
-        result = evaluation(storyteller.network.to(args.device), sequences, args.data.name)
-    except (ArtifactError, CorpusError, OSError) as error:
+        if not sequences:
+            raise CorpusError(f"{args.data} holds no story to score")
+        result = evaluation(storyteller.network.to(device), sequences, args.data.name)
+    except (ValueError, OSError) as error:  # ArtifactError and CorpusError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps({"artifact": storyteller.name, **result}))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop at the next step, so that a run ends with a checkpoint."""
+"""SIGINT and SIGTERM as a request to stop, heard at once or at the end of a step."""
 
 from __future__ import annotations
 
@@ -10,33 +10,45 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A signal ended the run after its checkpoint was written; `number` is the signal's."""
+    """A signal ended the run; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM; a second one acts as if nobody listened."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+class Stop:
+    """What has been heard: `received` is the number of a signal that waits for the end of a step, or None."""
 
-    def restore() -> None:
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.patient = False
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Within, a first signal is only noted, so that the step ends whole; a second one interrupts at once."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        if not self.patient or self.received:
+            raise Interrupted(number)
+        self.received = number
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Hears SIGINT and SIGTERM meanwhile, in the main thread; elsewhere Python delivers none."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    for number in previous:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        restore()

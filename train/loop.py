@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -21,11 +21,12 @@ from model import artifacts
 from model.vocab import Vocab
 from train import checkpoint, corpus, export, report
 from train.batches import Batches
+from train.device import pick_device
 from train.evaluate import evaluation, score, sequence
-from train.interrupts import Interrupted, stop_signals
+from train.interrupts import Interrupted, Stop, stop_signals
 from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
-from train.progress import Progress
+from train.progress import Progress, require_tracker
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
 
@@ -48,47 +49,47 @@ def train(
     False: `stop_after` minutes were over, and a checkpoint beside `out` lets `resume` go on. Raises Interrupted after
     SIGINT or SIGTERM, ValueError and its kin (CorpusError, CheckpointError, ArtifactError) for what cannot be run.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
-    own_split = config.cleaning == "classic"
-    text = corpus.prepare(
-        config.data,
-        valid=None if own_split else config.valid,
-        cleaning=config.cleaning,
-        stories=config.stories,
-        cache=cache,
-    )
-    run = Run(config, text, checkpoint_path(out))
-    if run.path.exists():
-        if not resume:
-            print(f"{run.path} of an earlier run will be replaced; --resume would go on from it", file=sys.stderr)
-        elif run.restore():
-            print(f"{out} is finished: nothing to do", file=sys.stderr)
-            return True
     with stop_signals() as stop:
-        if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
-            run.save()
-            if stop:
-                raise Interrupted(stop[0])
-            return False
-    run.finish(out, command)
-    return True
+        # what is wrong with the settings is said before gigabytes are fetched, and of the folder before hours are spent
+        pick_device(config.device)
+        require_tracker(config)
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file: choose another --out, or move it away")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
+        own_split = config.cleaning == "classic"
+        text = corpus.prepare(
+            config.data,
+            valid=None if own_split else config.valid,
+            cleaning=config.cleaning,
+            stories=config.stories,
+            cache=cache,
+        )
+        run = Run(config, text, checkpoint_path(out))
+        try:
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
+        if run.path.exists():
+            if not resume:
+                print(f"{run.path} of an earlier run will be replaced; --resume would go on from it", file=sys.stderr)
+            elif run.restore() and out.exists():
+                print(f"{out} is finished: nothing to do", file=sys.stderr)
+                return True
+        with stop.patiently():
+            if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
+                run.save()
+                if stop.received:
+                    raise Interrupted(stop.received)
+                return False
+        run.finish(out, command)
+        return True
 
 
 def checkpoint_path(out: Path) -> Path:
     """Where a run that ends in `out` keeps its checkpoint: in a hidden folder beside it."""
     return out.parent / f".{out.name}.run" / "checkpoint.safetensors"
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; auto takes cuda, then mps, then the CPU. Raises ValueError if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device ({name}) is not available: {str(error).splitlines()[0]}") from error
 
 
 class Run:
@@ -116,6 +117,7 @@ class Run:
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
         self.log: list[dict[str, Any]] = []
+        self.recorded = 0.0, 0  # seconds and characters at the last line of the log
         self.finished = False
         self.seconds_before = 0.0  # of the processes that ran before this one
         self.began = time.monotonic()
@@ -149,13 +151,13 @@ class Run:
             return True
         return self.config.max_minutes is not None and self.seconds >= 60 * self.config.max_minutes
 
-    def until(self, deadline: float, stop: Sequence[int]) -> bool:
-        """Trains to the end of the run (True), to a signal in `stop` or to `deadline`, in time.monotonic (False)."""
+    def until(self, deadline: float, stop: Stop) -> bool:
+        """Trains to the end of the run (True), to a signal or to `deadline`, in time.monotonic (False)."""
         config = self.config
         saved = time.monotonic()
         with Progress(config, self) as progress:
             while not self.over():
-                if stop or time.monotonic() >= deadline:
+                if stop.received or time.monotonic() >= deadline:
                     return False
                 due = not self.log or self.log[-1]["step"] != self.step
                 if self.step % config.eval_every == 0 and due:
@@ -223,25 +225,31 @@ class Run:
                 )
         self.loss_sum.zero_()
         self.loss_count = 0
-        if not math.isfinite(train_nats + val_nats):
-            raise Diverged(
-                f"the loss is no finite number at step {self.step}: lower --lr and --muon-lr, or set --clip 1; "
-                f"the last checkpoint in {self.path.parent} is kept"
-            )
+        self.check_finite(train_nats + val_nats)
         next_lr = self.lr if self.over() else schedule(self.config, *self.position()) * self.config.lr
-        earlier = self.log[-1] if self.log else {"seconds": 0.0, "characters": 0}
-        seconds = self.seconds
+        seconds, characters = self.seconds, self.characters
+        speed = (characters - self.recorded[1]) / max(seconds - self.recorded[0], 1e-9)
+        self.recorded = seconds, characters
         line = {
             "step": self.step,
             "train": round(train_nats, 4),
             "val": round(val_nats, 4),
             "lr": round(next_lr, 8),
-            "chars_per_second": round((self.characters - earlier["characters"]) / (seconds - earlier["seconds"])),
+            "chars_per_second": round(speed),
             "seconds": round(seconds, 1),
-            "characters": self.characters,
+            "characters": characters,
         }
         self.log.append(line)
         progress.line(line)
+
+    def check_finite(self, loss: float) -> None:
+        """Raises Diverged for a loss that is NaN or infinite."""
+        if math.isfinite(loss):
+            return
+        kept = f"; {self.path} is of an earlier step, and stays" if self.path.exists() else ""
+        raise Diverged(
+            f"the loss is no finite number at step {self.step}: lower --lr and --muon-lr, or set --clip 1{kept}"
+        )
 
     @torch.inference_mode()
     def probe(self, batches: Batches) -> float:
@@ -263,12 +271,14 @@ class Run:
             torch._foreach_copy_(parameters, trained)
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint, unless the weights are spoilt: the one before is then worth more."""
+        self.check_finite(float(self.loss_sum))
         checkpoint.save(self, self.path)
 
     def restore(self) -> bool:
         """Goes back to the checkpoint; True if it is of a finished run. Raises CheckpointError if it is of another."""
         checkpoint.restore(self, self.path)
+        self.recorded = (self.log[-1]["seconds"], self.log[-1]["characters"]) if self.log else (0.0, 0)
         return self.finished
 
     def finish(self, out: Path, command: str) -> None:

@@ -61,7 +61,7 @@ def beta1(config: TrainConfig, position: float, total: int) -> float:
 
 def onecycle(config: TrainConfig, position: float, total: int, first: float, peak: float, last: float) -> float:
     """Linear from `first` to `peak`, which stands at pct_start * total - 1, and on to `last` at total - 1."""
-    turn = config.pct_start * total - 1
-    if position <= turn:
+    turn = max(config.pct_start * total - 1, 0.0)
+    if position < turn:
         return first + (peak - first) * position / turn
-    return peak + (last - peak) * min((position - turn) / (total - 1 - turn), 1.0)
+    return peak + (last - peak) * min((position - turn) / max(total - 1 - turn, 1.0), 1.0)

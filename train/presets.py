@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from model.config import ModelConfig
+from train.flags import nearest
 
 CHOICES = {
     "cleaning": ("auto", "story", "verbatim", "classic"),
@@ -24,12 +24,6 @@ def setting(default: Any, about: str) -> Any:
     return field(default=default, metadata={"help": about})
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ "; did you mean X?" where one of the names is much like `name`, else nothing."""
-    close = get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """All settings of a run; one that does not fit raises ValueError with the value, the limit and the mend."""
@@ -43,7 +37,7 @@ class TrainConfig:
     stories: int | None = setting(None, "train on the first N stories only")
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
-    max_minutes: float | None = setting(None, "budget of the whole run, over all its resumptions; the rate cools in it")
+    max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")
     seed: int = setting(1, "seed of weights, batches and dropout")
     # batch
     batch_size: int = setting(16, "windows in a batch")
@@ -84,6 +78,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} ({value!r}) must be one of {', '.join(choices)}{nearest(value, choices)}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            mend = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            raise ValueError(f"device ({self.device!r}) must be auto, cpu, cuda, cuda:N or mps{mend}")
         for name in ("steps", "stories", "threads", "final_stories"):
             value = getattr(self, name)
             if value is not None and value < 1:

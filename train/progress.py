@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,14 +97,15 @@ class Trackio:
 
 
 def tracker(config: TrainConfig, folder: Path) -> Tracker:
-    """The tracker that the settings ask for. Raises ValueError with the mend where its package is missing."""
-    try:
-        if config.track == "tensorboard":
-            return TensorBoard(folder / "tensorboard")
-        if config.track == "trackio":
-            return Trackio(config.preset, {"seed": config.seed, "model": config.model.to_dict()})
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--track {config.track} needs the package {error.name}: pip install {config.track}"
-        ) from error
+    """The tracker that the settings ask for."""
+    if config.track == "tensorboard":
+        return TensorBoard(folder / "tensorboard")
+    if config.track == "trackio":
+        return Trackio(config.preset, {"seed": config.seed, "model": config.model.to_dict()})
     return NoTracker()
+
+
+def require_tracker(config: TrainConfig) -> None:
+    """Raises ValueError with the mend where the tracker's package is missing."""
+    if config.track != "none" and find_spec(config.track) is None:
+        raise ValueError(f"--track {config.track} needs the package {config.track}: pip install {config.track}")

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics, the model card, a tracker's curves; python -m train.report renews the README."""
+"""What a run leaves to read: metrics and the model card; python -m train.report renews the README's tables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from model.decoder import TorchDecoder
 from model.sampling import Sampling
 from model.storyteller import tell
 from model.vocab import Vocab
+from train.device import device_name
 
 if TYPE_CHECKING:
     from train.loop import Run
@@ -50,12 +51,6 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "commit": run.commit,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()})"
 
 
 def commit() -> str | None:
@@ -93,12 +88,12 @@ tags:
 - gpt
 - from-scratch
 {datasets}model-index:
-- name: {metrics["name"]}
+- name: {json.dumps(metrics["name"])}
   results:
   - task:
       type: text-generation
     dataset:
-      name: {figures["data"]}
+      name: {json.dumps(figures["data"])}
       type: text
     metrics:
     - type: nats_per_character

@@ -11,6 +11,7 @@ from model.vocab import END, normalise
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 CLEANINGS = ("story", "verbatim", "classic")
 _CHUNK = 4 << 20  # bytes of a .txt file read at a time
+_MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # it ends a line: within one it is text like any other
 _RECORDS = 4096  # records of a .jsonl or .parquet file read at a time
 
 Batch = tuple[int, list[str]]  # bytes of the file that were read, raw stories (or pieces of a single text)
@@ -21,9 +22,10 @@ class CorpusError(ValueError):
 
 
 def files_of(path: Path) -> list[Path]:
-    """The text files that a path stands for: itself, or those of the folder in the order of their names."""
+    """The text files that a path stands for: itself, or those of the folder that are not hidden, by name."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        found = (p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not files:
             raise CorpusError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
         return files
@@ -38,19 +40,13 @@ def has_stories(files: list[Path]) -> bool:
     """Whether files hold stories (end marks, records, or a text each) rather than one single text."""
     if len(files) > 1 or files[0].suffix != ".txt":
         return True
-    tail = b""
-    with files[0].open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            if END.encode() in tail + chunk:
-                return True
-            tail = (tail + chunk)[-len(END) :]
-    return False
+    return any(_MARK.search(lines) for _, lines in _lines(files[0]))
 
 
 def batches(path: Path, whole: bool = True) -> Iterator[Batch]:
     """The raw stories of a file. A .txt without end marks is one story, or comes in pieces of lines if not `whole`."""
     if path.suffix == ".txt":
-        return _txt(path, whole)
+        return _txt(path) if whole else ((size, [lines]) for size, lines in _lines(path))
     return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
 
 
@@ -82,22 +78,33 @@ def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
             yield from filter(None, (clean(text, cleaning).strip(" \n") for text in raw))
 
 
-def _txt(path: Path, whole: bool) -> Iterator[Batch]:
-    """Stories parted by end marks; the mark's own line is no part of them."""
-    mark = END.encode() if whole else b"\n"
-    rest, done = bytearray(), 0  # what follows the last mark, and where in the file it starts
+def _txt(path: Path) -> Iterator[Batch]:
+    """Stories parted by end marks."""
+    begun: list[str] = []  # the lines of the story that no mark has ended yet
+    for size, lines in _lines(path):
+        *ended, rest = _MARK.split(lines)
+        if ended:
+            ended[0] = "".join([*begun, ended[0]])
+            begun.clear()
+        begun.append(rest)
+        yield size, ended
+    yield 0, ["".join(begun)]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The text in pieces of whole lines, each with its bytes."""
+    rest, done = bytearray(), 0  # the line that has no end yet, and where in the file it starts
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            searched = max(0, len(rest) - len(mark))
+            end = chunk.rfind(b"\n") + 1
             rest += chunk
-            cut = rest.rfind(mark, searched) + len(mark)
-            if cut < len(mark):
-                continue
-            yield cut, _decode(path, rest[:cut], done).split(END)[:-1] if whole else [_decode(path, rest[:cut], done)]
-            del rest[:cut]
-            done += cut
+            if end:
+                cut = len(rest) - len(chunk) + end
+                yield cut, _decode(path, rest[:cut], done)
+                del rest[:cut]
+                done += cut
     if rest:
-        yield len(rest), [_decode(path, rest, done)]
+        yield len(rest), _decode(path, rest, done)
 
 
 def _decode(path: Path, raw: bytes | bytearray, offset: int) -> str:
@@ -123,8 +130,8 @@ def _jsonl(path: Path) -> Iterator[Batch]:
                 if not text.strip():
                     continue
                 try:
-                    record = json.loads(text)
-                except ValueError as error:
+                    record = json.loads(text.removeprefix("\ufeff"))  # a byte order mark
+                except (ValueError, RecursionError) as error:
                     raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
                 if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                     raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
@@ -141,11 +148,15 @@ def _parquet(path: Path) -> Iterator[Batch]:
         raise CorpusError(f"{path}: reading .parquet files needs pyarrow: pip install pyarrow") from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        column = table.schema_arrow.field("text") if "text" in table.schema_arrow.names else None
-        if column is None or not re.fullmatch(r"(large_)?string(_view)?", str(column.type)):
-            raise CorpusError(f"{path} must have a column `text` of strings; its columns: {table.schema_arrow.names}")
+        types = {column.name: column.type for column in table.schema_arrow}
+        kind = types.get("text")
+        if isinstance(kind, pyarrow.DictionaryType):
+            kind = kind.value_type
+        if not re.fullmatch(r"(large_)?string(_view)?", str(kind)):
+            columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+            raise CorpusError(f"{path} must have a column `text` of strings; its columns: {columns}")
         size = path.stat().st_size / max(1, table.metadata.num_rows)
         for batch in table.iter_batches(_RECORDS, columns=["text"]):
             yield int(size * len(batch)), [text for text in batch.column(0).to_pylist() if text]
-    except pyarrow.ArrowException as error:
-        raise CorpusError(f"{path} cannot be read as parquet: {error}") from None
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: a page of it is damaged
+        raise CorpusError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
