@@ -32,6 +32,14 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: generator.normal(0, 0.4, shape).astype(np.float32) for name, shape in config.shapes().items()}
 
 
+def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Weights of the size that training begins with: norms of 1, so that rounding does not grow from block to block."""
+    return {
+        name: np.ones_like(array) if "norm.weight" in name else array / 4
+        for name, array in random_weights(config).items()
+    }
+
+
 def parts(config: ModelConfig = GPT, *, steps: int = 2, nats: float = 2.5) -> dict[str, object]:
     """What `artifacts.save` takes for a model that was never trained."""
     parameters = sum(math.prod(shape) for shape in config.shapes().values())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSIC, GPT, parts, random_weights
+from conftest import CLASSIC, GPT, calm_weights, parts, random_weights
 from stories import write_stories
 
 import model
@@ -34,14 +34,6 @@ TOLD_BY_TORCH = "; until then PyTorch tells its stories, more slowly"
 def folder(tiny_onnx: Path, tmp_path: Path) -> Path:
     """A copy of an artifact with a graph, to be spoilt."""
     return shutil.copytree(tiny_onnx, tmp_path / "tiny")
-
-
-def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Weights of the size that training begins with: norms of 1, so that rounding does not grow from block to block."""
-    return {
-        name: np.ones_like(array) if "norm.weight" in name else array / 4
-        for name, array in random_weights(config).items()
-    }
 
 
 def story(decoder: model.Decoder, vocab: model.Vocab, prompt: str, sampling: Sampling) -> str:

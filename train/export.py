@@ -29,6 +29,8 @@ def writer(to: str) -> ModuleType:
     try:
         return import_module(f"train.export_{to}")
     except ModuleNotFoundError as error:
+        if error.name == f"train.export_{to}":
+            raise ExportError(f"--to {to} is not part of this version; take one of the other formats") from error
         mend = "install it with: pip install -r requirements-dev.txt"
         raise ExportError(f"--to {to} needs {error.name}, which is not installed; {mend}") from error
 

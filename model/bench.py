@@ -1,0 +1,286 @@
+"""Engines on the same weights, side by side: python -m model.bench artifacts/storyteller --quick --json bench.json.
+
+Every engine is a process of its own with one thread per story; in each round they take turns, so that what else the
+machine does meets them alike. What another engine needs is exported by `python -m train.export`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.artifacts import ArtifactError
+from model.decoder import OnnxDecoder, TorchDecoder, open_graph
+from model.sampling import Sampling, pick
+from model.storyteller import Storyteller, load, tell
+
+Tell = Callable[[str, int], object]  # tells that many characters after a prompt
+
+PROMPT = "Once upon a time, in a big old "  # 31 characters and what opens a story
+BASE = "PyTorch, cache"  # what the others are compared with
+READ_BYTES = 256 * 2**20  # of what is read to measure the bandwidth: more than any cache holds
+LISTED = ("engine", "characters/s", f"against {BASE}", "share of the limit", "first character, ms", "start, s", "MB")
+
+
+def sampling(length: int) -> Sampling:
+    return Sampling(length=length, temperature=0.8, seed=1, stop_at_end=False)
+
+
+def plain(path: Path) -> Tell:
+    """Without a cache: all of the story is read again for each character."""
+    import torch
+
+    storyteller = load(path)
+    network, context = storyteller.network, storyteller.config.context
+
+    def run(prompt: str, length: int) -> None:
+        generator, ids = np.random.default_rng(1), storyteller.prepare(prompt).ids
+        for _ in range(length):
+            with torch.inference_mode():
+                logits = network(torch.tensor([ids[-context:]]))[0, -1].numpy()
+            ids.append(pick(logits, sampling(length), generator))
+
+    return run
+
+
+def cached(path: Path) -> Tell:
+    storyteller = load(path)
+    return _through(storyteller, lambda: TorchDecoder(storyteller.network))
+
+
+def onnx(path: Path) -> Tell:
+    graph = open_graph(path)
+    return _through(load(path), lambda: OnnxDecoder(graph))
+
+
+def _through(storyteller: Storyteller, decoder: Callable[[], Any]) -> Tell:
+    return lambda prompt, length: list(tell(decoder(), storyteller.vocab, prompt, sampling(length)))
+
+
+def transformers(path: Path) -> Tell:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, network = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+
+    def run(prompt: str, length: int) -> object:
+        ids = tokenizer(prompt, return_tensors="pt")
+        limits = dict(max_new_tokens=length, min_new_tokens=length)
+        return network.generate(**ids, **limits, do_sample=True, temperature=0.8, top_k=0)
+
+    return run
+
+
+def llama_cpp(path: Path) -> Tell:
+    from llama_cpp import Llama
+
+    llama = Llama(str(path), n_ctx=0, n_threads=1, n_threads_batch=1, verbose=False)
+
+    def run(prompt: str, length: int) -> object:
+        llama.reset()
+        told = llama.generate(llama.tokenize(prompt.encode()), temp=0.8, top_k=0, top_p=1.0, min_p=0.0)
+        return [token for _, token in zip(range(length), told, strict=False)]
+
+    return run
+
+
+# Name, what loads it, the flags of its export, bytes of a weight, and whether several stories run at once in a process.
+ENGINES: list[tuple[str, Callable[[Path], Tell], list[str], int, bool]] = [
+    ("PyTorch, no cache", plain, [], 4, False),
+    (BASE, cached, [], 4, True),
+    ("transformers generate", transformers, ["--to", "transformers"], 4, False),
+    ("llama.cpp", llama_cpp, ["--to", "gguf"], 1, False),
+    ("ONNX Runtime, 32 bits", onnx, ["--to", "onnx", "--bits", "32"], 4, True),
+    ("ONNX Runtime, 8 bits", onnx, ["--to", "onnx", "--bits", "8"], 1, True),
+]
+
+
+def work(name: str, path: Path) -> None:
+    """The process of an engine: a line of JSON on stdin asks for [readers, characters], one on stdout has seconds."""
+    engine = next(engine for engine in ENGINES if engine[0] == name)
+    run = engine[1](path)
+    run(PROMPT, 1)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        readers, length = json.loads(line)
+        began = time.perf_counter()
+        if readers == 1:
+            run(PROMPT, length)
+        else:
+            with ThreadPoolExecutor(readers) as pool:
+                list(pool.map(run, [PROMPT] * readers, [length] * readers))
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+        print(json.dumps({"seconds": seconds, "megabytes": peak}), flush=True)
+
+
+class Worker:
+    """An engine at work in its own process, and what was measured of it."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "model.bench", str(path), "--worker", name]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        began = time.perf_counter()
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError((self.process.communicate()[1].strip().splitlines() or ["it ended at once"])[-1])
+        self.start_seconds = time.perf_counter() - began
+        self.megabytes = 0.0
+        self.seconds: dict[tuple[int, int], list[float]] = {}
+
+    def ask(self, readers: int, length: int) -> None:
+        print(json.dumps([readers, length]), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        self.seconds.setdefault((readers, length), []).append(answer["seconds"])
+        self.megabytes = answer["megabytes"]
+
+    def median(self, readers: int, length: int) -> float:
+        return statistics.median(self.seconds[readers, length])
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@contextmanager
+def exported(folder: Path, flags: Sequence[str]) -> Iterator[Path]:
+    """What an engine opens: the artifact, or what train.export makes of it. Raises RuntimeError where it cannot."""
+    with tempfile.TemporaryDirectory() as home:
+        path = copy = Path(shutil.copytree(folder, Path(home) / folder.name))
+        if flags:
+            command = [sys.executable, "-m", "train.export", str(copy), *flags]
+            if "onnx" not in flags:
+                path = Path(home) / "out"
+                command.append(str(path))
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                raise RuntimeError((run.stderr.strip().splitlines() or ["the export failed"])[-1])
+        yield path
+
+
+def bandwidth() -> float:
+    """Bytes that one thread reads from memory in a second."""
+    words = np.ones(READ_BYTES // 8, np.uint64)
+    began = time.perf_counter()
+    np.bitwise_or.reduce(words)
+    return READ_BYTES / (time.perf_counter() - began)
+
+
+def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -> dict[str, Any]:
+    """The figures of every engine that can be had, and why the others could not."""
+    parameters = load(folder).metrics["parameters"]
+    workers, skipped, speeds = {}, {}, []
+    with ExitStack() as stack:
+        for name, _, flags, _, _ in ENGINES:
+            try:
+                worker = workers[name] = Worker(name, stack.enter_context(exported(folder, flags)))
+                stack.callback(worker.close)
+            except RuntimeError as error:
+                skipped[name] = str(error)
+        for _ in range(rounds):
+            speeds.append(bandwidth())
+            for name, *_, together in ENGINES:
+                if name in workers:
+                    for count in (1, *(readers if together else ())):
+                        workers[name].ask(count, length)
+                    workers[name].ask(1, 1)
+    bytes_per_second = statistics.median(speeds)
+    found = [engine for engine in ENGINES if engine[0] in workers]
+    base = length / workers[BASE].median(1, length)
+    rows = []
+    for name, _, _, bytes_per_weight, together in found:
+        worker = workers[name]
+        speed = length / worker.median(1, length)
+        rows.append(
+            {
+                "engine": name,
+                "characters_per_second": round(speed, 1),
+                "against_pytorch_with_cache": round(speed / base, 2),
+                "share_of_the_limit": round(speed * parameters * bytes_per_weight / bytes_per_second, 3),
+                "first_character_ms": round(1000 * worker.median(1, 1), 2),
+                "start_seconds": round(worker.start_seconds, 2),
+                "megabytes": round(worker.megabytes),
+                "readers": {n: round(n * length / worker.median(n, length), 1) for n in readers if together},
+            }
+        )
+    return {
+        "artifact": folder.name,
+        "parameters": parameters,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "bytes_per_second": round(bytes_per_second),
+        "rounds": rounds,
+        "characters": length,
+        "engines": rows,
+        "skipped": skipped,
+    }
+
+
+def table(result: dict[str, Any], readers: Sequence[int]) -> str:
+    """The figures in Markdown."""
+    head = [*LISTED, *(f"{n} readers" for n in readers)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in result["engines"]:
+        together = [f"{row['readers'][n]:,.0f}" if n in row["readers"] else "" for n in readers]
+        cells = [
+            row["engine"],
+            f"{row['characters_per_second']:,.0f}",
+            f"{row['against_pytorch_with_cache']:.1f}",
+            f"{row['share_of_the_limit']:.0%}",
+            f"{row['first_character_ms']:.1f}",
+            f"{row['start_seconds']:.1f}",
+            f"{row['megabytes']:,}",
+            *together,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"\nNot measured: {name}: {reason}" for name, reason in result["skipped"].items()]
+    limit = f"{result['bytes_per_second'] / 1e9:.1f} GB/s"
+    about = f"{result['artifact']}, {result['parameters']:,} parameters, on {result['machine']}; median of "
+    about += f"{result['rounds']} rounds of {result['characters']} characters, one thread per story. The limit: every "
+    return "\n".join([*lines, f"\n{about}weight is read once a character from memory, at {limit} as measured between."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
+    parser.add_argument("--quick", action="store_true", help="two short rounds: does everything run?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        work(args.worker, args.artifact)
+        return 0
+    readers = (2, 8) if args.quick else (2, 8, 32)
+    try:
+        result = measure(
+            args.artifact, rounds=2 if args.quick else 5, length=20 if args.quick else 200, readers=readers
+        )
+    except ArtifactError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(result, readers))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
