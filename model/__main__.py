@@ -7,18 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
+import model  # it imports what is asked of it: in main(), where Ctrl-C is answered
 
-try:  # the imports take long enough to be interrupted
-    from model.artifacts import ArtifactError
-    from model.sampling import Sampling
-    from model.storyteller import Storyteller, find, load
-except KeyboardInterrupt:
-    sys.exit(INTERRUPTED)
+if TYPE_CHECKING:
+    from model import Sampling, Storyteller
 
 ARTIFACTS = Path("artifacts")
+FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    default = Sampling()
+    default = model.Sampling()
     parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
     add = parser.add_argument
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
@@ -45,11 +42,11 @@ def build_parser() -> Parser:
 
 def find_all() -> list[Storyteller]:
     """The storytellers in artifacts/, the best first; those skipped are named on stderr."""
-    storytellers, skipped = find(ARTIFACTS)
+    storytellers, skipped = model.find(ARTIFACTS)
     for reason in skipped.values():
         print(f"skipped: {reason}", file=sys.stderr)
     if not storytellers:
-        raise ArtifactError(f"no model in {ARTIFACTS}/; train one with: python -m train --preset pocket")
+        raise model.ArtifactError(f"no model in {ARTIFACTS}/; train one with: python -m train --preset pocket")
     return storytellers
 
 
@@ -79,7 +76,7 @@ def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None
 
 def read_sampling(parser: Parser, options: argparse.Namespace) -> Sampling:
     try:
-        return Sampling(
+        return model.Sampling(
             length=options.length,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -93,30 +90,30 @@ def read_sampling(parser: Parser, options: argparse.Namespace) -> Sampling:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    sampling = read_sampling(parser, options)
     try:
+        parser = build_parser()
+        options = parser.parse_args(argv)
+        sampling = read_sampling(parser, options)
         if options.list:
             for storyteller in find_all():
                 print(f"{storyteller.folder}: {describe(storyteller)}", flush=True)
             return 0
-        storyteller = load(options.model) if options.model else find_all()[0]
+        storyteller = model.load(options.model) if options.model else find_all()[0]
         text = options.prompt
         if text == "-":  # the newline that ends the last line of a file is no part of the prompt
             text = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
         print_story(storyteller, text, sampling)
         return 0
-    except ArtifactError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the first: an import that was cut short should not be asked for again
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more when it ends, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except model.ArtifactError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return FAILED
 
 
 if __name__ == "__main__":

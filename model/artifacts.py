@@ -81,14 +81,15 @@ def save(
     Raises ArtifactError if the parts do not fit each other or cannot be written; `folder` is then as it was.
     """
     folder = Path(folder).resolve()  # of a link, the folder that it points to is replaced
+    # Of an array that is not contiguous, safetensors would silently write other numbers.
+    arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     contents = {
         "stoi.json": _to_json("stoi.json", vocab.stoi),
         "itos.json": _to_json("itos.json", dict(enumerate(vocab.itos))),
         "metrics.json": _to_json("metrics.json", metrics),
         "log.jsonl": b"".join(_to_json("log.jsonl", line, indent=None) for line in log),
         "README.md": card.encode(),
-        # Of an array that is not contiguous, safetensors would silently write other numbers.
-        "model.safetensors": to_safetensors({name: np.ascontiguousarray(array) for name, array in weights.items()}),
+        "model.safetensors": to_safetensors(arrays, metadata={"config": _canonical(config)}),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     head = {"format": FORMAT, **config.to_dict(), "files": hashes}
@@ -278,7 +279,10 @@ def _parse_metrics(folder: Path, data: Mapping[str, bytes]) -> tuple[dict[str, A
 
 
 def _parse_weights(path: Path, data: bytes, config: ModelConfig) -> dict[str, np.ndarray]:
-    """The arrays by name, float16 or float32, of exactly the names and shapes that `config` asks for."""
+    """The arrays by name, float16 or float32, of exactly the names and shapes that `config` asks for.
+
+    They must also have been saved with this very `config`.
+    """
     try:
         tensors = dict(deserialize(data))
     except SafetensorError as error:
@@ -296,7 +300,16 @@ def _parse_weights(path: Path, data: bytes, config: ModelConfig) -> dict[str, np
         weights[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(shape)
         if not np.isfinite(weights[name]).all():
             raise _broken(path, f"has NaN or infinity in {name}")
+    # No hash covers config.json, and other heads, loops or context would fit the same shapes.
+    head = _from_json(path, data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if head.get("__metadata__", {}).get("config") != _canonical(config):
+        raise _broken(path.with_name("config.json"), f"is not the one that {path.name} was saved with")
     return weights
+
+
+def _canonical(config: ModelConfig) -> str:
+    """The config as it is noted beside the weights."""
+    return json.dumps(config.to_dict(), sort_keys=True)
 
 
 def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:

@@ -191,6 +191,26 @@ def test_a_missing_field_and_names_that_lead_outside(folder: Path) -> None:
         edit(folder, "config.json", lambda head, name=name: head["files"].pop(name))
 
 
+@pytest.mark.parametrize(
+    ("config", "change"),
+    [
+        (GPT, {"loops": 1}),
+        (GPT, {"context": 65536}),
+        (GPT, {"dropout": 0.5}),
+        (CLASSIC, {"heads": 1}),
+    ],
+)
+def test_a_config_of_the_same_shapes(tmp_path: Path, config, change: dict) -> None:
+    save(tmp_path, **parts(config))
+    edit(tmp_path, "config.json", lambda head: head.update(change))
+    assert refusal(tmp_path) == f"./config.json is not the one that model.safetensors was saved with; {MEND}"
+
+
+def test_weights_that_were_saved_without_a_config(folder: Path) -> None:
+    put(folder, "model.safetensors", to_safetensors(parts()["weights"]))
+    assert refusal(folder) == f"./config.json is not the one that model.safetensors was saved with; {MEND}"
+
+
 def test_another_vocabulary(folder: Path) -> None:
     put(folder, "stoi.json", b'{"a": 0, "b": 1}')
     put(folder, "itos.json", b'{"0": "a", "1": "b"}')
