@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test lint train screenshots clean
+.PHONY: app test test-engines lint train screenshots clean
 
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -12,6 +12,12 @@ train: .venv/dev.stamp  ## make train ARGS="--preset pocket"
 
 test: lint  ## everything that a change must pass
 	$(BIN)/python -m pytest -rs $(ARGS)
+
+# Built from source, which takes minutes; ENGINE=xllamacpp is llama.cpp as a ready-made wheel.
+ENGINE ?= llama-cpp-python==0.3.36
+test-engines: .venv/dev.stamp  ## do other engines tell the same stories?
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(ENGINE)
+	$(BIN)/python -m pytest -rs tests/engines $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

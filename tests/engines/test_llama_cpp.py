@@ -1,0 +1,100 @@
+"""llama.cpp tells the stories that our model tells, through whichever of its two Python bindings is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import model
+from model import artifacts
+from model.config import ModelConfig
+from tests.conftest import parts
+from tests.stories import stories
+from train.export_gguf import write
+
+CONFIG = ModelConfig(context=256, layers=2, heads=2, width=64, hidden=96, loops=2)
+STORY = stories(1)[0]
+SETTINGS = {"max_tokens": 200, "temperature": 0, "repeat_penalty": 1}
+
+Tell = Callable[[Path, str], tuple[str, str]]  # a file and a prompt -> at most 200 characters, and why they ended
+
+
+def llama_cpp(path: Path, prompt: str) -> tuple[str, str]:
+    binding = pytest.importorskip("llama_cpp")
+    engine = binding.Llama(str(path), n_ctx=CONFIG.context, n_threads=1, verbose=False)
+    choice = engine.create_completion(prompt, **SETTINGS)["choices"][0]
+    engine.close()
+    return choice["text"], choice["finish_reason"]
+
+
+def xllamacpp(path: Path, prompt: str) -> tuple[str, str]:
+    binding = pytest.importorskip("xllamacpp")
+    settings = binding.CommonParams()
+    settings.model.path = str(path)
+    settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = CONFIG.context, 1, 1
+    choice = binding.Server(settings).handle_completions({"prompt": prompt, **SETTINGS})["choices"][0]
+    return choice["text"], choice["finish_reason"]
+
+
+@pytest.fixture(params=[llama_cpp, xllamacpp])
+def tell(request: pytest.FixtureRequest) -> Tell:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller, Path]:
+    """A model that each symbol of its context moves, and its export."""
+    folder = tmp_path_factory.mktemp("random")
+    artifacts.save(folder / "random", **parts(CONFIG))
+    return exported(folder / "random")
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller, Path]:
+    """A model that knows one story by heart, so that no rounding changes what it says, and its export."""
+    folder = tmp_path_factory.mktemp("learned")
+    made = parts(CONFIG)
+    torch.manual_seed(0)
+    network = CONFIG.build()
+    ids = torch.tensor([[made["vocab"].end, *made["vocab"].encode(STORY), made["vocab"].end]])
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        F.cross_entropy(network(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimiser.step()
+    weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
+    artifacts.save(folder / "learned", **made | {"weights": weights})
+    return exported(folder / "learned")
+
+
+def exported(folder: Path) -> tuple[model.Storyteller, Path]:
+    storyteller = model.load(folder)
+    write(storyteller, folder.parent / "out")
+    return storyteller, folder.parent / "out"
+
+
+def greedy(storyteller: model.Storyteller, prompt: str) -> str:
+    return "".join(storyteller.tell(prompt, model.Sampling(length=200, temperature=0)))
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "\nTom 's  n't 123456", "T"])
+def test_float32_tells_the_same_200_characters(random, tell: Tell, prompt: str) -> None:
+    storyteller, out = random
+    assert tell(out / "random-F32.gguf", prompt) == (greedy(storyteller, prompt), "length")
+
+
+def test_characters_without_a_symbol_are_dropped(random, tell: Tell) -> None:
+    storyteller, out = random
+    assert tell(out / "random-F32.gguf", "“é日Tom\0\0\U0001f40d")[0] == greedy(storyteller, "Tom")
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_story_is_told_to_its_end_mark(learned, tell: Tell, kind: str) -> None:
+    storyteller, out = learned
+    start, rest = STORY[:12], STORY[12:]
+    assert greedy(storyteller, start) == rest
+    assert tell(out / f"learned-{kind}.gguf", start) == (rest, "stop")

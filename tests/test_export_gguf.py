@@ -1,0 +1,138 @@
+"""The files for llama.cpp, read back by the reader of the format; llama.cpp itself runs them in tests/engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader, dequantize
+
+import model
+from model import artifacts
+from model.config import ModelConfig
+from tests.conftest import parts
+from train.export_gguf import write
+
+CONFIG = ModelConfig(context=64, layers=2, heads=2, width=64, hidden=96, loops=2)
+
+
+@pytest.fixture(scope="module")
+def storyteller(tmp_path_factory: pytest.TempPathFactory) -> model.Storyteller:
+    folder = tmp_path_factory.mktemp("artifacts") / "tiny"
+    artifacts.save(folder, **parts(CONFIG))
+    return model.load(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(storyteller: model.Storyteller, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "tiny"
+    write(storyteller, out)
+    return out
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    return {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(path).tensors}
+
+
+def test_the_folder_holds_both_precisions_and_a_modelfile(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "tiny-F32.gguf", "tiny-Q8_0.gguf"]
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(("kind", "file_type"), [("F32", 0), ("Q8_0", 7)])
+def test_the_head_describes_a_qwen3_of_characters(
+    storyteller: model.Storyteller, folder: Path, kind: str, file_type: int
+) -> None:
+    head = {name: field.contents() for name, field in GGUFReader(folder / f"tiny-{kind}.gguf").fields.items()}
+    tokens = head.pop("tokenizer.ggml.tokens")
+    assert (tokens[0], tokens[1], tokens[2], tokens[-1]) == ("Ċ", "Ġ", "!", "<|endoftext|>")
+    assert tokens[2:] == storyteller.vocab.itos[2:]
+    assert head.pop("tokenizer.ggml.token_type") == [1] * 96 + [3]
+    assert {key: value for key, value in head.items() if not key.startswith("GGUF.")} == {
+        "general.architecture": "qwen3",
+        "general.name": "tiny",
+        "general.file_type": file_type,
+        "general.quantization_version": 2,
+        "qwen3.context_length": 64,
+        "qwen3.block_count": 4,
+        "qwen3.embedding_length": 64,
+        "qwen3.feed_forward_length": 96,
+        "qwen3.attention.head_count": 2,
+        "qwen3.attention.head_count_kv": 2,
+        "qwen3.attention.key_length": 32,
+        "qwen3.attention.value_length": 32,
+        "qwen3.attention.layer_norm_rms_epsilon": pytest.approx(1e-6),
+        "qwen3.rope.freq_base": 10_000.0,
+        "qwen3.vocab_size": 97,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.merges": ["Ā Ā"],
+        "tokenizer.ggml.bos_token_id": 96,
+        "tokenizer.ggml.eos_token_id": 96,
+        "tokenizer.ggml.padding_token_id": 96,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+    }
+
+
+def test_float32_holds_the_weights_as_they_are(storyteller: model.Storyteller, folder: Path) -> None:
+    ours = {name: weight.numpy() for name, weight in storyteller.network.state_dict().items()}
+    theirs = tensors(folder / "tiny-F32.gguf")
+    assert len(theirs) == 2 + 11 * 4
+    np.testing.assert_array_equal(theirs["token_embd.weight"], ours["embedding.weight"])
+    np.testing.assert_array_equal(theirs["output_norm.weight"], ours["norm.weight"])
+    for layer in range(4):  # two blocks, applied twice
+        a, b = f"blocks.{layer % 2}", f"blk.{layer}"
+        together = {
+            "attention.qkv": ("attn_q", "attn_k", "attn_v"),
+            "mlp.gate_up": ("ffn_gate", "ffn_up"),
+            "mlp.down": ("ffn_down",),
+            "attention.out": ("attn_output",),
+            "attention.q_norm": ("attn_q_norm",),
+            "attention.k_norm": ("attn_k_norm",),
+            "attention_norm": ("attn_norm",),
+            "mlp_norm": ("ffn_norm",),
+        }
+        for name, names in together.items():
+            joined = np.concatenate([theirs[f"{b}.{part}.weight"] for part in names])
+            np.testing.assert_array_equal(joined, ours[f"{a}.{name}.weight"])
+
+
+def test_eight_bits_are_within_half_a_step(folder: Path) -> None:
+    exact, rounded = tensors(folder / "tiny-F32.gguf"), tensors(folder / "tiny-Q8_0.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(folder / "tiny-Q8_0.gguf").tensors}
+    assert kinds == {name: "F32" if weight.ndim == 1 else "Q8_0" for name, weight in exact.items()}
+    for name, weight in exact.items():
+        largest = np.abs(weight.reshape(-1, 32)).max(axis=1, keepdims=True)
+        assert (np.abs(rounded[name] - weight).reshape(-1, 32) <= largest * (0.5 / 127 + 1e-3)).all(), name
+
+
+def test_rows_that_no_block_fits_stay_exact(tmp_path: Path) -> None:
+    config = ModelConfig(context=32, layers=1, heads=1, width=16, hidden=64)
+    artifacts.save(tmp_path / "narrow", **parts(config))
+    write(model.load(tmp_path / "narrow"), tmp_path / "out")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out/narrow-Q8_0.gguf").tensors}
+    assert (kinds["blk.0.ffn_up.weight"], kinds["blk.0.ffn_down.weight"]) == ("F32", "Q8_0")
+
+
+def test_modelfile_tells_like_the_page(folder: Path) -> None:
+    lines = (folder / "Modelfile").read_text().splitlines()
+    assert lines[0] == '# ollama create tiny -f Modelfile && ollama run tiny "Once upon a time"'
+    assert [line for line in lines if not line.startswith("#")] == [
+        "FROM ./tiny-Q8_0.gguf",
+        "TEMPLATE {{ .Prompt }}",
+        "PARAMETER num_ctx 64",
+        "PARAMETER num_predict 32",
+        "PARAMETER temperature 0.8",
+        "PARAMETER top_k 0",
+        "PARAMETER top_p 1.0",
+        "PARAMETER min_p 0.0",
+        "PARAMETER repeat_penalty 1.0",
+    ]
+
+
+def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^tiny-classic is a classic: .* have no twin in other engines; export a "):
+        write(model.load(tiny_classic), tmp_path / "twin")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,214 @@
+"""The folder for transformers: the library loads it as its own, and it says what our model says."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer, pipeline
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+
+import model
+from model import artifacts
+from model.config import ModelConfig
+from model.vocab import END, Vocab
+from tests.conftest import parts
+from train.export_transformers import tokenizer, write
+
+PROMPT = "Once upon a time"
+ODD = "“Zoë’s café” — 3 × ½… \U0001f40d日\tÆon\r\nend´s"  # noqa: RUF001
+CONFIG = ModelConfig(context=256, layers=2, heads=2, width=32, hidden=96, loops=2)
+
+
+@pytest.fixture(scope="module")
+def storyteller(tmp_path_factory: pytest.TempPathFactory) -> model.Storyteller:
+    folder = tmp_path_factory.mktemp("artifacts") / "tiny"
+    artifacts.save(folder, **parts(CONFIG))
+    return model.load(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(storyteller: model.Storyteller, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "tiny"
+    write(storyteller, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def twin(folder: Path) -> Qwen3ForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def letters(folder: Path) -> object:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def greedy(storyteller: model.Storyteller, prompt: str, length: int) -> str:
+    return "".join(storyteller.tell(prompt, model.Sampling(length=length, temperature=0)))
+
+
+def test_it_is_a_plain_qwen3_in_float32(twin: Qwen3ForCausalLM) -> None:
+    assert type(twin) is Qwen3ForCausalLM
+    assert twin.dtype == torch.float32
+    assert twin.config.num_hidden_layers == 4
+    assert twin.config.rope_parameters == {"rope_theta": 10_000.0, "rope_type": "default"}
+    assert twin.lm_head.weight is twin.model.embed_tokens.weight
+
+
+def test_every_weight_is_taken_and_none_is_made_up(folder: Path) -> None:
+    _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+
+
+def test_logits_are_the_same_over_a_whole_context(storyteller: model.Storyteller, twin: Qwen3ForCausalLM) -> None:
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 97, (2, CONFIG.context)))
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(ids).logits, storyteller.network(ids), atol=1e-4, rtol=0)
+
+
+def test_greedy_story_is_the_same(storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters) -> None:
+    read = letters(PROMPT, return_tensors="pt")
+    ids = twin.generate(**read, do_sample=False, max_new_tokens=200, temperature=None, top_p=None, top_k=None)
+    expected = greedy(storyteller, PROMPT, 200)
+    assert letters.decode(ids[0], skip_special_tokens=True) == PROMPT + expected
+    assert len(expected) == 200
+
+
+@pytest.mark.parametrize("prompt", ["", PROMPT, " a  b \n\n c ", "'s n't  .", "\n", ODD])
+def test_a_prompt_is_read_as_we_read_it(storyteller: model.Storyteller, letters, prompt: str) -> None:
+    read = letters(prompt)
+    assert sorted(read) == ["attention_mask", "input_ids"]
+    assert read["input_ids"] == storyteller.prepare(prompt).ids
+    assert letters.decode(read["input_ids"], skip_special_tokens=True) == storyteller.prepare(prompt).text
+
+
+def test_every_character_becomes_what_we_make_of_it() -> None:
+    vocab = Vocab.ascii()
+    clean = tokenizer(vocab).normalizer.normalize_str
+    # Those of Unicode 3.2: newer ones, such as three superscript letters of 2021, Python may know and tokenizers not.
+    known = [c for c in map(chr, range(0x20000)) if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs")]
+    # Most characters vanish: only where the text of a whole row differs is it worth looking at each of them.
+    for start in range(0, len(known), 256):
+        row = known[start : start + 256]
+        if clean("|".join(row)) != "|".join(vocab.fit(c)[0] for c in row):
+            assert {c: clean(c) for c in row} == {c: vocab.fit(c)[0] for c in row}
+
+
+def test_a_vocabulary_without_newline_reads_a_blank() -> None:
+    vocab = Vocab([END, *" abc"])
+    assert tokenizer(vocab).encode("a\nb\r\nd c").ids == [0, *vocab.encode("a b  c")]
+
+
+def test_tokens_and_text_are_those_of_the_vocabulary(storyteller: model.Storyteller, letters) -> None:
+    assert letters.get_vocab() == storyteller.vocab.stoi
+    assert (letters.bos_token, letters.eos_token, letters.pad_token) == (END, END, END)
+    assert letters.bos_token_id == storyteller.vocab.end
+    assert letters("a", "b")["input_ids"] == [96, *storyteller.vocab.encode("a"), 96, *storyteller.vocab.encode("b")]
+
+
+def test_a_prompt_beyond_the_context_keeps_its_end(letters) -> None:
+    ids = letters("x" * 300 + "end", truncation=True)["input_ids"]
+    assert len(ids) == CONFIG.context
+    assert letters.decode(ids).endswith("xend")
+
+
+def test_left_padded_batch_tells_what_each_prompt_tells_alone(
+    storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters
+) -> None:
+    prompts = ["Tom", PROMPT, "The é cat and the \U0001f40d"]
+    read = letters(prompts, return_tensors="pt", padding=True)
+    assert read["attention_mask"][0].tolist() == [0] * (read["input_ids"].shape[1] - 4) + [1] * 4
+    ids = twin.generate(**read, do_sample=False, max_new_tokens=30, temperature=None, top_p=None, top_k=None)
+    told = letters.batch_decode(ids[:, read["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert told == [greedy(storyteller, prompt, 30) for prompt in prompts]
+
+
+def test_pipeline_tells_and_stops_by_itself(storyteller: model.Storyteller, folder: Path) -> None:
+    tell = pipeline("text-generation", str(folder))
+    story = tell(ODD, do_sample=False, max_new_tokens=40, temperature=None, top_p=None, top_k=None)[0]["generated_text"]
+    assert story.endswith(greedy(storyteller, ODD, 40))
+    torch.manual_seed(0)
+    drawn = tell(PROMPT, return_full_text=False)[0]["generated_text"]
+    assert 0 < len(drawn) <= CONFIG.context // 2
+
+
+def test_streamed_pieces_are_the_story(storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters) -> None:
+    streamer = TextIteratorStreamer(letters, skip_prompt=True, skip_special_tokens=True, timeout=20)
+    settings = {"do_sample": False, "max_new_tokens": 60, "temperature": None, "top_p": None, "top_k": None}
+    thread = Thread(
+        target=twin.generate, kwargs={**letters(PROMPT, return_tensors="pt"), **settings, "streamer": streamer}
+    )
+    thread.start()
+    assert "".join(streamer) == greedy(storyteller, PROMPT, 60)
+    thread.join()
+
+
+def test_generation_settings_are_those_of_the_page(twin: Qwen3ForCausalLM) -> None:
+    settings = twin.generation_config
+    assert (settings.do_sample, settings.temperature, settings.top_k, settings.top_p) == (True, 0.8, 0, 1.0)
+    assert (settings.max_new_tokens, settings.eos_token_id, settings.pad_token_id) == (128, 96, 96)
+
+
+def test_the_card_says_how_it_is_served(storyteller: model.Storyteller, folder: Path) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "vllm serve PATH/OF/THIS/FOLDER --served-model-name tiny" in card
+    assert f"{storyteller.metrics['nats_per_character']:.4f} nats per character" in card
+
+
+def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Storyteller, tmp_path: Path) -> None:
+    out = tmp_path / "twin"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "config.json").write_text("{}")
+    write(storyteller, out)
+    write(storyteller, out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "notes.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "qwen3"
+
+
+def test_an_artifact_is_not_written_over(storyteller: model.Storyteller) -> None:
+    with pytest.raises(ValueError) as error:
+        write(storyteller, storyteller.folder)
+    assert str(error.value) == (
+        f"{storyteller.folder} holds an artifact, which the export would damage; give a folder of its own"
+    )
+    assert model.load(storyteller.folder).config == CONFIG
+
+
+def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        write(model.load(tiny_classic), tmp_path / "twin")
+    assert str(error.value) == (
+        "tiny-classic is a classic: its learned positions, ReLU and attention scale have no twin in other engines; "
+        "export a model of the gpt architecture, such as pocket"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_an_end_mark_has_no_twin(tmp_path: Path) -> None:
+    config = ModelConfig(vocab_size=4, context=32, layers=1, heads=1, width=32)
+    artifacts.save(tmp_path / "endless", **parts(config) | {"vocab": Vocab.from_text(" abc")})
+    with pytest.raises(ValueError) as error:
+        write(model.load(tmp_path / "endless"), tmp_path / "twin")
+    assert str(error.value) == (
+        "endless has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
+    )
+
+
+def test_no_code_of_ours_is_needed(folder: Path) -> None:
+    assert "auto_map" not in (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
+    assert not list(folder.glob("*.py"))

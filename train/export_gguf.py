@@ -1,0 +1,125 @@
+"""A trained gpt as GGUF files, in float32 and in 8 bits, that llama.cpp and Ollama run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, quantize
+
+from model.atomic import replace_folder
+from model.gpt import NORM_EPS, ROPE_THETA
+from model.sampling import Sampling
+from model.storyteller import Storyteller
+from model.vocab import END
+from train.export_transformers import qwen3
+
+KINDS = {
+    "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+NAMES = {  # of Qwen3 -> of GGUF, within a block and outside
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+}
+BLOCK_8_BIT = 32  # numbers that share a scale: rows of other lengths stay float32
+# GPT-2 writes each byte as a printable character: most ASCII as itself, the others shifted to 256 and beyond.
+SPELLED = {"\n": "Ċ", " ": "Ġ"}
+NEVER = "Ā Ā"  # the merge of two zero bytes: loaders refuse a vocabulary without merges, and no text has these
+
+
+def write(storyteller: Storyteller, out: Path) -> None:
+    """Puts NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step; other files in it stay.
+
+    Raises ValueError where there is no twin or `out` is the folder of an artifact, OSError where it cannot be written.
+    """
+    weights = {_name(name): weight for name, weight in qwen3(storyteller, out).items()}
+    contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
+    contents["Modelfile"] = _modelfile(storyteller).encode()
+    replace_folder(out.resolve(), contents, owned=contents.keys())
+
+
+def _name(name: str) -> str:
+    """model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight"""
+    name = name.removeprefix("model.").removesuffix(".weight")
+    if not name.startswith("layers."):
+        return f"{NAMES[name]}.weight"
+    _, layer, name = name.split(".", 2)
+    return f"blk.{layer}.{NAMES[name]}.weight"
+
+
+def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -> bytes:
+    """The file of one kind. Norms stay float32, as llama.cpp has it."""
+    to, file_type = KINDS[kind]
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.gguf"
+        writer = GGUFWriter(path, "qwen3")
+        writer.add_name(storyteller.name)
+        writer.add_file_type(file_type)
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+        _describe(writer, storyteller)
+        for name, weight in weights.items():
+            fits = weight.ndim == 2 and weight.shape[1] % BLOCK_8_BIT == 0
+            dtype = to if fits else GGMLQuantizationType.F32
+            writer.add_tensor(name, quantize(weight, dtype), raw_dtype=dtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path.read_bytes()
+
+
+def _describe(writer: GGUFWriter, storyteller: Storyteller) -> None:
+    """The shape and the vocabulary. Both ends of a head are rotated as halves, so no matrix is permuted."""
+    config, vocab = storyteller.config, storyteller.vocab
+    writer.add_context_length(config.context)
+    writer.add_block_count(config.layers * config.loops)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.hidden_width)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.heads)
+    writer.add_key_length(config.head_width)
+    writer.add_value_length(config.head_width)
+    writer.add_rope_freq_base(ROPE_THETA)
+    writer.add_layer_norm_rms_eps(NORM_EPS)
+    writer.add_vocab_size(len(vocab))
+    writer.add_tokenizer_model("gpt2")  # byte-level: a byte that the vocabulary lacks is dropped
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([SPELLED.get(symbol, symbol) for symbol in vocab.itos])
+    writer.add_token_types([TokenType.CONTROL if symbol == END else TokenType.NORMAL for symbol in vocab.itos])
+    writer.add_token_merges([NEVER])
+    writer.add_bos_token_id(vocab.end)
+    writer.add_eos_token_id(vocab.end)
+    writer.add_pad_token_id(vocab.end)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+
+
+def _modelfile(storyteller: Storyteller) -> str:
+    usual, name, context = Sampling(), storyteller.name, storyteller.config.context
+    return f"""\
+# ollama create {name} -f Modelfile && ollama run {name} "Once upon a time"
+FROM ./{name}-Q8_0.gguf
+# the story goes on from the prompt as it stands: there is no chat
+TEMPLATE {{{{ .Prompt }}}}
+PARAMETER num_ctx {context}
+PARAMETER num_predict {min(usual.length, context // 2)}
+PARAMETER temperature {usual.temperature}
+PARAMETER top_k 0
+PARAMETER top_p {usual.top_p}
+PARAMETER min_p {usual.min_p}
+# letters must repeat
+PARAMETER repeat_penalty 1.0
+"""

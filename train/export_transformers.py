@@ -1,0 +1,215 @@
+"""A trained gpt as a folder that `transformers`, vLLM and whatever else runs Qwen3 load as one of their own."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+
+from model.atomic import replace_folder
+from model.gpt import NORM_EPS, ROPE_THETA
+from model.sampling import Sampling
+from model.storyteller import Storyteller
+from model.vocab import END, Vocab, normalise
+
+BLOCK = {  # the matrices and norms of a block that only change their name
+    "attention_norm": "input_layernorm",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "attention.out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.down": "mlp.down_proj",
+}
+_MAPPED = 0x3000  # `normalise` knows by heart no character beyond: those it takes from Unicode's own decomposition
+
+
+def write(storyteller: Storyteller, out: Path) -> None:
+    """Puts the twin in the place of `out`, in one step; files of other names in it stay.
+
+    Raises ValueError where there is no twin or `out` is the folder of an artifact, OSError where it cannot be written.
+    """
+    weights = qwen3(storyteller, out)
+    config, vocab = storyteller.config, storyteller.vocab
+    contents = {
+        "config.json": _to_json(_config(storyteller)),
+        "generation_config.json": _to_json(_generation_config(storyteller)),
+        "tokenizer.json": tokenizer(vocab).to_str(pretty=True).encode(),
+        "tokenizer_config.json": _to_json(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": END,
+                "eos_token": END,
+                "pad_token": END,
+                "padding_side": "left",
+                "truncation_side": "left",  # the end of a prompt is what a story goes on from
+                "model_max_length": config.context,
+                "model_input_names": ["input_ids", "attention_mask"],
+                "clean_up_tokenization_spaces": False,
+            }
+        ),
+        "model.safetensors": to_safetensors(weights, metadata={"format": "pt"}),
+        "README.md": _card(storyteller).encode(),
+    }
+    replace_folder(out.resolve(), contents, owned=contents.keys())
+
+
+def qwen3(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
+    """The weights, float32, by their names in Qwen3; blocks that are applied `loops` times are there as often.
+
+    Raises ValueError if the model has no such twin, or if `out`, where it is to be written, holds an artifact.
+    """
+    config, name = storyteller.config, storyteller.name
+    if config.architecture != "gpt":
+        raise ValueError(
+            f"{name} is a {config.architecture}: its learned positions, ReLU and attention scale have no twin in other "
+            "engines; export a model of the gpt architecture, such as pocket"
+        )
+    if storyteller.vocab.end is None:
+        raise ValueError(
+            f"{name} has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
+        )
+    if (out / "stoi.json").exists():
+        raise ValueError(f"{out} holds an artifact, which the export would damage; give a folder of its own")
+    ours = {key: np.ascontiguousarray(weight.numpy()) for key, weight in storyteller.network.state_dict().items()}
+    theirs = {"model.embed_tokens.weight": ours["embedding.weight"], "model.norm.weight": ours["norm.weight"]}
+    for layer in range(config.layers * config.loops):
+        a, b = f"blocks.{layer % config.layers}", f"model.layers.{layer}"
+        theirs |= {f"{b}.{there}.weight": ours[f"{a}.{here}.weight"] for here, there in BLOCK.items()}
+        for part, matrix in zip("qkv", np.split(ours[f"{a}.attention.qkv.weight"], 3), strict=True):
+            theirs[f"{b}.self_attn.{part}_proj.weight"] = matrix
+        for part, matrix in zip(("gate", "up"), np.split(ours[f"{a}.mlp.gate_up.weight"], 2), strict=True):
+            theirs[f"{b}.mlp.{part}_proj.weight"] = matrix
+    return theirs
+
+
+def tokenizer(vocab: Vocab) -> Tokenizer:
+    """One token a character, opened by the end mark; text is cleaned as `Vocab.fit` does, but mojibake stays broken."""
+    characters = "".join(f"\\x{{{ord(symbol):x}}}" for symbol in vocab.itos if symbol != END)
+    built = Tokenizer(models.BPE(vocab.stoi, []))  # without merges each character stays its own token
+    built.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("\r\n", "\n"),
+            normalizers.Replace("´", "'"),  # noqa: RUF001 (else it decomposes to a blank and an accent)
+            normalizers.NFKD(),
+            *_replacements(),
+            *([] if "\n" in vocab.stoi else [normalizers.Replace("\n", " ")]),
+            normalizers.Replace(Regex(f"[^{characters}]"), ""),
+        ]
+    )
+    built.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A {END}:1 $B:1", special_tokens=[(END, vocab.end)]
+    )
+    built.decoder = decoders.Fuse()
+    built.add_special_tokens([AddedToken(END, special=True, normalized=False)])
+    return built
+
+
+def _replacements() -> list[normalizers.Replace]:
+    """What `normalise` makes of characters that Unicode does not decompose, one step for each text that they become."""
+    table = []
+    for character in map(chr, range(_MAPPED)):
+        plain = normalise(character)
+        if plain not in ("", character) and unicodedata.normalize("NFKD", character) == character:
+            table.append((plain, f"\\x{{{ord(character):x}}}"))
+    groups = groupby(sorted(table), key=lambda pair: pair[0])
+    return [normalizers.Replace(Regex(f"[{''.join(code for _, code in group)}]"), plain) for plain, group in groups]
+
+
+def _config(storyteller: Storyteller) -> dict[str, Any]:
+    config, end = storyteller.config, storyteller.vocab.end
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "torch_dtype": "float32",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden_width,
+        "num_hidden_layers": config.layers * config.loops,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "head_dim": config.head_width,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": NORM_EPS,
+        "rope_theta": ROPE_THETA,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+
+
+def _generation_config(storyteller: Storyteller) -> dict[str, Any]:
+    """The settings that the page tells with. Half the context is left to the prompt."""
+    usual, end = Sampling(), storyteller.vocab.end
+    return {
+        "do_sample": True,
+        "temperature": usual.temperature,
+        "top_k": usual.top_k,  # transformers would keep 50, vLLM all
+        "top_p": usual.top_p,
+        "max_new_tokens": min(usual.length, storyteller.config.context // 2),
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+
+
+def _card(storyteller: Storyteller) -> str:
+    name, config, nats = storyteller.name, storyteller.config, storyteller.metrics["nats_per_character"]
+    return f"""---
+license: mit
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- character-level
+- from-scratch
+---
+
+# {name}
+
+A character-level GPT of {storyteller.metrics["parameters"]:,} parameters, trained from scratch: {nats:.4f} nats per \
+character on held-out text.
+Its architecture is Qwen3's ({config.layers * config.loops} layers, width {config.width}, float32), its vocabulary \
+{config.vocab_size} symbols: one token is one character. No custom code is needed.
+
+## transformers
+
+```python
+from transformers import pipeline
+
+tell = pipeline("text-generation", "PATH/OF/THIS/FOLDER")
+print(tell("Once upon a time")[0]["generated_text"])
+```
+
+## vLLM
+
+```
+vllm serve PATH/OF/THIS/FOLDER --served-model-name {name} --dtype float32 \\
+    --override-generation-config '{{"max_new_tokens": {config.context}}}'
+curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{name}", "prompt": "Once upon a time", "max_tokens": {config.context // 2}}}'
+```
+
+This is for a GPU. `--dtype float32` tells what the original tells, `--dtype float16` is faster.
+
+## What to know
+
+- The end mark `{END}` opens every prompt (the tokenizer puts it there) and closes every story.
+- Quotes, dashes and accents become their ASCII kin; a character that the vocabulary lacks is dropped.
+- Prompt and story together fit into {config.context} characters: this is no chat model and has no chat template.
+- It writes in the manner of its training text and knows nothing else; nothing filters what it writes.
+"""
+
+
+def _to_json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
