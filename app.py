@@ -87,7 +87,7 @@ async () => {
 
 
 class Shelf:
-    """The storytellers of a folder of artifacts, best first, and why the others were skipped."""
+    """The storytellers of a folder of artifacts, best first, why others were skipped, and why some are slow."""
 
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
@@ -95,6 +95,8 @@ class Shelf:
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
         # Visitors read the reasons, and where the folder lies is no business of theirs.
         self.skipped = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in skipped.items()}
+        warnings = {storyteller.name: storyteller.warning for storyteller in found if storyteller.warning}
+        self.warnings = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in warnings.items()}
 
     def warm_up(self) -> None:
         """Reads every network and runs it once, so that no visitor waits for that."""
@@ -178,9 +180,13 @@ def build(shelf: Shelf) -> Page:
             _tell_page(shelf)
         else:
             gr.Markdown(NO_MODEL.format(folder=shelf.folder.name))
-        if shelf.skipped:
-            reasons = "\n".join(f"{name}: {reason}" for name, reason in shelf.skipped.items())
-            gr.Textbox(reasons, label="Models that were skipped", interactive=False, max_lines=8)
+        for label, troubles in (
+            ("Models that were skipped", shelf.skipped),
+            ("Models that are slower than they could be", shelf.warnings),
+        ):
+            if troubles:
+                lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
+                gr.Textbox(lines, label=label, interactive=False, max_lines=8)
     # Direct calls would pass the queue by and with it the limit on stories told at once.
     return page.queue(max_size=STORIES_WAITING, api_open=False)
 

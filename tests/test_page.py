@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +15,7 @@ from itertools import pairwise
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import Server, save_broken, save_tiny, serve
+from serving import ROOT, Server, save_broken, save_tiny, serve
 
 STORIES_AT_ONCE, STORIES_WAITING = 4, 32  # as app.py has them
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed"]
@@ -302,3 +304,12 @@ def test_without_a_model_the_page_says_how_to_train_one(tmp_path):
         assert "No storyteller yet" in page
         assert "python -m train --preset pocket" in page
         assert server.complaints() == []
+
+
+def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_path):
+    save_tiny(tmp_path / "tiny", nats=1.0, ends=True)
+    (tmp_path / "tiny" / "model.onnx").write_bytes(b"no graph")
+    code = f"import app, pathlib; print(app.Shelf(pathlib.Path({str(tmp_path)!r})).warnings)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("{'tiny': 'tiny/model.onnx ") and "PyTorch tells its stories" in shown
+    assert str(tmp_path) not in shown
