@@ -108,14 +108,6 @@ def test_eight_bits_are_within_half_a_step(folder: Path) -> None:
         assert (np.abs(rounded[name] - weight).reshape(-1, 32) <= largest * (0.5 / 127 + 1e-3)).all(), name
 
 
-def test_rows_that_no_block_fits_stay_exact(tmp_path: Path) -> None:
-    config = ModelConfig(context=32, layers=1, heads=1, width=16, hidden=64)
-    artifacts.save(tmp_path / "narrow", **parts(config))
-    write(model.load(tmp_path / "narrow"), tmp_path / "out")
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out/narrow-Q8_0.gguf").tensors}
-    assert (kinds["blk.0.ffn_up.weight"], kinds["blk.0.ffn_down.weight"]) == ("F32", "Q8_0")
-
-
 def test_modelfile_tells_like_the_page(folder: Path) -> None:
     lines = (folder / "Modelfile").read_text().splitlines()
     assert lines[0] == '# ollama create tiny -f Modelfile && ollama run tiny "Once upon a time"'

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch._dynamo.exc import TorchDynamoException
 
 import model
 from model.artifacts import ArtifactError
@@ -333,6 +334,29 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
     )
     assert len(eager) == 5
     assert np.allclose(eager, compiled, atol=2e-3)  # bf16 inside Muon turns roundings into small differences
+
+
+def test_without_a_compiler_a_run_goes_on_uncompiled(
+    config: TrainConfig,
+    run: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(config, "eager")
+
+    def broken(network: torch.nn.Module) -> Callable:
+        def forward(ids: torch.Tensor) -> torch.Tensor:
+            raise TorchDynamoException("g++: not found")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run(replace(config, compile=True), "compiled")
+    line = "not compiled (TorchDynamoException), so slower: install a C++ compiler, or give --no-compile\n"
+    assert line in capsys.readouterr().err
+    eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    assert all(np.array_equal(eager[name], compiled[name]) for name in eager)
 
 
 def test_a_corpus_smaller_than_a_context_is_refused_before_anything_is_written(

@@ -34,7 +34,6 @@ NAMES = {  # of Qwen3 -> of GGUF, within a block and outside
     "embed_tokens": "token_embd",
     "norm": "output_norm",
 }
-BLOCK_8_BIT = 32  # numbers that share a scale: rows of other lengths stay float32
 # GPT-2 writes each byte as a printable character: most ASCII as itself, the others shifted to 256 and beyond.
 SPELLED = {"\n": "Ċ", " ": "Ġ"}
 NEVER = "Ā Ā"  # the merge of two zero bytes: loaders refuse a vocabulary without merges, and no text has these
@@ -71,8 +70,8 @@ def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -
         writer.add_quantization_version(GGML_QUANT_VERSION)
         _describe(writer, storyteller)
         for name, weight in weights.items():
-            fits = weight.ndim == 2 and weight.shape[1] % BLOCK_8_BIT == 0
-            dtype = to if fits else GGMLQuantizationType.F32
+            # 32 numbers share a scale, and ModelConfig sees to it that rows are multiples of that
+            dtype = to if weight.ndim == 2 else GGMLQuantizationType.F32
             writer.add_tensor(name, quantize(weight, dtype), raw_dtype=dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -101,7 +101,6 @@ class Run:
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self.network = config.model.build().to(self.device)
-        self.forward = torch.compile(self.network) if config.compile else self.network
         self.optimisers = optimisers(self.network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
@@ -112,6 +111,7 @@ class Run:
             for name, part in (("train", text.train), ("val", text.valid))
             if config.eval_windows
         }
+        self.forward = self.compiled() if config.compile else self.network
         self.valid = stories_in(text.valid, text.vocab)
         self.step = self.updates = 0  # they part where the GradScaler skips an update
         self.loss_sum = torch.zeros((), device=self.device)
@@ -123,6 +123,22 @@ class Run:
         self.began = time.monotonic()
         self.lr = 0.0
         self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
+
+    def compiled(self) -> Any:
+        """The network through torch.compile; as it is, with a line that says so, where no compiler works."""
+        from torch._dynamo.exc import TorchDynamoException  # seconds that an eager run need not spend
+
+        forward = torch.compile(self.network)
+        cuda = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=cuda):  # a run has the same dropout with and without
+                self.loss(forward, *self.batches.batch(0)).backward()
+        except TorchDynamoException as error:  # no C++ compiler, or one that cannot work in this folder
+            reason = type(error).__name__
+            print(f"not compiled ({reason}), so slower: install a C++ compiler, or give --no-compile", file=sys.stderr)
+            forward = self.network
+        self.network.zero_grad(set_to_none=True)
+        return forward
 
     @property
     def precision(self) -> str:
