@@ -150,7 +150,6 @@ def test_a_budget_of_minutes_cools_down_within_it(
     readings = count()
     clock = SimpleNamespace(monotonic=lambda: next(readings) / 10)
     monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(checkpoint, "time", clock)
     budget = replace(config, steps=None, max_minutes=2, eval_every=10**6)
     assert not run(budget, stop_after=1)
     assert run(budget, resume=True)

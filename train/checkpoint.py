@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,7 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
     run.scaler.load_state_dict(state["scaler"])
     for name in COUNTERS:
         setattr(run, name, state[name])
-    run.seconds_before, run.began = state["seconds"], time.monotonic()
+    run.seconds_before = state["seconds"]
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

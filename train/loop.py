@@ -96,6 +96,7 @@ class Run:
     """The state of a run, all of it saved by `save` and brought back by `restore`."""
 
     def __init__(self, config: TrainConfig, text: corpus.Corpus, path: Path) -> None:
+        self.began = time.monotonic()  # a budget of minutes holds the compilation as well
         self.config = config = replace(config, model=replace(config.model, vocab_size=len(text.vocab)))
         self.text, self.path = text, path
         self.device = pick_device(config.device)
@@ -120,7 +121,6 @@ class Run:
         self.recorded = 0.0, 0  # seconds and characters at the last line of the log
         self.finished = False
         self.seconds_before = 0.0  # of the processes that ran before this one
-        self.began = time.monotonic()
         self.lr = 0.0
         self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
 
