@@ -68,3 +68,10 @@ def test_a_text_shorter_than_the_context_is_refused() -> None:
         batches(text=TEXT[:8])
     inputs, targets = batches(text=TEXT[:9]).batch(0)
     assert inputs[0].tolist() == list(range(8)) and targets[0].tolist() == list(range(1, 9))
+
+
+def test_shortened_windows_hold_as_many_characters_of_the_same_text() -> None:
+    inputs, targets = batches().shortened(2).batch(3)
+    assert inputs.shape == targets.shape == (16, 2)
+    assert torch.equal(inputs + 1, targets)
+    assert batches().batch(3)[0].shape == (4, 8)

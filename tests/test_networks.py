@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.gpt import KVCache, attend, rotary_angles, rotate
+from model.gpt import KVCache, attend, attend_by_blocks, rotary_angles, rotate
 
 GPT = ModelConfig(vocab_size=97, context=24, layers=2, heads=2, width=32, hidden=64)
 LOOPED = ModelConfig(vocab_size=97, context=24, layers=2, heads=2, width=32, hidden=64, loops=2)
@@ -127,6 +127,19 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
     assert score(3, 1) == pytest.approx(score(20, 18), abs=1e-5)
     assert score(3, 1) != pytest.approx(score(3, 2), abs=1e-3)
+
+
+@pytest.mark.parametrize("T", [1, 63, 64, 65, 200])
+def test_attention_by_blocks_is_attention(T: int) -> None:
+    generator = torch.Generator().manual_seed(T)
+    results = []
+    q, k, v, weight = torch.randn(4, 2, 3, T, 16, generator=generator)
+    for attention in (attend, attend_by_blocks):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        y = attention(*leaves, 0.25)
+        results.append([y, *torch.autograd.grad((y * weight).sum(), leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [GPT, LOOPED], ids=["gpt", "looped"])

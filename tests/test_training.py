@@ -73,7 +73,10 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop.Run, "train_step", train_step)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimiser": "adamw", "schedule": "onecycle", "accumulate": 2, "clip": 1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimiser": "adamw", "schedule": "onecycle", "accumulate": 2, "clip": 1.0}, {"window": 8, "widen": 0.7}],
+)
 def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:
@@ -335,6 +338,21 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
     assert np.allclose(eager, compiled, atol=2e-3)  # bf16 inside Muon turns roundings into small differences
 
 
+def test_windows_widen_to_the_context_within_a_run(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes, original = [], loop.Run.loss
+
+    def loss(self: loop.Run, forward: object, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(inputs.shape))
+        return original(self, forward, inputs, targets)
+
+    monkeypatch.setattr(loop.Run, "loss", loss)
+    run(replace(config, steps=10, window=8, widen=0.7))
+    assert shapes == [(16, 8)] * 7 + [(4, 32)] * 3
+    assert model.load(tmp_path / "out").metrics["characters_seen"] == 10 * 4 * 32
+
+
 def test_without_a_compiler_a_run_goes_on_uncompiled(
     config: TrainConfig,
     run: Callable[..., bool],
@@ -344,7 +362,7 @@ def test_without_a_compiler_a_run_goes_on_uncompiled(
 ) -> None:
     run(config, "eager")
 
-    def broken(network: torch.nn.Module) -> Callable:
+    def broken(network: torch.nn.Module, **options: object) -> Callable:
         def forward(ids: torch.Tensor) -> torch.Tensor:
             raise TorchDynamoException("g++: not found")
 

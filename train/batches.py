@@ -5,6 +5,8 @@ Shapes: B batch, T context, N characters of text.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +28,14 @@ class Batches:
         self.seed = seed
         self.rows = torch.arange(batch_size, device=device)
         self.columns = torch.arange(context + 1, device=device)
+
+    def shortened(self, context: int) -> Batches:
+        """A source of windows of `context` characters from the same text, with as many characters in a batch."""
+        short = copy(self)
+        rows = len(self.rows) * (len(self.columns) - 1) // context
+        short.rows = torch.arange(rows, device=self.rows.device)
+        short.columns = self.columns[: context + 1]
+        return short
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, the same windows one character later: (B, T) int64 each."""

@@ -107,6 +107,8 @@ class Run:
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
         size = {"context": config.model.context, "device": self.device}
         self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size)
+        # attention costs less in short windows, and most of a language is learned in them
+        self.short = self.batches.shortened(config.window) if config.window else self.batches
         self.probes = {
             name: Batches(part, batch_size=config.batch_size, seed=config.seed + 1, **size)
             for name, part in (("train", text.train), ("val", text.valid))
@@ -128,11 +130,12 @@ class Run:
         """The network through torch.compile; as it is, with a line that says so, where no compiler works."""
         from torch._dynamo.exc import TorchDynamoException  # seconds that an eager run need not spend
 
-        forward = torch.compile(self.network)
+        forward = torch.compile(self.network, dynamic=False)
         cuda = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=cuda):  # a run has the same dropout with and without
-                self.loss(forward, *self.batches.batch(0)).backward()
+                for batches in dict.fromkeys((self.short, self.batches)):
+                    self.loss(forward, *batches.batch(0)).backward()
         except TorchDynamoException as error:  # no C++ compiler, or one that cannot work in this folder
             reason = type(error).__name__
             print(f"not compiled ({reason}), so slower: install a C++ compiler, or give --no-compile", file=sys.stderr)
@@ -193,6 +196,7 @@ class Run:
         position = self.position()
         share = schedule(config, *position)
         self.lr = share * config.lr
+        batches = self.short if position[0] < config.widen * position[1] else self.batches
         for optimiser in self.optimisers:
             changes: dict[str, Any] = {"lr": share * config.muon_lr}
             if isinstance(optimiser, torch.optim.AdamW):
@@ -200,7 +204,7 @@ class Run:
             for group in optimiser.param_groups:
                 group |= changes
         for micro in range(config.accumulate):
-            inputs, targets = self.batches.batch(self.step * config.accumulate + micro)
+            inputs, targets = batches.batch(self.step * config.accumulate + micro)
             loss = self.loss(self.forward, inputs, targets)
             self.scaler.scale(loss / config.accumulate).backward()
             self.loss_sum += loss.detach()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from train.muon import Muon
 from train.presets import TrainConfig
+
+PARTS = {"qkv": 3, "gate_up": 2}  # maps that share a matrix because one product is faster than several
 
 
 def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -15,7 +18,8 @@ def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     suits maps from activations to activations, and not the embedding, the head or a norm. Only matrices decay.
     """
     named = list(network.named_parameters())
-    inner = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
+    matrices = {name: p for name, p in named if p.ndim == 2 and name.startswith("blocks.")}
+    inner = list(matrices.values())
     outer = [p for name, p in named if p.ndim == 2 and not name.startswith("blocks.")]
     vectors = [p for _, p in named if p.ndim < 2]
     by_muon = config.optimiser == "muon"
@@ -30,8 +34,9 @@ def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     )
     if not by_muon:
         return [adamw]
-    muon = torch.optim.Muon(inner, lr=config.muon_lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return [adamw, muon]
+    parts = [PARTS.get(name.split(".")[-2], 1) for name in matrices]
+    settings = {"lr": config.muon_lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    return [adamw, Muon(inner, parts=parts, **settings)]
 
 
 def schedule(config: TrainConfig, position: float, total: int) -> float:

@@ -41,6 +41,8 @@ class TrainConfig:
     seed: int = setting(1, "seed of weights, batches and dropout")
     # batch
     batch_size: int = setting(16, "windows in a batch")
+    window: int | None = setting(None, "characters in a window at first, of as many more windows; context if not given")
+    widen: float = setting(0.6, "share of the run after which windows are as long as the context")
     accumulate: int = setting(1, "batches whose gradients make one step")
     # optimiser
     optimiser: str = setting("muon", "muon (matrices; AdamW for the rest) or adamw (everything)")
@@ -95,7 +97,7 @@ class TrainConfig:
         for name in ("weight_decay", "clip", "eval_windows"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
-        for name in ("warmup", "cooldown", "pct_start"):
+        for name in ("warmup", "cooldown", "pct_start", "widen"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share of the run: from 0 to 1")
         for name in ("beta1", "beta2", "momentum", "ema"):
@@ -103,6 +105,8 @@ class TrainConfig:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be from 0 up to, not including, 1")
         if self.warmup + self.cooldown > 1:
             raise ValueError(f"warmup + cooldown ({self.warmup + self.cooldown:g}) must be at most 1, the whole run")
+        if self.window is not None and (self.window < 1 or self.model.context % self.window):
+            raise ValueError(f"window ({self.window}) must divide the context ({self.model.context})")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed ({self.seed}) must be from 0 to {2**31 - 1}")
         if self.steps is None and self.max_minutes is None:
