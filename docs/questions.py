@@ -1,7 +1,7 @@
 """The original's open questions, answered by runs of its recipes: python docs/questions.py train.txt valid.txt
 
-Each run is a `python -m train`, its outcome a line of docs/questions.jsonl; a run that has its line is not run again, so
-the script goes on where it was stopped. At the end the plots are drawn.
+Each run is a `python -m train`, its outcome a line of docs/questions.jsonl; a run that has its line is not run again,
+so the script goes on where it was stopped. docs/plots.py draws what came of it.
 """
 
 from __future__ import annotations

@@ -66,6 +66,14 @@ def test_every_setting_has_a_flag_of_its_own_name() -> None:
     assert config.model.width == PRESETS["pocket"].model.width
 
 
+def test_a_window_divides_the_context() -> None:
+    assert settings("--preset", "pocket").window == 128
+    assert settings("--preset", "pocket", "--context", "192").window is None
+    assert settings("--preset", "pocket", "--context", "192", "--window", "64").window == 64
+    with pytest.raises(ValueError, match=r"^window \(100\) must divide the context \(256\)$"):
+        settings("--preset", "pocket", "--window", "100")
+
+
 def test_underscores_are_as_good_as_hyphens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "missing.txt"), "--batch_size", "2", "--eval_every=5"]) == 2
     assert "missing.txt" in capsys.readouterr().err

@@ -163,6 +163,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         settings["max_minutes"] = None  # --steps N means N steps, whatever budget the preset has
     elif "max_minutes" in given and "steps" not in given:
         settings["steps"] = None
+    if "context" in given and "window" not in given:
+        settings["window"] = None  # the preset's short windows divide its own context
     return replace(base, model=replace(base.model, **shape), **settings)
 
 
