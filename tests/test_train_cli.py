@@ -109,11 +109,32 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     held_out = write_stories(tmp_path / "held_out.txt", 7, seed=5)
     assert evaluate([str(out), "--data", str(held_out)]) == 0
     full = json.loads(capsys.readouterr().out)
-    assert evaluate([str(out), "--data", str(held_out), "--stories", "3"]) == 0
+    assert evaluate([str(out), "--data", str(held_out), "--first", "3"]) == 0
     quick = json.loads(capsys.readouterr().out)
     assert (full["stories"], quick["stories"]) == (7, 3)
     assert quick["symbols"] < full["symbols"]
     assert {"artifact", "nats_per_character", "bits_per_character", "data"} <= full.keys()
+
+
+def test_evaluate_checks_what_was_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, held_out = write_stories(tmp_path / "stories.txt", 40), write_stories(tmp_path / "held_out.txt", 7, seed=5)
+    out = tmp_path / "out"
+    settings = ["--preset", "debug", "--context", "32", "--steps", "2", "--out", str(out)]
+    assert main([*settings, "--data", str(text), "--valid", str(held_out)]) == 0
+    checked = [str(out), "--data", str(held_out), "--check"]
+    capsys.readouterr()
+    assert evaluate(checked) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["recorded"] == line["nats_per_character"]
+    assert evaluate([*checked, "--first", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "error: out has no figure of 3 stories of held_out.txt: its own are of 7 of held_out.txt\n"
+    )
+    monkeypatch.setattr("train.evaluate.recorded", lambda *figures: line["recorded"] + 0.0021)
+    assert evaluate(checked) == 1
+    assert capsys.readouterr().err == "not as recorded: out\n"
 
 
 def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,8 +145,8 @@ def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_evaluate_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        evaluate(["x", "--data", "y", "--storys", "2"])
-    assert capsys.readouterr().err == "error: unknown flag --storys; did you mean --stories?\n"
+        evaluate(["x", "--data", "y", "--fist", "2"])
+    assert capsys.readouterr().err == "error: unknown flag --fist; did you mean --first?\n"
     for device in ("cud", "cuda:99"):
         assert evaluate([str(tmp_path), "--data", "y", "--device", device]) == 2
         error = capsys.readouterr().err

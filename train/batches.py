@@ -32,10 +32,14 @@ class Batches:
     def shortened(self, context: int) -> Batches:
         """A source of windows of `context` characters from the same text, with as many characters in a batch."""
         short = copy(self)
-        rows = len(self.rows) * (len(self.columns) - 1) // context
+        rows = len(self.rows) * self.context // context
         short.rows = torch.arange(rows, device=self.rows.device)
         short.columns = self.columns[: context + 1]
         return short
+
+    @property
+    def context(self) -> int:
+        return len(self.columns) - 1
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, the same windows one character later: (B, T) int64 each."""

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from train.corpus import CorpusError, read_stories
 from train.device import pick_device
 from train.flags import Parser
 
+FIRSTS = 100, 500  # first stories that have a figure of their own
+TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights
 IGNORE = -100  # the target of a position that is not scored
 
 
@@ -37,20 +39,24 @@ def sequence(vocab: Vocab, story: str) -> list[int]:
 
 @torch.inference_mode()
 def score(
-    network: nn.Module, sequences: Sequence[Sequence[int]], *, batch_characters: int = 32_768
+    network: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    *,
+    context: int | None = None,
+    batch_characters: int = 32_768,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nats (float64) and scored symbols (int64) of every sequence, by the rule of the README.
 
-    A sequence's first symbol is given; each other one is scored once, in windows of the network's context that advance
-    by half a context. Windows of like length share a batch; a pad stands behind the last symbol, where a causal network
-    cannot see it.
+    A sequence's first symbol is given; each other one is scored once, in windows of the context (the network's unless
+    given) that advance by half a context. Windows of like length share a batch; a pad stands behind the last symbol,
+    where a causal network cannot see it.
     """
-    config = network.config
+    context = context or network.config.context
     device = next(network.parameters()).device
     jobs = [
         (index, start, stop, first)
         for index, ids in enumerate(sequences)
-        for start, stop, first in windows(len(ids) - 1, config.context)
+        for start, stop, first in windows(len(ids) - 1, context)
     ]
     jobs.sort(key=lambda job: job[1] - job[2])  # the longest first: what does not fit in memory fails at once
     nats = np.zeros(len(sequences))
@@ -80,9 +86,7 @@ def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str
     began = time.perf_counter()
     nats, symbols = score(network, sequences)
     per_character = float(nats.sum() / symbols.sum())
-    firsts = {
-        f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in (100, 500) if n < len(sequences)
-    }
+    firsts = {f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in FIRSTS if n < len(sequences)}
     return {
         "data": data,
         "stories": len(sequences),
@@ -94,28 +98,51 @@ def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str
     }
 
 
+def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
+    """What an artifact's metrics.json says of the stories that `result` scored; ValueError where it says nothing."""
+    figures = metrics["evaluation"]
+    by_count = {figures["stories"]: figures["nats_per_character"]}
+    by_count |= {n: figures[f"first_{n}"] for n in FIRSTS if f"first_{n}" in figures}
+    if result["data"] != figures["data"] or result["stories"] not in by_count:
+        raise ValueError(
+            f"{metrics['name']} has no figure of {result['stories']} stories of {result['data']}: "
+            f"its own are of {', '.join(map(str, sorted(by_count)))} of {figures['data']}"
+        )
+    return by_count[result["stories"]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("artifact", type=Path, help="a folder such as artifacts/pocket")
+    parser.add_argument("artifacts", type=Path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
-    parser.add_argument("--stories", type=int, metavar="N", help="quick: score the first N stories only")
+    parser.add_argument("--first", type=int, metavar="N", help="quick: score the first N stories only")
+    parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json is off by more than {TOLERANCE}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     args = parser.parse_args(argv)
-    if args.stories is not None and args.stories < 1:
-        parser.error(f"--stories ({args.stories}) must be at least 1")
+    if args.first is not None and args.first < 1:
+        parser.error(f"--first ({args.first}) must be at least 1")
+    off = []
     try:
         device = pick_device(args.device)
-        storyteller = model.load(args.artifact)
-        stories = islice(read_stories(args.data), args.stories)
-        sequences = [sequence(storyteller.vocab, story) for story in stories]
-        if not sequences:
-            raise CorpusError(f"{args.data} holds no story to score")
-        result = evaluation(storyteller.network.to(device), sequences, args.data.name)
+        for folder in args.artifacts:
+            storyteller = model.load(folder)
+            stories = islice(read_stories(args.data), args.first)
+            sequences = [sequence(storyteller.vocab, story) for story in stories]
+            if not sequences:
+                raise CorpusError(f"{args.data} holds no story to score")
+            result = evaluation(storyteller.network.to(device), sequences, args.data.name)
+            line = {"artifact": storyteller.name, **result}
+            if args.check:
+                line["recorded"] = recorded(storyteller.metrics, result)
+                if abs(line["recorded"] - result["nats_per_character"]) > TOLERANCE:
+                    off.append(storyteller.name)
+            print(json.dumps(line), flush=True)
     except (ValueError, OSError) as error:  # ArtifactError and CorpusError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"artifact": storyteller.name, **result}))
-    return 0
+    if off:
+        print(f"not as recorded: {', '.join(off)}", file=sys.stderr)
+    return int(bool(off))
 
 
 if __name__ == "__main__":

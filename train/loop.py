@@ -165,6 +165,11 @@ class Run:
         by_clock = self.seconds / (60 * self.config.max_minutes) * total
         return (max(self.updates, by_clock) if self.config.steps else by_clock), total
 
+    def source(self) -> Batches:
+        """The batches of this part of the run."""
+        position, total = self.position()
+        return self.short if not self.over() and position < self.config.widen * total else self.batches
+
     def over(self) -> bool:
         if self.config.steps and self.step >= self.config.steps:
             return True
@@ -196,7 +201,7 @@ class Run:
         position = self.position()
         share = schedule(config, *position)
         self.lr = share * config.lr
-        batches = self.short if position[0] < config.widen * position[1] else self.batches
+        batches = self.source()
         for optimiser in self.optimisers:
             changes: dict[str, Any] = {"lr": share * config.muon_lr}
             if isinstance(optimiser, torch.optim.AdamW):
@@ -238,7 +243,9 @@ class Run:
             if self.probes:
                 train_nats, val_nats = (self.probe(self.probes[name]) for name in ("train", "val"))
             else:
-                nats, symbols = score(self.network, self.valid[: self.config.eval_stories])
+                nats, symbols = score(
+                    self.network, self.valid[: self.config.eval_stories], context=self.source().context
+                )
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = (
                     float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
