@@ -341,7 +341,13 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
 def test_windows_widen_to_the_context_within_a_run(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes, original = [], loop.Run.loss
+    shapes, contexts, original = [], [], loop.Run.loss
+
+    def spied(*arguments: object, context: int) -> object:
+        contexts.append(context)
+        return score(*arguments, context=context)
+
+    monkeypatch.setattr(loop, "score", spied)
 
     def loss(self: loop.Run, forward: object, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(inputs.shape))
@@ -350,6 +356,7 @@ def test_windows_widen_to_the_context_within_a_run(
     monkeypatch.setattr(loop.Run, "loss", loss)
     run(replace(config, steps=10, window=8, widen=0.7))
     assert shapes == [(16, 8)] * 7 + [(4, 32)] * 3
+    assert contexts == [8, 8, 32]
     assert model.load(tmp_path / "out").metrics["characters_seen"] == 10 * 4 * 32
 
 

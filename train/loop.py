@@ -243,9 +243,9 @@ class Run:
             if self.probes:
                 train_nats, val_nats = (self.probe(self.probes[name]) for name in ("train", "val"))
             else:
-                nats, symbols = score(
-                    self.network, self.valid[: self.config.eval_stories], context=self.source().context
-                )
+                stories = self.valid[: self.config.eval_stories]
+                # a network that has seen short windows only is lost beyond them
+                nats, symbols = score(self.network, stories, context=self.source().context)
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = (
                     float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
