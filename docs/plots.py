@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import questions
 
 ROOT = Path(__file__).parent.parent
 # What the original logged: (step, val loss) and, for OneCycle, (step, learning rate) before the step.
@@ -57,6 +58,43 @@ def draw_pocket(target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
+def draw_questions(target: Path) -> None:
+    """What steps, schedule, precision and text do to the original's network; a dot a seed, lines through means."""
+    done = questions.outcomes()
+    figure, panels = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
+
+    def line(axes: plt.Axes, figure_name: str, label: str, vary: str, values: tuple, colour: str, **asked: str) -> None:
+        points = {value: questions.of(done, figure_name, **asked, **{vary: value}) for value in values}
+        for value, seeds in points.items():
+            axes.plot([value] * len(seeds), seeds, ".", color=colour, ms=5)
+        means = [sum(seeds) / len(seeds) for seeds in points.values()]
+        axes.plot(list(points), means, color=colour, lw=1, label=label)
+
+    schedule, steps, precision, text = panels
+    for axes in (schedule, steps):
+        line(axes, "val", "OneCycle to 1e-2", "steps", questions.STEPS, "tab:blue")
+        axes.set(xscale="log", xlabel="steps", ylabel="val loss", xticks=questions.STEPS)
+        axes.set_xticklabels([f"{n // 1000}k" for n in questions.STEPS])
+        axes.minorticks_off()
+    line(schedule, "val", "constant 1e-3", "steps", questions.STEPS, "tab:orange", schedule="constant")
+    line(steps, "train", "its train loss", "steps", questions.STEPS, "tab:green")
+    for name, colour in (("fp32", "tab:blue"), ("bf16", "tab:orange")):
+        seconds, val = (questions.of(done, figure, precision=name) for figure in ("seconds", "val"))
+        precision.plot(seconds, val, "o", color=colour, label=f"{name}, 10k steps")
+    precision.set(xlabel="seconds, one CPU thread", ylabel="val loss")
+    line(text, "valid_nats", "10k steps", "megabytes", questions.SIZES, "tab:blue")
+    text.set(xscale="log", xlabel="MB of stories", ylabel="nats per character on valid.txt", xticks=questions.SIZES)
+    text.set_xticklabels(questions.SIZES)
+    text.minorticks_off()
+    titles = ("OneCycle or a constant rate", "More steps", "Half precision", "Less text")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=110)
+
+
 if __name__ == "__main__":
     draw_classics(ROOT / "docs/classic.png")
     draw_pocket(ROOT / "docs/pocket.png")
+    draw_questions(ROOT / "docs/questions.png")

@@ -1,12 +1,13 @@
 """The original's open questions, answered by runs of its recipes: python docs/questions.py train.txt valid.txt
 
 Each run is a `python -m train`, its outcome a line of docs/questions.jsonl; a run that has its line is not run again,
-so the script goes on where it was stopped. docs/plots.py draws what came of it.
+so the script goes on where it was stopped. Then the table of the README is renewed; docs/plots.py draws it.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from train.report import fill  # noqa: E402
+
 OUTCOMES = ROOT / "docs/questions.jsonl"
 SEEDS = (1, 2, 3)
+STEPS = (5_000, 10_000, 20_000, 40_000)
+SIZES = (1, 5, 20)  # million characters
 END = "<|endoftext|>"
 MEGABYTE = 1_000_000
 
 
 def runs() -> list[dict[str, Any]]:
-    """All runs, seed by seed, so that a part of them is already a comparison."""
-    asked = []
-    for seed in SEEDS:
-        base = {"seed": seed, "schedule": "onecycle", "steps": 10_000, "precision": "fp32", "megabytes": 20}
-        asked.append(base)
-        asked.append(base | {"schedule": "constant", "steps": 40_000})  # its log holds the shorter runs as well
-        asked += [base | {"megabytes": size} for size in (1, 5)]
-        asked.append(base | {"precision": "bf16"})
-        asked += [base | {"steps": steps} for steps in (5_000, 20_000, 40_000)]
-    return asked
+    """All runs, the short ones of every seed first, so that a part of them is already a comparison."""
+    base = {"schedule": "onecycle", "steps": 10_000, "precision": "fp32", "megabytes": 20}
+    changes: list[dict[str, Any]] = [{}, {"megabytes": 1}, {"megabytes": 5}, {"precision": "bf16"}, {"steps": 5_000}]
+    changes += [{"steps": 20_000}, {"schedule": "constant", "steps": 40_000}, {"steps": 40_000}]
+    return [base | change | {"seed": seed} for change in changes for seed in SEEDS]
 
 
 def part_of(train: Path, megabytes: int, folder: Path) -> Path:
@@ -72,12 +74,56 @@ def run(asked: dict[str, Any], train: Path, valid: Path, folder: Path) -> dict[s
     }
 
 
+def outcomes() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in OUTCOMES.read_text(encoding="utf-8").splitlines()] if OUTCOMES.exists() else []
+
+
+def of(done: list[dict[str, Any]], figure: str, **asked: Any) -> list[float]:
+    """That figure of every seed of a run; a constant rate has it at any logged step of its longest run."""
+    if asked.get("schedule") == "constant":
+        longest = [x for x in done if x["schedule"] == "constant"]
+        return [line[figure] for x in longest for line in x["log"] if line["step"] == asked["steps"]]
+    wanted = {"schedule": "onecycle", "steps": 10_000, "precision": "fp32", "megabytes": 20} | asked
+    return [x[figure] for x in done if wanted.items() <= x.items()]
+
+
+def cell(values: list[float]) -> str:
+    """Mean of the seeds, and how far the furthest is from it."""
+    mean = statistics.fmean(values)
+    return f"{mean:.3f} ± {max(abs(value - mean) for value in values):.3f}"
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    """The answers as a table of the README."""
+
+    def row(name: str, cells: list[str]) -> str:
+        return f"| {name} | " + " | ".join(cells) + " |"
+
+    def over_steps(**asked: Any) -> list[str]:
+        return [cell(of(done, "val", steps=steps, **asked)) for steps in STEPS]
+
+    sizes = [cell(of(done, "valid_nats", megabytes=size)) for size in SIZES]
+    return "\n".join(
+        [
+            row("val loss after", [f"{steps:,} steps" for steps in STEPS]),
+            "|---" * (len(STEPS) + 1) + "|",
+            row("constant rate 1e-3", over_steps(schedule="constant")),
+            row("OneCycle", over_steps()),
+            row("OneCycle in bf16", ["", cell(of(done, "val", precision="bf16")), "", ""]),
+            "",
+            row("OneCycle, 10,000 steps on", [f"{size} MB of stories" for size in SIZES]),
+            "|---" * (len(SIZES) + 1) + "|",
+            row("nats per character, first 500 stories of `valid.txt`", sizes),
+        ]
+    )
+
+
 def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
     train, valid = (Path(path).resolve() for path in argv)
-    done = [json.loads(line) for line in OUTCOMES.read_text().splitlines()] if OUTCOMES.exists() else []
+    done = outcomes()
     for asked in runs():
         if any(asked.items() <= outcome.items() for outcome in done):
             continue
@@ -86,6 +132,8 @@ def main(argv: list[str]) -> int:
         with OUTCOMES.open("a", encoding="utf-8") as file:
             file.write(json.dumps(outcome) + "\n")
         print({name: value for name, value in outcome.items() if name != "log"}, flush=True)
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), {"questions": table(outcomes())}), encoding="utf-8")
     return 0
 
 
