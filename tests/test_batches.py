@@ -75,3 +75,17 @@ def test_shortened_windows_hold_as_many_characters_of_the_same_text() -> None:
     assert inputs.shape == targets.shape == (16, 2)
     assert torch.equal(inputs + 1, targets)
     assert batches().batch(3)[0].shape == (4, 8)
+
+
+def test_windows_open_at_starts_for_the_share_that_is_asked() -> None:
+    starts = np.array([3, 50, 245])  # the last one is too near the end
+    made = Batches(TEXT, context=8, batch_size=4, seed=1, starts=starts, opening=0.5)
+    first = torch.cat([made.batch(step)[0][:, 0].view(1, 4) for step in range(50)])
+    assert set(first[:, :2].flatten().tolist()) == {3, 50}
+    assert len(set(first[:, 2:].flatten().tolist())) > 50
+    assert torch.equal(made.batch(7)[0][2:], batches().batch(7)[0][2:])
+
+
+def test_starts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^no story begins 8 characters before the end: windows cannot open stories$"):
+        Batches(TEXT, context=8, batch_size=4, seed=1, starts=np.array([250]), opening=0.5)

@@ -137,6 +137,22 @@ def test_evaluate_checks_what_was_recorded(
     assert capsys.readouterr().err == "not as recorded: out\n"
 
 
+def test_told_stories_are_judged_beside_real_ones(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, held_out = write_stories(tmp_path / "stories.txt", 30), write_stories(tmp_path / "held_out.txt", 4, seed=5)
+    command = [str(tiny_artifact), "--data", str(held_out), "--stories", "3", "--temperature", "1"]
+    assert evaluate([*command, "--train", str(text)]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["sampling"] == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    assert line["told"].keys() == line["held_out"].keys()
+    assert (line["told"]["stories"], line["held_out"]["ended"]) == (3, 1.0)
+    assert line["told"]["known_words"] < line["held_out"]["known_words"]
+    with pytest.raises(SystemExit):
+        evaluate(command)
+    assert "--train FILE, what the artifact was trained on" in capsys.readouterr().err
+
+
 def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate([str(tmp_path / "none"), "--data", "x.txt"]) == 2
     error = capsys.readouterr().err

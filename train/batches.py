@@ -16,11 +16,20 @@ class Batches:
     """Random windows of an encoded text that is held as one uint8 tensor on the training device.
 
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
-    every device draws the same windows, and a GPU never waits for the host.
+    every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
+    at one of `starts`, where stories do.
     """
 
     def __init__(
-        self, text: np.ndarray, *, context: int, batch_size: int, seed: int, device: torch.device | str = "cpu"
+        self,
+        text: np.ndarray,
+        *,
+        context: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        starts: np.ndarray | None = None,
+        opening: float = 0.0,
     ) -> None:
         if len(text) <= context:
             raise ValueError(f"the text ({len(text)} characters) must be longer than the context ({context})")
@@ -28,6 +37,12 @@ class Batches:
         self.seed = seed
         self.rows = torch.arange(batch_size, device=device)
         self.columns = torch.arange(context + 1, device=device)
+        self.opening = opening
+        if opening:
+            fitting = np.empty(0) if starts is None else starts[starts <= len(text) - context - 1]
+            if not len(fitting):
+                raise ValueError(f"no story begins {context} characters before the end: windows cannot open stories")
+            self.starts = torch.from_numpy(fitting.astype(np.int64)).to(device)  # (S,)
 
     def shortened(self, context: int) -> Batches:
         """A source of windows of `context` characters from the same text, with as many characters in a batch."""
@@ -44,7 +59,11 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, the same windows one character later: (B, T) int64 each."""
         counters = self.rows + step * len(self.rows)
-        offsets = hash64(counters, self.seed) % (len(self.text) - len(self.columns) + 1)
+        numbers = hash64(counters, self.seed)
+        offsets = numbers % (len(self.text) - len(self.columns) + 1)
+        if self.opening:
+            opening = self.rows < round(self.opening * len(self.rows))
+            offsets = torch.where(opening, self.starts[numbers % len(self.starts)], offsets)
         windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]
 

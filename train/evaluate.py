@@ -20,11 +20,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
-from model.storyteller import windows
+from model.sampling import Sampling
+from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
 from train.corpus import CorpusError, read_stories
 from train.device import pick_device
 from train.flags import Parser
+from train.judge import Judge, Told, tell_many
 
 FIRSTS = 100, 500  # first stories that have a figure of their own
 TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights
@@ -111,6 +113,17 @@ def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
     return by_count[result["stories"]]
 
 
+def judged(storyteller: Storyteller, training: Path, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
+    """Figures of `count` told stories, and the same ones of the first `count` held-out stories."""
+    judge = Judge(read_stories(training))
+    real = [Told(story, True) for story in islice(read_stories(held_out), count)]
+    return {
+        "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
+        "told": judge.figures(tell_many(storyteller, count, sampling)),
+        "held_out": judge.figures(real),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", type=Path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
@@ -118,7 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, metavar="N", help="quick: score the first N stories only")
     parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json is off by more than {TOLERANCE}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
+    told = parser.add_argument_group("judge told stories instead")
+    told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and judge them beside N held-out ones")
+    told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
+    for name, default in (("temperature", 0.8), ("top_p", 1.0), ("min_p", 0.0)):
+        told.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="X", help="(%(default)s)")
     args = parser.parse_args(argv)
+    if args.stories is not None and (args.stories < 1 or args.train is None):
+        parser.error("--stories takes a number of at least 1, and --train FILE, what the artifact was trained on")
     if args.first is not None and args.first < 1:
         parser.error(f"--first ({args.first}) must be at least 1")
     off = []
@@ -126,6 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = pick_device(args.device)
         for folder in args.artifacts:
             storyteller = model.load(folder)
+            if args.stories:
+                sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
+                figures = judged(storyteller, args.train, args.data, args.stories, sampling)
+                print(json.dumps({"artifact": storyteller.name, **figures}), flush=True)
+                continue
             stories = islice(read_stories(args.data), args.first)
             sequences = [sequence(storyteller.vocab, story) for story in stories]
             if not sequences:

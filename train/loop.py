@@ -106,7 +106,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
         size = {"context": config.model.context, "device": self.device}
-        self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size)
+        starts = None if text.vocab.end is None else np.flatnonzero(text.train == text.vocab.end)
+        opening = {"starts": starts, "opening": config.opening}
+        self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size, **opening)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches
         self.probes = {

@@ -42,6 +42,7 @@ class TrainConfig:
     # batch
     batch_size: int = setting(16, "windows in a batch")
     window: int | None = setting(None, "characters in a window at first, of as many more windows; context if not given")
+    opening: float = setting(0.0, "share of the windows that begin where a story does")
     widen: float = setting(0.6, "share of the run after which windows are as long as the context")
     accumulate: int = setting(1, "batches whose gradients make one step")
     # optimiser
@@ -97,7 +98,7 @@ class TrainConfig:
         for name in ("weight_decay", "clip", "eval_windows"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
-        for name in ("warmup", "cooldown", "pct_start", "widen"):
+        for name in ("warmup", "cooldown", "pct_start", "widen", "opening"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share of the run: from 0 to 1")
         for name in ("beta1", "beta2", "momentum", "ema"):

@@ -1,0 +1,144 @@
+"""How told stories compare with real ones: words, variety, quotes, endings, names, and what was copied.
+
+Every figure of told stories stands beside the same figure of held-out ones, for none of them means much alone.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from model.sampling import Sampling
+from model.storyteller import Storyteller
+
+LONGEST = 2_000  # characters of a told story; of 100 TinyStories 98 are shorter
+SEED_LENGTH = 16  # shorter runs in common with the training text are no copies and count as 0
+WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+SENTENCE_END = re.compile(r"[.!?]")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A story, and whether it ended by itself."""
+
+    text: str
+    ended: bool
+
+
+def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[Told]:
+    """`count` stories from the end mark alone, with the seeds 1 to `count`."""
+    told = []
+    for seed in range(1, count + 1):
+        text = "".join(storyteller.tell("", replace(sampling, length=LONGEST, seed=seed)))
+        told.append(Told(text, len(text) < LONGEST))
+    return told
+
+
+class Judge:
+    """Judges stories against a training text, which is read once."""
+
+    def __init__(self, training: Iterable[str]) -> None:
+        text = "\n\n".join(training)  # no story holds an empty line, so no run crosses from one into the next
+        counts = Counter(WORD.findall(text))
+        self.words = {word.lower() for word in counts}
+        # a name is a word that is hardly ever written small
+        self.names = {word for word, n in counts.items() if word.istitle() and n > 20 * counts[word.lower()]}
+        self.ids = characters(text)
+        hashes = run_hashes(self.ids)
+        self.order = np.argsort(hashes)  # where each run stands, equal ones side by side
+        self.hashes = hashes[self.order]
+
+    def figures(self, stories: Sequence[Told]) -> dict[str, Any]:
+        """Shares from 0 to 1; `copied` in characters."""
+        texts = [story.text for story in stories]
+        words = [word.lower() for text in texts for word in WORD.findall(text)]
+        lines = [line for text in texts for line in text.splitlines() if '"' in line]
+        returns = [returned for text in texts if (returned := self.name_returns(text)) is not None]
+        copied = [self.copied(text) for text in texts]
+        return {
+            "stories": len(texts),
+            "characters": round(statistics.fmean(map(len, texts))),
+            "known_words": share(word in self.words for word in words),
+            **{f"distinct_{n}": distinct(words, n) for n in (1, 2, 3)},
+            "closed_quotes": share(line.count('"') % 2 == 0 for line in lines),
+            "ended": share(story.ended for story in stories),
+            "name_returns": share(returns),
+            "copied_median": round(statistics.median(copied)),
+            "copied_worst": max(copied),
+        }
+
+    def name_returns(self, text: str) -> bool | None:
+        """Whether a name of the first sentence stands in the last third; None where there is no name."""
+        first = SENTENCE_END.split(text, maxsplit=1)[0]
+        names = self.names.intersection(WORD.findall(first))
+        return bool(names.intersection(WORD.findall(text[len(text) * 2 // 3 :]))) if names else None
+
+    def copied(self, text: str) -> int:
+        """Length of the longest run of characters that stands word for word in the training text."""
+        ids = characters(text)
+        hashes = run_hashes(ids)
+        first, last = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
+        longest = 0
+        # A copied run is a stretch of known runs, and no longer than that stretch allows: few places need a look.
+        for start, count in sorted(stretches(last > first), key=lambda stretch: -stretch[1]):
+            for begin in range(start, start + count):
+                if start + count - begin + SEED_LENGTH - 1 <= longest:
+                    break
+                places = self.order[first[begin] : last[begin]]
+                longest = max(longest, self.common(places, ids[begin:], longest))
+        return longest if longest >= SEED_LENGTH else 0
+
+    def common(self, places: np.ndarray, ids: np.ndarray, longest: int) -> int:
+        """How far `ids` goes on as the training text does at one of `places`, if further than `longest`; else 0."""
+        if longest < len(ids):  # most places part here already
+            places = places[places + longest < len(self.ids)]
+            places = places[self.ids[places + longest] == ids[longest]]
+        length = 0
+        while length < len(ids):
+            places = places[places + length < len(self.ids)]
+            places = places[self.ids[places + length] == ids[length]]
+            if not len(places):
+                break
+            length += 1
+        return length
+
+
+def share(truths: Iterable[bool]) -> float | None:
+    """Of how many it holds; None of nothing."""
+    values = list(truths)
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def distinct(words: Sequence[str], n: int, limit: int = 10_000) -> float | None:
+    """Different n-grams over all n-grams of the first `limit` words: the share falls as a text grows."""
+    grams = list(islice(zip(*(words[i:] for i in range(n)), strict=False), limit))
+    return round(len(set(grams)) / len(grams), 4) if grams else None
+
+
+def characters(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+
+
+def run_hashes(ids: np.ndarray) -> np.ndarray:
+    """uint64 of every run of SEED_LENGTH characters, (N - SEED_LENGTH + 1,); doubled up from single characters."""
+    hashes, length = ids.astype(np.uint64), 1
+    while length < SEED_LENGTH:
+        if len(hashes) <= length:
+            return hashes[:0]
+        mixed = (hashes[:-length] ^ (hashes[:-length] >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+        hashes = mixed + hashes[length:]
+        length *= 2
+    return hashes
+
+
+def stretches(hits: np.ndarray) -> list[tuple[int, int]]:
+    """(start, count) of each unbroken run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], hits.astype(np.int8), [0]))))
+    return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
