@@ -71,8 +71,8 @@ def draw_questions(target: Path) -> None:
         points = {value: questions.of(done, figure_name, **asked, **{vary: value}) for value in values}
         for value, seeds in points.items():
             axes.plot([value] * len(seeds), seeds, ".", color=colour, ms=5)
-        means = [sum(seeds) / len(seeds) for seeds in points.values()]
-        axes.plot(list(points), means, color=colour, lw=1, label=label)
+        means = {value: sum(seeds) / len(seeds) for value, seeds in points.items() if seeds}
+        axes.plot(list(means), list(means.values()), color=colour, lw=1, label=label)
 
     schedule, steps, precision, text = panels
     for axes in (schedule, steps):

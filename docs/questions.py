@@ -88,9 +88,12 @@ def of(done: list[dict[str, Any]], figure: str, **asked: Any) -> list[float]:
 
 
 def cell(values: list[float]) -> str:
-    """Mean of the seeds, and how far the furthest is from it."""
+    """Mean of the seeds, and how far the furthest is from it; how many they are, where some have not run yet."""
+    if len(values) < 2:
+        return f"{values[0]:.3f} (1 seed)" if values else "not run yet"
     mean = statistics.fmean(values)
-    return f"{mean:.3f} ± {max(abs(value - mean) for value in values):.3f}"
+    missing = "" if len(values) == len(SEEDS) else f" ({len(values)} seeds)"
+    return f"{mean:.3f} ± {max(abs(value - mean) for value in values):.3f}{missing}"
 
 
 def table(done: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -113,3 +114,9 @@ def test_nothing_tracked_is_too_big_for_a_plain_push() -> None:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [ROOT / name for name in names.split("\0") if name]
     assert [path.name for path in files if path.exists() and path.stat().st_size > 10 * 2**20] == []
+
+
+def test_the_answers_are_those_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    questions = importlib.import_module("questions")
+    assert fill(README, {"questions": questions.table(questions.outcomes())}) == README
