@@ -9,7 +9,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import questions
+
+from train.presets import PRESETS  # found through questions, which puts the project's folder on the path
 
 ROOT = Path(__file__).parent.parent
 # What the original logged: (step, val loss) and, for OneCycle, (step, learning rate) before the step.
@@ -53,7 +56,8 @@ def draw_pocket(target: Path) -> None:
     axes.plot(seen, [line["train"] for line in log], lw=1, label="train (mean since the line before)")
     axes.plot(seen, [line["val"] for line in log], lw=1.5, label="val (nats per character, 200 stories)")
     # val is scored in windows of the whole context, in which the network is lost until it has trained on some
-    widened = 0.6 * seen[-1]
+    seconds = [line["seconds"] for line in log]
+    widened = np.interp(PRESETS["pocket"].widen * seconds[-1], seconds, seen)  # a budget of minutes goes by the clock
     axes.axvline(widened, color="grey", lw=1, ls=":")
     axes.text(widened, 1.17, " windows widen from 128 to 256", fontsize=8)
     axes.set(xlabel="million characters seen", ylabel="nats per character", ylim=(0.65, 1.2))

@@ -26,7 +26,7 @@ def descend(optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], steps
     return [weight.detach() for weight in weights]
 
 
-def test_it_moves_the_weights_exactly_as_torch_does_one_by_one() -> None:
+def test_it_moves_the_weights_as_torch_does_one_by_one() -> None:
     ours, theirs = parameters(), parameters()
     moved, expected = descend(Muon(ours, **SETTINGS), ours), descend(torch.optim.Muon(theirs, **SETTINGS), theirs)
     for weight, other in zip(moved, expected, strict=True):
