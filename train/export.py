@@ -42,7 +42,7 @@ def export(storyteller: Storyteller, to: str, out: Path) -> None:
 
 def export_onnx(folder: Path, sequences: Sequence[Sequence[int]] | None = None, bits: int | None = None) -> str:
     """Puts model.onnx into an artifact, measured on those sequences of symbols; a line about it."""
-    measured = [ids[:HELD_OUT_SYMBOLS] for ids in (sequences or ())[:HELD_OUT]]
+    measured = [[int(id) for id in ids[:HELD_OUT_SYMBOLS]] for ids in (sequences or ())[:HELD_OUT]]  # may be bytes
     return writer("onnx").write(load(folder), bits=bits, sequences=measured)
 
 

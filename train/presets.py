@@ -144,11 +144,12 @@ POCKET = TrainConfig(
 STORYTELLER = replace(
     POCKET,
     preset="storyteller",
-    batch_size=16,
-    window=None,
-    model=ModelConfig(context=1024, layers=6, heads=8, width=256, dropout=0.1),
-    weight_decay=0.1,
-    ema=0.999,
+    model=ModelConfig(context=1024, layers=6, heads=4, width=128),
+    batch_size=4,
+    window=256,
+    widen=0.8,
+    muon_lr=0.02,
+    eval_every=1_000,
 )
 
 PRESETS: dict[str, TrainConfig] = {
@@ -180,6 +181,8 @@ PRESETS: dict[str, TrainConfig] = {
             preset="shakespeare",
             model=ModelConfig(context=256, layers=6, heads=6, width=192, dropout=0.2),
             data="shakespeare",
+            batch_size=16,
+            window=None,
         ),
         replace(STORYTELLER, preset="panchatantra", data="panchatantra", lr=0.001, muon_lr=0.004, max_minutes=20),
     )
