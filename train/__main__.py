@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from model.artifacts import read
 from model.config import ModelConfig
 from train.flags import Parser, nearest
 from train.presets import PRESETS, TrainConfig
@@ -155,6 +156,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if args.track == "none":
         given["track"] = "none"
     base = PRESETS[args.preset]
+    if init := given.get("init", base.init):
+        base = replace(base, model=replace(read(init).config, dropout=base.model.dropout), window=None)
     shape = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
     settings = {
         f.name: given[f.name] for f in fields(TrainConfig) if f.name in given and f.name not in ("preset", "model")
@@ -163,6 +166,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         settings["max_minutes"] = None  # --steps N means N steps, whatever budget the preset has
     elif "max_minutes" in given and "steps" not in given:
         settings["steps"] = None
+    if init and (fixed := shape.keys() - {"dropout"}):
+        raise ValueError(f"{', '.join(sorted(fixed))} cannot be chosen: {init} to start from has its own")
     if "context" in given and "window" not in given:
         settings["window"] = None  # the preset's short windows divide its own context
     return replace(base, model=replace(base.model, **shape), **settings)

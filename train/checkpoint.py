@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from train.loop import Run
 
 FORMAT = 1
-COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished")
+COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished", "best_val", "best_step", "stale")
 # What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
 FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {
     "eval_every",
@@ -34,6 +34,7 @@ def save(run: Run, path: Path) -> None:
     """Writes the whole state of a run."""
     tensors: dict[str, Tensor] = {f"network.{name}": weight for name, weight in run.network.state_dict().items()}
     tensors |= {f"average.{number}": weight for number, weight in enumerate(run.average)}
+    tensors |= {f"best.{number}": weight for number, weight in enumerate(run.best)}
     tensors |= optimiser_tensors(run.optimisers)
     tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": run.loss_sum}
     if run.device.type == "cuda":
@@ -71,6 +72,8 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
     run.network.load_state_dict(weights)
     for number, average in enumerate(run.average):
         average.copy_(tensors[f"average.{number}"])
+    best = (tensors.get(f"best.{number}") for number, _ in enumerate(run.network.parameters()))
+    run.best = [weight.to(run.device) for weight in best if weight is not None]
     restore_optimisers(run.optimisers, tensors)
     torch.set_rng_state(tensors["random.cpu"])
     if run.device.type == "cuda" and "random.cuda" in tensors:

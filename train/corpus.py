@@ -5,13 +5,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from model.vocab import END, Vocab
+from train import tales
 from train.flags import nearest
 from train.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
 from train.streams import Plan, Tally, write_stories, write_text
@@ -43,23 +44,25 @@ def prepare(
     valid: str | Path | None = None,
     cleaning: str = "auto",
     stories: int | None = None,
+    vocab: Vocab | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Corpus:
     """The corpus of a name or a path (.txt, .jsonl, .parquet, or a folder of them), from the cache where it is there.
 
     valid: a file or folder to validate on. Without one every 20th story validates, of a single text the last tenth.
-    cleaning: "story", "verbatim" or "classic" (see `train.stories.clean`); "auto" is story for stories, verbatim for
-        a single text. Classic joins the stories by blanks into one text, of which the last tenth validates; its
-        vocabulary is that text's characters.
+    cleaning: "story", "verbatim" or "classic" (see `train.stories.clean`), or "tales" of books (see `train.tales`);
+        "auto" is tales for panchatantra, story for other stories, verbatim for a single text. Classic joins the
+        stories by blanks into one text, of which the last tenth validates; its vocabulary is that text's characters.
     stories: use only the first so many stories.
+    vocab: symbols to encode in, instead of those that follow from the cleaning; characters that it lacks are dropped.
     progress: show a bar on a terminal.
     Training stories that stand in the validation text, up to case and punctuation, are left out (not in classic).
     Raises CorpusError naming the file and the mend; then the cache is as it was.
     """
     cache = Path(cache or CACHE)
     try:
-        plan = _plan(data, valid, cleaning, stories, cache / "downloads", progress)
+        plan = replace(_plan(data, valid, cleaning, stories, cache, progress), vocab=vocab)
         about = {
             "name": plan.name,
             "sources": [_source(path) for path in plan.files],
@@ -67,6 +70,10 @@ def prepare(
             "cleaning": plan.cleaning,
             "limit": stories,
         }
+        if plan.tales:
+            about["tales"] = plan.tales
+        if vocab and vocab != Vocab.ascii():
+            about["fitted_to"] = vocab.itos
         fingerprint = hashlib.sha256(json.dumps([_VERSION, about]).encode()).hexdigest()[:16]
         folder = cache / f"{plan.name}-{fingerprint}"
         try:
@@ -83,7 +90,7 @@ def prepare(
 
 
 def _plan(
-    data: str | Path, valid: str | Path | None, cleaning: str, stories: int | None, downloads: Path, progress: bool
+    data: str | Path, valid: str | Path | None, cleaning: str, stories: int | None, cache: Path, progress: bool
 ) -> Plan:
     if cleaning not in ("auto", *CLEANINGS):
         raise CorpusError(f"cleaning ({cleaning!r}) must be auto, {', '.join(CLEANINGS[:-1])} or {CLEANINGS[-1]}")
@@ -93,9 +100,9 @@ def _plan(
     if data in NAMES:
         from train.download import named  # a run on a local file needs no network library
 
-        path = named(data, "train", downloads, progress)
+        path = named(data, "train", cache / "downloads", progress)
         if held_out is None and cleaning != "classic":
-            held_out = named(data, "valid", downloads, progress)
+            held_out = named(data, "valid", cache / "downloads", progress)
     elif not path.exists():
         raise CorpusError(
             f"no corpus is named {data}, and no file or folder is there: give {', '.join(NAMES)}, "
@@ -103,13 +110,24 @@ def _plan(
         )
     files = files_of(path)
     valid_files = files_of(held_out) if held_out else []
+    books = None
+    if cleaning == "tales" or data == "panchatantra":
+        folder = cache / "tales" / hashlib.sha256(repr([_source(path) for path in files]).encode()).hexdigest()[:16]
+        books = {"books": [_source(path) for path in files], **tales.write(files, folder)}
+        files, own_valid = [folder / "train.txt"], [folder / "valid.txt"]
+        if cleaning == "classic":  # which splits its text by itself
+            files += own_valid
+        valid_files = valid_files or own_valid * (cleaning != "classic")
+        cleaning = "auto" if cleaning == "tales" else cleaning
     single = not has_stories(files) and not (valid_files and has_stories(valid_files))
     if single and stories is not None:
         raise CorpusError(f"{data} is a single text: to use {stories} of its stories, part them by lines {END}")
     if cleaning == "auto":
         cleaning = "verbatim" if single else "story"
     name = data if data in NAMES else path.resolve().name if path.is_dir() else path.stem
-    return Plan(name=name, files=files, valid=valid_files, cleaning=cleaning, stories=stories, single=single)
+    return Plan(
+        name=name, files=files, valid=valid_files, cleaning=cleaning, stories=stories, single=single, tales=books
+    )
 
 
 def _source(path: Path) -> dict:
@@ -141,7 +159,7 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
             tally = Tally(bar)
             counts = (write_text if as_text else write_stories)(plan, scratch, tally)
         dropped = dict(sorted(tally.dropped.items(), key=lambda item: (-item[1], item[0])))
-        report = about | counts | {"dropped_characters": dropped}
+        report = about | counts | {"dropped_characters": dropped, "normalised_characters": tally.normalised}
         (scratch / "corpus.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         try:
             scratch.rename(folder)

@@ -1,7 +1,6 @@
 """The corpora that have a name: which files they are, and how they come here."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -10,16 +9,15 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from huggingface_hub.utils.tqdm import silent_tqdm
 
-from model.vocab import END
 from train.stories import CorpusError
-from train.tales import BOOKS, tales
+from train.tales import BOOKS
 
 _HUB_DATASET = "roneneldan/TinyStories"
 _HUB_FILES = {"tinystories": "TinyStories-{}.txt", "tinystories-v2": "TinyStoriesV2-GPT4-{}.txt"}
 
 
 def named(name: str, part: str, folder: Path, progress: bool) -> Path | None:
-    """The file with a named corpus's part, "train" or "valid", downloaded into `folder` unless it is there.
+    """The file or folder with a named corpus's part, "train" or "valid", downloaded into `folder` unless it is there.
 
     None where the corpus has no validation file of its own. The Hub's address is HF_ENDPOINT as ever; GITHUB_RAW_URL
     and GUTENBERG_URL lead to mirrors of the other two. Raises CorpusError.
@@ -37,18 +35,12 @@ def named(name: str, part: str, folder: Path, progress: bool) -> Path | None:
         site = os.environ.get("GITHUB_RAW_URL", "https://raw.githubusercontent.com")
         url = f"{site}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
         return fetch(url, folder / "shakespeare.txt", progress)
-    stories = folder / "panchatantra.txt"
-    fresh = folder / f".panchatantra.{os.getpid()}.txt"
-    fresh.write_text("".join(f"{tale}\n{END}\n" for tale in _panchatantra(folder, progress)), encoding="utf-8")
-    return fresh.replace(stories)
-
-
-def _panchatantra(folder: Path, progress: bool) -> Iterator[str]:
     site = os.environ.get("GUTENBERG_URL", "https://www.gutenberg.org")
-    for book in BOOKS:
-        number = book.number
-        path = fetch(f"{site}/cache/epub/{number}/pg{number}.txt", folder / f"gutenberg-{number}.txt", progress)
-        yield from tales(path.read_text(encoding="utf-8-sig", errors="replace"), book)
+    books = folder / "panchatantra"
+    books.mkdir(exist_ok=True)
+    for number in BOOKS:
+        fetch(f"{site}/cache/epub/{number}/pg{number}.txt", books / f"gutenberg-{number}.txt", progress)
+    return books
 
 
 def fetch(url: str, target: Path, progress: bool = True, headers: dict[str, str] | None = None) -> Path:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import artifacts
+from model import artifacts, load
+from model.classic import ClassicGPT
+from model.gpt import GPT
 from model.vocab import Vocab
 from train import checkpoint, corpus, export, report
 from train.batches import Batches
@@ -27,6 +29,7 @@ from train.interrupts import Interrupted, Stop, stop_signals
 from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
+from train.survey import survey
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
 
@@ -64,8 +67,10 @@ def train(
             valid=None if own_split else config.valid,
             cleaning=config.cleaning,
             stories=config.stories,
+            vocab=artifacts.read(config.init).vocab if config.init else None,
             cache=cache,
         )
+        print("\n".join(survey(text, config)), file=sys.stderr)
         run = Run(config, text, checkpoint_path(out))
         try:
             run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,21 +107,30 @@ class Run:
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self.network = config.model.build().to(self.device)
+        if config.init:
+            self.network.load_state_dict(load(config.init).network.state_dict())
         self.optimisers = optimisers(self.network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
+        self.best: list[Tensor] = []  # the weights of the best evaluation, where there is patience
+        self.best_val: float | None = None
+        self.best_step = self.stale = 0
         size = {"context": config.model.context, "device": self.device}
-        starts = None if text.vocab.end is None else np.flatnonzero(text.train == text.vocab.end)
+        training, watched = text.train, text.valid
+        if config.apart:
+            training, watched = part(text.train, text.vocab, config.apart)
+        starts = None if text.vocab.end is None else np.flatnonzero(training == text.vocab.end)
         opening = {"starts": starts, "opening": config.opening}
-        self.batches = Batches(text.train, batch_size=config.batch_size, seed=config.seed, **size, **opening)
+        self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **opening)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches
         self.probes = {
             name: Batches(part, batch_size=config.batch_size, seed=config.seed + 1, **size)
-            for name, part in (("train", text.train), ("val", text.valid))
+            for name, part in (("train", training), ("val", watched))
             if config.eval_windows
         }
         self.forward = self.compiled() if config.compile else self.network
+        self.watched = stories_in(watched, text.vocab)[: config.eval_stories]
         self.valid = stories_in(text.valid, text.vocab)
         self.step = self.updates = 0  # they part where the GradScaler skips an update
         self.loss_sum = torch.zeros((), device=self.device)
@@ -174,6 +188,8 @@ class Run:
 
     def over(self) -> bool:
         if self.config.steps and self.step >= self.config.steps:
+            return True
+        if self.config.patience and self.stale >= self.config.patience:
             return True
         return self.config.max_minutes is not None and self.seconds >= 60 * self.config.max_minutes
 
@@ -241,13 +257,13 @@ class Run:
 
     def record(self, progress: Progress) -> None:
         """Evaluates, adds a line to the log, and stops a run whose loss is no number."""
-        with self.averaged():
+        with self.holding(self.average):
             if self.probes:
-                train_nats, val_nats = (self.probe(self.probes[name]) for name in ("train", "val"))
+                windows = self.config.eval_windows
+                train_nats, val_nats = (self.probe(self.probes[name], windows) for name in ("train", "val"))
             else:
-                stories = self.valid[: self.config.eval_stories]
                 # a network that has seen short windows only is lost beyond them
-                nats, symbols = score(self.network, stories, context=self.source().context)
+                nats, symbols = score(self.network, self.watched, context=self.source().context)
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = (
                     float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
@@ -255,6 +271,8 @@ class Run:
         self.loss_sum.zero_()
         self.loss_count = 0
         self.check_finite(train_nats + val_nats)
+        if self.config.patience:
+            self.remember(val_nats)
         next_lr = self.lr if self.over() else schedule(self.config, *self.position()) * self.config.lr
         seconds, characters = self.seconds, self.characters
         speed = (characters - self.recorded[1]) / max(seconds - self.recorded[0], 1e-9)
@@ -271,6 +289,13 @@ class Run:
         self.log.append(line)
         progress.line(line)
 
+    def remember(self, val_nats: float) -> None:
+        """Keeps the weights if no evaluation was better, and counts the evaluations since the best one."""
+        self.stale += 1
+        if self.best_val is None or val_nats < self.best_val:
+            self.best_val, self.best_step, self.stale = val_nats, self.step, 0
+            self.best = [p.detach().clone() for p in self.average or self.network.parameters()]
+
     def check_finite(self, loss: float) -> None:
         """Raises Diverged for a loss that is NaN or infinite."""
         if math.isfinite(loss):
@@ -281,22 +306,23 @@ class Run:
         )
 
     @torch.inference_mode()
-    def probe(self, batches: Batches) -> float:
+    def probe(self, batches: Batches, count: int, network: GPT | ClassicGPT | None = None) -> float:
         """The original's rule: mean nats per character over random batches, the same ones each time."""
-        self.network.eval()
-        losses = [self.loss(self.network, *batches.batch(step)) for step in range(self.config.eval_windows)]
-        self.network.train()
+        network = network or self.network
+        network.eval()
+        losses = [self.loss(network, *batches.batch(step)) for step in range(count)]
+        network.train()
         return float(torch.stack(losses).mean())
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Puts the moving average of the weights, where one is kept, into the network for a while."""
+    def holding(self, weights: list[Tensor]) -> Iterator[None]:
+        """Puts weights, an average or those of the best step, into the network for a while; none leave it as it is."""
         parameters = [p.detach() for p in self.network.parameters()]
-        trained = [p.clone() for p in parameters] if self.average else []
-        if self.average:
-            torch._foreach_copy_(parameters, self.average)
+        trained = [p.clone() for p in parameters] if weights else []
+        if weights:
+            torch._foreach_copy_(parameters, weights)
         yield
-        if self.average:
+        if weights:
             torch._foreach_copy_(parameters, trained)
 
     def save(self) -> None:
@@ -315,7 +341,7 @@ class Run:
         seconds = self.seconds
         self.save()  # what follows can fail for want of space; the training need not be done again
         dtype = torch.float16 if self.config.weights == "fp16" else torch.float32
-        with self.averaged():
+        with self.holding(self.best or self.average):
             weights = {n: p.detach().to(dtype, copy=True).cpu() for n, p in self.network.state_dict().items()}
         network = self.config.model.build().to(self.device)
         network.load_state_dict(weights)
@@ -324,7 +350,7 @@ class Run:
             sequences = [sequence(self.text.vocab, story) for story in corpus.read_stories(self.config.valid)]
             data = Path(self.config.valid).name
         figures = evaluation(network, sequences[: self.config.final_stories], data)
-        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command)
+        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command) | self.comparisons(network)
         artifacts.save(
             out,
             config=self.config.model,
@@ -342,6 +368,24 @@ class Run:
         )
         print(export.after_training(out, sequences), file=sys.stderr)
 
+    def comparisons(self, network: GPT | ClassicGPT) -> dict[str, Any]:
+        """What the settings ask to be measured besides: by nanoGPT's rule, and the model that this one started from."""
+        found: dict[str, Any] = {}
+        if count := self.config.final_windows:
+            size = {"context": self.config.model.context, "batch_size": 64, "device": self.device}
+            val = self.probe(Batches(self.text.valid, seed=self.config.seed + 1, **size), count, network)
+            found["windows"] = {"batches": count, "batch_size": 64, "nats_per_character": round(val, 5)}
+        if self.config.init:
+            base = load(self.config.init)
+            figures = evaluation(base.network.to(self.device), self.valid[: self.config.final_stories], "")
+            found["base"] = {
+                "name": base.name,
+                "data": base.metrics.get("data", {}).get("name"),
+                "weights_sha256": base.hashes["model.safetensors"],
+                "nats_per_character": figures["nats_per_character"],
+            }
+        return found
+
 
 def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
     """The sequences to score in an encoded text: from end mark to end mark, both included; without marks all of it."""
@@ -349,6 +393,17 @@ def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
         return [np.concatenate(([vocab.start], stream))]
     marks = np.flatnonzero(stream == vocab.end)
     return [stream[a : b + 1] for a, b in pairwise(marks)]
+
+
+def part(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """A stream of stories in two: without every so many-th story, and those alone, each from end mark to end mark."""
+    marks = np.flatnonzero(stream == vocab.end) if vocab.end is not None else np.empty(0, int)
+    if len(marks) - 1 < every:
+        raise ValueError(f"apart ({every}) must be at most {max(0, len(marks) - 1)}, the number of training stories")
+    number = np.cumsum(stream == vocab.end)  # of the story that a symbol belongs to, its opening mark included
+    apart = (number % every == 0) & (number < len(marks))
+    closing = stream[-1:]
+    return stream[~apart], np.concatenate([stream[apart], closing])
 
 
 def held_out_name(text: corpus.Corpus) -> str:

@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from train.flags import nearest
 
 CHOICES = {
-    "cleaning": ("auto", "story", "verbatim", "classic"),
+    "cleaning": ("auto", "story", "verbatim", "tales", "classic"),
     "optimiser": ("adamw", "muon"),
     "schedule": ("constant", "onecycle", "wsd"),
     "precision": ("fp32", "bf16", "fp16"),
@@ -33,11 +33,13 @@ class TrainConfig:
     # text
     data: str = setting("tinystories", "a corpus by name, or a .txt, .jsonl or .parquet file, or a folder of them")
     valid: str | None = setting(None, "a file of stories to validate on, instead of a part of the data")
-    cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim or classic (the original's way)")
+    cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")
+    init: str | None = setting(None, "start from the weights, shape and vocabulary of this artifact")
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
     max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")
+    patience: int = setting(0, "stop after N evaluations without a better one, and keep the best weights; 0 never")
     seed: int = setting(1, "seed of weights, batches and dropout")
     # batch
     batch_size: int = setting(16, "windows in a batch")
@@ -71,7 +73,9 @@ class TrainConfig:
     # watching
     eval_every: int = setting(1000, "steps between evaluations")
     eval_stories: int = setting(200, "validation stories scored at each evaluation")
+    apart: int = setting(0, "watch every N-th training story, kept apart, instead of the validation text; 0 for none")
     final_stories: int | None = setting(None, "validation stories scored at the end; all of them unless given")
+    final_windows: int = setting(0, "score N random batches of 64 windows at the end as well, as nanoGPT does")
     eval_windows: int = setting(0, "score N random batches of training and of validation text instead")
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints")
     track: str = setting("none", "log to tensorboard or trackio as well: none, tensorboard or trackio")
@@ -95,7 +99,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} ({value}) must be a finite number above 0")
-        for name in ("weight_decay", "clip", "eval_windows"):
+        for name in ("weight_decay", "clip", "eval_windows", "final_windows", "patience", "apart"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
         for name in ("warmup", "cooldown", "pct_start", "widen", "opening"):
@@ -179,11 +183,30 @@ PRESETS: dict[str, TrainConfig] = {
         replace(
             STORYTELLER,
             preset="shakespeare",
-            model=ModelConfig(context=256, layers=6, heads=6, width=192, dropout=0.2),
+            model=ModelConfig(context=256, layers=6, heads=4, width=128, dropout=0.1),
             data="shakespeare",
             batch_size=16,
             window=None,
+            weight_decay=0.1,
+            patience=8,
+            eval_every=500,
+            final_windows=200,
         ),
-        replace(STORYTELLER, preset="panchatantra", data="panchatantra", lr=0.001, muon_lr=0.004, max_minutes=20),
+        replace(
+            STORYTELLER,
+            preset="panchatantra",
+            data="panchatantra",
+            cleaning="tales",
+            init="artifacts/storyteller",
+            window=None,
+            lr=0.001,
+            muon_lr=0.004,
+            warmup=0.05,
+            cooldown=0.8,
+            max_minutes=None,
+            steps=600,
+            eval_every=50,
+            patience=3,
+        ),
     )
 }

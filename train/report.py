@@ -49,6 +49,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "data": run.text.report | {"name": "/".join(Path(run.config.data).parts[-2:])},
         "command": command,
         "commit": run.commit,
+        **({"best_step": run.best_step} if run.best else {}),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
 
@@ -77,6 +78,8 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
+    rows = besides(metrics, shape.context)
+    origin = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in data["name"].lower() else ""
     return f"""---
 license: mit
@@ -104,13 +107,13 @@ tags:
 
 # {metrics["name"]}
 
-A character-level GPT of {metrics["parameters"]:,} parameters, trained from scratch.
+A character-level GPT of {metrics["parameters"]:,} parameters, trained from scratch{origin}.
 
 | | |
 |---|---|
 | nats per character | {metrics["nats_per_character"]:.4f} on {figures["stories"]:,} stories of {figures["data"]} |
 | bits per character | {metrics["bits_per_character"]:.4f} |
-| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
+{rows}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
 hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
 | trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
@@ -139,6 +142,19 @@ python -m model "{SAMPLE_PROMPT}" --model artifacts/{metrics["name"]} --seed 7
 It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
 what it says is not true. Nothing filters what it writes.
 """
+
+
+def besides(metrics: dict[str, Any], context: int) -> str:
+    """The rows of a card for what only some runs measure."""
+    rows = ""
+    if windows := metrics.get("windows"):
+        rows += (
+            f"| val loss, nanoGPT's rule | {windows['nats_per_character']:.4f}: {windows['batches']} random batches "
+        )
+        rows += f"of {windows['batch_size']} windows of {context} |\n"
+    if base := metrics.get("base"):
+        rows += f"| tuned from | {base['name']} ({base['data']}): {base['nats_per_character']:.4f} on the same text |\n"
+    return rows
 
 
 def results(artifacts: Path, runs: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from model.vocab import END, normalise
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-CLEANINGS = ("story", "verbatim", "classic")
+CLEANINGS = ("story", "verbatim", "tales", "classic")
 _CHUNK = 4 << 20  # bytes of a .txt file read at a time
 _MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # it ends a line: within one it is text like any other
 _RECORDS = 4096  # records of a .jsonl or .parquet file read at a time

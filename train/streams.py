@@ -30,6 +30,8 @@ class Plan:
     cleaning: str
     stories: int | None
     single: bool  # one text without stories
+    vocab: Vocab | None = None  # that of a model which goes on learning; what it lacks is dropped
+    tales: dict | None = None  # what the books were cut into
 
 
 @dataclass
@@ -38,6 +40,12 @@ class Tally:
 
     bar: tqdm
     dropped: Counter[str] = field(default_factory=Counter)
+    normalised: int = 0  # characters outside ASCII that have a spelling in it
+
+    def clear(self) -> None:
+        """For the same files read again."""
+        self.dropped.clear()
+        self.normalised = 0
 
 
 def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
@@ -63,7 +71,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
     def training_stories() -> Iterator[str]:
         nonlocal removed
         if not plan.valid:
-            tally.dropped.clear()  # the same files are read again
+            tally.clear()  # the same files are read again
         for number, story in enumerate(_read(plan, plan.files, tally), 1):
             if not plan.valid and number % every == 0:
                 continue
@@ -74,17 +82,20 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
                 trained_on.append(letters)
                 yield story
 
-    validation = _write(folder / "valid.bin", validation_stories())
+    vocab = plan.vocab or Vocab.ascii()
+    if vocab.end is None:
+        raise CorpusError("the model to start from knows no end mark, so no stories: give --cleaning classic")
+    validation = _write(folder / "valid.bin", validation_stories(), vocab)
     if not validation["stories"]:
         raise CorpusError(f"{_names(plan.valid)} holds no text")
-    train = _write(folder / "train.bin", training_stories())
+    train = _write(folder / "train.bin", training_stories(), vocab)
     if not trained_on:
         raise CorpusError(
             f"every story of {_names(plan.files)} is in the validation text too: none is left to train on"
         )
     train["removed_as_in_validation"] = removed
     train["repeated_stories"] = len(trained_on) - len(np.unique(np.frombuffer(trained_on, np.uint64)))
-    return {"train": train, "validation": validation, "vocabulary": Vocab.ascii().itos}
+    return {"train": train, "validation": validation, "vocabulary": vocab.itos}
 
 
 def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
@@ -97,7 +108,7 @@ def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
         stop_valid = held_out.stat().st_size
     else:
         held_out, start, stop, stop_valid = text, stop * 9 // 10, stop * 9 // 10, stop
-    vocab = Vocab.from_text(map(chr, characters)) if plan.cleaning == "classic" else Vocab.ascii()
+    vocab = plan.vocab or (Vocab.from_text(map(chr, characters)) if plan.cleaning == "classic" else Vocab.ascii())
     train = _encode(text, 0, stop, folder / "train.bin", vocab)
     validation = _encode(held_out, start, stop_valid, folder / "valid.bin", vocab)
     text.unlink()
@@ -116,8 +127,12 @@ def _texts(plan: Plan, files: list[Path], tally: Tally | None) -> Iterator[str]:
         for size, raw_texts in batches(path, whole=not plan.single):
             for raw in raw_texts:
                 if tally and not raw.isascii():
-                    tally.dropped.update(_dropped(raw, plan.cleaning))
+                    gone = _dropped(raw, plan.cleaning)
+                    tally.dropped.update(gone)
+                    tally.normalised += sum(not c.isascii() for c in raw) - sum(gone.values())
                 text = clean(raw, plan.cleaning)
+                if plan.vocab:
+                    text = _fitted(text, plan.vocab, tally)
                 if not plan.single:
                     text = text.strip(" \n")
                 elif plan.cleaning == "story":
@@ -126,6 +141,17 @@ def _texts(plan: Plan, files: list[Path], tally: Tally | None) -> Iterator[str]:
                     yield text
             if tally:
                 tally.bar.update(size)
+
+
+def _fitted(text: str, vocab: Vocab, tally: Tally | None) -> str:
+    """A clean text in the symbols of `vocab`: a newline that it lacks becomes a blank, other characters are dropped."""
+    if "\n" not in vocab.stoi:
+        text = text.replace("\n", " ")
+    if not (unknown := set(text) - vocab.stoi.keys()):
+        return text
+    if tally:
+        tally.dropped.update({c: text.count(c) for c in unknown})
+    return text.translate(dict.fromkeys(map(ord, unknown)))
 
 
 def _dropped(raw: str, cleaning: str) -> dict[str, int]:
@@ -141,9 +167,8 @@ def _letters(story: str) -> int:
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest())
 
 
-def _write(path: Path, stories: Iterable[str]) -> dict[str, int]:
+def _write(path: Path, stories: Iterable[str], vocab: Vocab) -> dict[str, int]:
     """Writes one stream: end, story, end, story, ..., end."""
-    vocab = Vocab.ascii()
     table = _table(vocab)
     stories = iter(stories)
     count = characters = 0

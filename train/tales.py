@@ -1,76 +1,176 @@
-"""Books of Project Gutenberg to tales: the licence, front matter, headings, notes and questions are left out."""
+"""Books to tales, told apart and without what is no tale: python -m train.tales BOOKS... OUT
 
+What is left out is counted: licences, front matter, headings, notes, pictures, and the questions that follow a chapter.
+"""
+
+from __future__ import annotations
+
+import json
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.vocab import END, normalise
+
+BOOKS = (  # of Project Gutenberg, by number
+    62514,  # Jataka Tales, Ellen C. Babbitt, 1912
+    7518,  # More Jataka Tales, Ellen C. Babbitt, 1922
+    7128,  # Indian Fairy Tales, Joseph Jacobs, 1892
+    11310,  # Hindu Tales from the Sanskrit, S. M. Mitra and Mrs. Arthur Bell, 1919
+    13268,  # Hitopadesa, in Hindu Literature, Sir Edwin Arnold, 1861
+)
+HELD_OUT = (  # a tenth of the tales, and of their characters, from every book; they validate and are never trained on
+    "The Merchant of Seri",
+    "The Measure of Rice",
+    "The Three Fishes",
+    "The Otters and the Wolf",
+    "The Foolhardy Wolf",
+    "The Tiger, the Brahman, and the Jackal",
+    "Why the Fish Laughed",
+    "The Pigeon and the Crow",
+    "A Lesson for Kings",
+    "A Clever Thief",
+    "The Story of the Lion and the Old Hare",
+    "The Story of the Dyed Jackal",
+    "The Story of the Tortoise and the Geese",
+    "The Jackal and the War-Drum",
+)
+EVERY = 10  # of books that hold none of those, every tenth tale
+HITOPADESA = "HONOR TO GUNESH", "NALA AND DAMAYANTI"  # what opens it in Hindu Literature, and what follows it there
 
 _LICENCE = re.compile(r"^\*\*\* ?(START|END) OF .*$", re.MULTILINE)
-_TALE = 400  # characters: what is shorter between two headings is a list or a title page
-_FRONT = re.compile(r"PREFACE|INTRODUCTORY|CONTENTS|ILLUSTRATIONS|GLOSSARY|NOTES|INDEX|TRANSCRIBER|FOREWORD|PUBLISHER")
-_ASIDE = re.compile(r"\[|\d+\. |\*[ *]*$|_?\(?(Illustration|Footnote)")  # notes, pictures, questions, asterisms
+_SHORTEST = 400  # characters: what is shorter between two headings is a list or a title page
+_FRONT = re.compile(
+    r"PREFACE|INTRODUCT|CONTENTS|ILLUSTRATION|GLOSSARY|NOTES|INDEX|TRANSCRIBER|FOREWORD|PUBLISHER|DEDICATION"
+)
+_PART = re.compile(r"(CHAPTER|PART)\b.*|[IVXL]+\.?|STORY [IVXL]+\.?")  # a heading within a tale, or beside its title
+_ASIDES = {
+    "questions": re.compile(r"\d+\. "),
+    "pictures": re.compile(r"\[?_?\(?Illustration"),
+    "notes": re.compile(r"\[|_?\(?Footnote|\*[ *]*$"),  # and asterisms
+}
+_MARKS = re.compile(r"\[(Pg )?\d+\]|\{\d+\}|_")  # of footnotes, pages and italics
 
 
 @dataclass(frozen=True)
-class Book:
-    """A book by its number, and the words that open and close the part of it that is wanted."""
+class Tale:
+    """The text of a tale, a paragraph or a line of verse a line, and its title: '' of a text without headings."""
 
-    number: int
-    first: str = ""
-    last: str = ""
-
-
-BOOKS = (
-    Book(62514),  # Jataka Tales, Ellen C. Babbitt
-    Book(7518),  # More Jataka Tales, Ellen C. Babbitt
-    Book(7128),  # Indian Fairy Tales, Joseph Jacobs
-    Book(11310),  # Hindu Tales from the Sanskrit, S. M. Mitra and Mrs. Arthur Bell
-    Book(13268, "HONOR TO GUNESH", "NALA AND DAMAYANTI"),  # Hitopadesa, in Hindu Literature, Sir Edwin Arnold
-)
+    title: str
+    text: str
 
 
-def tales(text: str, book: Book) -> Iterator[str]:
-    """The tales of a book, a paragraph a line.
+def tales(book: str, left_out: Counter[str] | None = None) -> Iterator[Tale]:
+    """The tales of a book in plain text.
 
-    A heading parts two tales: a short paragraph in capitals, or one without a closing mark before two empty lines.
-    What lies between two headings is a tale (of a long one, a chapter) if it is long enough and no front matter.
+    A heading is a short paragraph in capitals, or a short one without a closing mark that stands between empty lines.
+    A chapter or part goes on with the tale before it. `left_out` counts the characters of what is no tale, by kind.
     """
-    heading, tale = "", []
-    for paragraph, empty_lines in _paragraphs(_wanted(text, book)):
-        if _is_heading(paragraph, empty_lines):
-            yield from _whole(heading, tale)
-            heading, tale = paragraph, []
-        elif not _ASIDE.match(paragraph):
-            tale.append(re.sub(r"\[\d+\]|_", "", paragraph))  # footnote numbers, and the marks of italics
-    yield from _whole(heading, tale)
+    left_out = Counter() if left_out is None else left_out
+    title, tale = "", []
+
+    def whole(more_to_come: bool) -> Iterator[Tale]:
+        text = "\n".join(tale)
+        title_page = more_to_come and not title
+        if title_page or len(text) < _SHORTEST or _FRONT.search(title.upper()):
+            left_out["front matter"] += len(text)
+        else:
+            yield Tale(title, text)
+
+    heading = False
+    for paragraph, before, after in _paragraphs(_wanted(book, left_out)):
+        plain = " ".join(paragraph.split())
+        heading = _is_heading(plain, before, after, below_another=heading)
+        if heading:
+            left_out["headings"] += len(plain)
+            if not _PART.fullmatch(plain):
+                yield from whole(more_to_come=True)
+                title, tale = _MARKS.sub("", plain).strip(" ."), []
+        elif kind := next((kind for kind, pattern in _ASIDES.items() if pattern.match(plain)), None):
+            left_out[kind] += len(plain)
+        else:
+            verse = all(line.startswith("  ") for line in paragraph.splitlines())
+            lines = map(str.split, paragraph.splitlines()) if verse else [plain.split()]
+            tale.extend(" ".join(_MARKS.sub("", " ".join(line)).split()) for line in lines)
+    yield from whole(more_to_come=False)
 
 
-def _wanted(text: str, book: Book) -> str:
+def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Writes train.txt and valid.txt, tales parted by end marks; gives their counts and what was left out."""
+    left_out: Counter[str] = Counter()
+    found = [tale for book in books for tale in tales(book.read_text("utf-8-sig", errors="replace"), left_out)]
+    titles = {_key(title) for title in HELD_OUT}
+    held_out = [tale for tale in found if _key(tale.title) in titles] or found[EVERY - 1 :: EVERY] or found[-1:]
+    parts = {"train": [tale for tale in found if tale not in held_out], "valid": held_out}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        text = "".join(f"{tale.text}\n{END}\n" for tale in part)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return {
+        "tales": {name: len(part) for name, part in parts.items()},
+        "characters": {name: sum(len(tale.text) for tale in part) for name, part in parts.items()},
+        "held_out": [tale.title for tale in held_out],
+        "left_out": dict(left_out.most_common()),
+    }
+
+
+def _wanted(text: str, left_out: Counter[str]) -> str:
+    """The book without the licence around it, and of Hindu Literature the Hitopadesa alone."""
     text = text.replace("\r\n", "\n")
     marks = {mark[1]: mark for mark in _LICENCE.finditer(text)}
     start = marks["START"].end() if "START" in marks else 0
     stop = marks["END"].start() if "END" in marks else len(text)
+    left_out["licences"] += len(text) - (stop - start)
     text = text[start:stop]
-    if book.first and (at := text.find(book.first)) >= 0:
-        text = text[at:]
-    if book.last and (at := text.find(book.last)) >= 0:
-        text = text[:at]
+    first, last = (text.find(words) for words in HITOPADESA)
+    if 0 <= first < last:
+        left_out["other works"] += len(text) - (last - first)
+        text = text[first:last]
     return text
 
 
-def _paragraphs(text: str) -> Iterator[tuple[str, int]]:
-    """Each paragraph in one line, and how many empty lines follow it."""
-    parts = re.split(r"\n((?:[ \t]*\n)+)", text.strip() + "\n\n")
+def _paragraphs(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each paragraph as it stands, and how many empty lines are before and after it."""
+    parts = re.split(r"\n((?:[ \t]*\n)+)", text.strip("\n") + "\n\n")
+    before = 0
     for paragraph, gap in zip(parts[::2], parts[1::2], strict=False):
-        yield " ".join(paragraph.split()), gap.count("\n")
+        if paragraph.strip():
+            yield paragraph, before, gap.count("\n")
+            before = gap.count("\n")
 
 
-def _is_heading(paragraph: str, empty_lines: int) -> bool:
+def _is_heading(paragraph: str, before: int, after: int, below_another: bool) -> bool:
     if len(paragraph) > 80 or not re.search(r"[A-Za-z]", paragraph):
         return False
-    return paragraph == paragraph.upper() or (empty_lines >= 2 and not re.search(r"[.,;:!?\"')]$", paragraph))
+    if paragraph == paragraph.upper():
+        return True
+    if re.search(r"[,;:!?\"')-]$", paragraph) or paragraph[0] in "\"'[":
+        return False
+    return before >= 3 or (after >= 2 and (below_another or not paragraph.endswith(".")))
 
 
-def _whole(heading: str, tale: list[str]) -> Iterator[str]:
-    text = "\n".join(tale)
-    if len(text) >= _TALE and not _FRONT.search(heading.upper()):
-        yield text
+def _key(title: str) -> str:
+    """A title without case and punctuation, in which editions differ."""
+    return "".join(c for c in normalise(title).lower() if c.isalnum())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    *books, out = map(Path, sys.argv[1:] if argv is None else argv) or [Path()]
+    if not books:
+        print(__doc__.splitlines()[0], file=sys.stderr)
+        return 2
+    files = [file for book in books for file in (sorted(book.glob("*.txt")) if book.is_dir() else [book])]
+    try:
+        print(json.dumps(write(files, out), indent=1))
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

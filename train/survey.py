@@ -1,0 +1,75 @@
+"""What a corpus holds, said before the training: how much of it, what cleaning did, and what is too small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from train.corpus import Corpus
+from train.presets import TrainConfig
+
+SHOWN = 12  # characters that are named with their counts
+FEW = 10_000  # characters of validation text under which its loss says little
+MOST_PASSES = 40  # over a text; what comes after that is learned by heart
+
+
+def survey(text: Corpus, config: TrainConfig) -> list[str]:
+    """Lines about a corpus, and warnings where it is too small for the run."""
+    report = text.report
+    lines = [
+        f"text: {text.name}, cleaned as {report['cleaning']}: {_amount(report['train'])} to train on, "
+        f"{_amount(report['validation'])} to validate"
+    ]
+    if "tales" in report:
+        left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
+        lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
+    counts = np.bincount(text.train, minlength=len(text.vocab))
+    order = [id for id in np.argsort(-counts, kind="stable") if counts[id]]
+    first = " ".join(f"{text.vocab.itos[id]!r} {counts[id]:,}" for id in order[:SHOWN])
+    rare = " ".join(repr(text.vocab.itos[id]) for id in order[SHOWN:] if counts[id] < SHOWN)
+    lines.append(f"characters: {len(order)} of the {len(text.vocab)} symbols occur: {first} ...")
+    if rare:
+        lines.append(f"under {SHOWN} times each: {rare}")
+    lines.append(_cleaning(report))
+    return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
+
+
+def _amount(part: dict[str, Any]) -> str:
+    stories = f"{part['stories']:,} stories, " if "stories" in part else ""
+    return f"{stories}{part['characters']:,} characters"
+
+
+def _cleaning(report: dict[str, Any]) -> str:
+    dropped = report["dropped_characters"]
+    named = " ".join(f"{c!r} {count:,}" for c, count in list(dropped.items())[:SHOWN])
+    changes = [
+        f"{report.get('normalised_characters', 0):,} characters put into ASCII",
+        f"{sum(dropped.values()):,} dropped{f' ({named})' if dropped else ''}",
+    ]
+    if "stories" in report["train"]:
+        changes.append(f"{report['train']['repeated_stories']:,} stories stand there more than once")
+        changes.append(f"{report['train']['removed_as_in_validation']:,} left out, for they validate")
+    return "cleaning: " + ", ".join(changes)
+
+
+def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
+    characters, validation = len(text.train), len(text.valid)
+    shape = config.model
+    parameters = sum(int(np.prod(size)) for size in shape.shapes().values())
+    found = []
+    if validation < FEW:
+        found.append(f"{validation:,} characters to validate on are few: their loss will jump; give a file as --valid")
+    if config.steps:
+        passes = config.steps * config.accumulate * config.batch_size * shape.context / characters
+        if passes > MOST_PASSES and not config.patience:
+            found.append(
+                f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; "
+                "give fewer --steps, or --patience 3 to stop in time"
+            )
+    if parameters > characters and not shape.dropout and not config.patience:
+        found.append(
+            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and --patience 3, "
+            "a smaller preset such as pocket, or a trained model as --init"
+        )
+    return found
