@@ -104,11 +104,28 @@ def add_graph(folder: str | Path, graph: bytes) -> None:
     Raises ArtifactError if it does not belong to the weights or cannot be written; `folder` is then as it was.
     """
     folder = Path(folder).resolve()
+    _check_origin(folder / GRAPH, graph, read(folder).hashes)
+    _renew(folder, {GRAPH: graph})
+
+
+def add_figures(folder: str | Path, figures: Mapping[str, Any], card: str) -> None:
+    """Adds to the metrics.json of `folder` what was measured after its run, and renews its card, in one step.
+
+    Raises ArtifactError if they cannot be written; `folder` is then as it was.
+    """
+    folder = Path(folder).resolve()
+    metrics = dict(read(folder).metrics) | figures
+    _renew(folder, {"metrics.json": _to_json("metrics.json", metrics), "README.md": card.encode()})
+
+
+def _renew(folder: Path, renewed: Mapping[str, bytes]) -> None:
+    """Replaces some files of an artifact; config.json then lists their hashes."""
     contents = _read_files(folder)
     head = json.loads(contents["config.json"])
-    _check_origin(folder / GRAPH, graph, head["files"])
-    head["files"][GRAPH] = hashlib.sha256(graph).hexdigest()
-    _replace(folder, contents | {GRAPH: graph, "config.json": _to_json("config.json", head)})
+    if GRAPH in head["files"] and GRAPH not in renewed:
+        contents[GRAPH] = read_file(folder / GRAPH, limit=GRAPH_LIMIT)
+    head["files"] |= {name: hashlib.sha256(data).hexdigest() for name, data in renewed.items()}
+    _replace(folder, contents | renewed | {"config.json": _to_json("config.json", head)})
 
 
 def read(folder: str | Path) -> Artifact:

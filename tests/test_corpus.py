@@ -291,7 +291,7 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     for settings, message in [
         ({"valid": "empty.txt"}, "empty.txt holds no text"),
         ({"valid": "gone.txt"}, "gone.txt is no file or folder"),
-        ({"cleaning": "clean"}, "cleaning ('clean') must be auto, story, verbatim or classic"),
+        ({"cleaning": "clean"}, "cleaning ('clean') must be auto, story, verbatim, tales or classic"),
         ({"stories": 0}, "stories (0) must be a whole number of at least 1"),
         ({"stories": 1}, f"two.txt gives one story: to train and validate takes two, parted by lines {END}"),
     ]:

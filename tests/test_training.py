@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,7 +76,12 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimiser": "adamw", "schedule": "onecycle", "accumulate": 2, "clip": 1.0}, {"window": 8, "widen": 0.7}],
+    [
+        {},
+        {"optimiser": "adamw", "schedule": "onecycle", "accumulate": 2, "clip": 1.0},
+        {"window": 8, "widen": 0.7},
+        {"patience": 3, "apart": 8},
+    ],
 )
 def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
@@ -416,7 +422,7 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int,
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert errors == f"{name}: the checkpoint is kept; go on with the same command and --resume\n"
+    assert errors.splitlines()[-1] == f"{name}: the checkpoint is kept; go on with the same command and --resume"
     _, state = checkpoint.read(checkpoint_path(tmp_path / "out"))
     assert state["step"] >= 50
 
@@ -477,4 +483,73 @@ def test_checkpoints_hold_no_pickle(config: TrainConfig, run: Callable[..., bool
     run(replace(config, steps=10**6), stop_after=0.005)
     raw = checkpoint_path(tmp_path / "out").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    assert json.loads(header["__metadata__"]["state"])["format"] == 1
+    assert json.loads(header["__metadata__"]["state"])["format"] == checkpoint.FORMAT
+
+
+def test_patience_keeps_the_weights_of_the_best_evaluation_and_ends_the_run(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    """At a rate that helps first and harms when it has risen: the best evaluation is not the last one."""
+    rising = {"schedule": "onecycle", "pct_start": 0.9, "lr": 2.0, "muon_lr": 2.0, "ema": 0.0}
+    config = replace(config, **rising, eval_every=1, steps=40, patience=2)
+    run(config, "patient")
+    metrics, log = model.load(tmp_path / "patient").metrics, model.load(tmp_path / "patient").log
+    best = min(log, key=lambda line: line["val"])
+    assert metrics["best_step"] == best["step"] < metrics["steps"] == best["step"] + 2 < 40
+    assert best["step"] > 2
+    assert metrics["nats_per_character"] == pytest.approx(best["val"], abs=2e-3)  # but for rounding to fp16
+
+
+def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
+    text = loop.corpus.prepare(config.data, cache=tmp_path / "cache")
+    end = text.vocab.end
+    training, watched = loop.part(text.train, text.vocab, 8)
+
+    def split(stream: np.ndarray) -> list[bytes]:
+        assert stream[0] == stream[-1] == end
+        return bytes(stream[1:-1]).split(bytes([end]))
+
+    whole = split(text.train)
+    assert split(watched) == whole[7::8]
+    assert split(training) == [story for number, story in enumerate(whole, 1) if number % 8]
+    run = loop.Run(replace(config, apart=8), text, tmp_path / "checkpoint")
+    assert bytes(run.batches.text.numpy()) == bytes(training)
+    assert [bytes(ids[1:-1]) for ids in run.watched] == whole[7::8]
+    assert len(run.valid) == 4  # what is scored at the end is the validation text all the same
+    with pytest.raises(ValueError, match=r"^apart \(77\) must be at most 76, the number of training stories$"):
+        loop.Run(replace(config, apart=77), text, tmp_path / "checkpoint")
+
+
+def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    run(config, "base")
+    base = model.load(tmp_path / "base")
+    tales = write_stories(tmp_path / "tales.txt", 60, seed=3)
+    tuned = replace(config, data=str(tales), init=str(tmp_path / "base"), model=base.config, final_windows=2, ema=0.0)
+    run(replace(tuned, lr=1e-9, muon_lr=1e-9), "same")
+    metrics = model.load(tmp_path / "same").metrics
+    assert metrics["base"]["name"] == "base" and metrics["base"]["data"].endswith("stories.txt")
+    assert metrics["base"]["weights_sha256"] == base.hashes["model.safetensors"]
+    assert metrics["nats_per_character"] == pytest.approx(metrics["base"]["nats_per_character"], abs=1e-4)
+    assert metrics["windows"]["nats_per_character"] == pytest.approx(metrics["nats_per_character"], abs=0.3)
+    run(tuned, "tuned")
+    storyteller = model.load(tmp_path / "tuned")
+    assert storyteller.metrics["nats_per_character"] < metrics["nats_per_character"] - 0.1
+    assert f"| tuned from | base ({metrics['base']['data']}): " in storyteller.card
+    assert "trained from scratch, tuned from base." in storyteller.card
+
+
+def test_a_classic_goes_on_learning_in_its_own_vocabulary(
+    run: Callable[..., bool], tiny_classic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write_stories(tmp_path / "stories.txt", 60)
+    base = model.load(tiny_classic)
+    config = replace(
+        PRESETS["classic"], data=str(text), init=str(tiny_classic), model=base.config, steps=2, eval_windows=1
+    )
+    run(config)
+    assert model.load(tmp_path / "out").vocab == base.vocab
+    assert re.search(r"cleaning: 0 characters put into ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
+    with pytest.raises(CorpusError, match=r"knows no end mark, so no stories: give --cleaning classic$"):
+        run(replace(config, cleaning="story"))

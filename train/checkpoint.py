@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from train.loop import Run
 
-FORMAT = 1
+FORMAT = 2
 COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished", "best_val", "best_step", "stale")
 # What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
 FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {

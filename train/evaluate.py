@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
+from model.artifacts import add_figures
 from model.sampling import Sampling
 from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
@@ -27,6 +28,7 @@ from train.corpus import CorpusError, read_stories
 from train.device import pick_device
 from train.flags import Parser
 from train.judge import Judge, Told, tell_many
+from train.report import card
 
 FIRSTS = 100, 500  # first stories that have a figure of their own
 TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights
@@ -113,12 +115,12 @@ def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
     return by_count[result["stories"]]
 
 
-def judged(storyteller: Storyteller, training: Path, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
+def judged(storyteller: Storyteller, judge: Judge, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
     """Figures of `count` told stories, and the same ones of the first `count` held-out stories."""
-    judge = Judge(read_stories(training))
     real = [Told(story, True) for story in islice(read_stories(held_out), count)]
     return {
         "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
+        "data": held_out.name,
         "told": judge.figures(tell_many(storyteller, count, sampling)),
         "held_out": judge.figures(real),
     }
@@ -136,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
     for name, default in (("temperature", 0.8), ("top_p", 1.0), ("min_p", 0.0)):
         told.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="X", help="(%(default)s)")
+    told.add_argument("--record", action="store_true", help="write the figures into metrics.json and the model card")
     args = parser.parse_args(argv)
     if args.stories is not None and (args.stories < 1 or args.train is None):
         parser.error("--stories takes a number of at least 1, and --train FILE, what the artifact was trained on")
@@ -144,11 +147,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     off = []
     try:
         device = pick_device(args.device)
+        judge = Judge(read_stories(args.train)) if args.stories else None
         for folder in args.artifacts:
             storyteller = model.load(folder)
-            if args.stories:
+            if judge:
                 sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
-                figures = judged(storyteller, args.train, args.data, args.stories, sampling)
+                figures = judged(storyteller, judge, args.data, args.stories, sampling)
+                if args.record:
+                    metrics = storyteller.metrics | {"stories": figures}
+                    add_figures(folder, {"stories": figures}, card(metrics, storyteller.network, storyteller.vocab))
                 print(json.dumps({"artifact": storyteller.name, **figures}), flush=True)
                 continue
             stories = islice(read_stories(args.data), args.first)

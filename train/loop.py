@@ -70,7 +70,6 @@ def train(
             vocab=artifacts.read(config.init).vocab if config.init else None,
             cache=cache,
         )
-        print("\n".join(survey(text, config)), file=sys.stderr)
         run = Run(config, text, checkpoint_path(out))
         try:
             run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +81,7 @@ def train(
             elif run.restore() and out.exists():
                 print(f"{out} is finished: nothing to do", file=sys.stderr)
                 return True
+        print("\n".join(survey(text, config)), file=sys.stderr)
         with stop.patiently():
             if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
                 run.save()
@@ -204,6 +204,8 @@ class Run:
                 due = not self.log or self.log[-1]["step"] != self.step
                 if self.step % config.eval_every == 0 and due:
                     self.record(progress)
+                    if self.over():  # out of patience
+                        break
                 self.train_step()
                 progress.update()
                 if time.monotonic() - saved >= 60 * config.checkpoint_minutes:

@@ -180,6 +180,14 @@ PRESETS: dict[str, TrainConfig] = {
         replace(CLASSIC, preset="classic-onecycle", steps=10_000, lr=1e-2, schedule="onecycle", precision="fp16"),
         POCKET,
         STORYTELLER,
+        replace(  # for a GPU: twice through all of TinyStories
+            STORYTELLER,
+            preset="storyteller-full",
+            model=ModelConfig(context=1024, layers=8, heads=10, width=320),
+            batch_size=64,
+            max_minutes=None,
+            steps=58_000,
+        ),
         replace(
             STORYTELLER,
             preset="shakespeare",

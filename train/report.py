@@ -18,6 +18,7 @@ from model.sampling import Sampling
 from model.storyteller import tell
 from model.vocab import Vocab
 from train.device import device_name
+from train.judge import LONGEST
 
 if TYPE_CHECKING:
     from train.loop import Run
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
+SAMPLE_PROMPTS = {"shakespeare": "ROMEO:"}  # by preset: no TinyStories story opens like that
+MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
+READING = {  # the figures of train.judge, and how they are called
+    "known_words": "words that occur in the training text",
+    "distinct_1": "different words",
+    "distinct_2": "different pairs of words",
+    "distinct_3": "different triples of words",
+    "closed_quotes": "lines that close their quotes",
+    "ended": f"stories that end by themselves within {LONGEST:,} characters",
+    "name_returns": "a name of the first sentence returns in the last third",
+    "characters": "characters in a story, mean",
+    "copied_median": "longest run copied from the training text, characters: median",
+    "copied_worst": "the same: worst",
+}
 
 
 def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
@@ -68,9 +83,9 @@ def commit() -> str | None:
         return None
 
 
-def sample(network: nn.Module, vocab: Vocab) -> str:
-    """The story on the card: told by the finished network from a fixed prompt and seed."""
-    return SAMPLE_PROMPT + "".join(tell(TorchDecoder(network), vocab, SAMPLE_PROMPT, SAMPLE))
+def sample(network: nn.Module, vocab: Vocab, prompt: str) -> str:
+    """The story on the card: told by the finished network from a prompt and a fixed seed."""
+    return prompt + "".join(tell(TorchDecoder(network), vocab, prompt, SAMPLE))
 
 
 def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
@@ -78,6 +93,7 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
+    prompt = SAMPLE_PROMPTS.get(metrics.get("preset", ""), SAMPLE_PROMPT)
     rows = besides(metrics, shape.context)
     origin = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in data["name"].lower() else ""
@@ -123,24 +139,25 @@ hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
 Each held-out story is scored symbol by symbol, its closing end mark included where the vocabulary has one, in windows
 of the context that advance by half a context; the sum of nats is divided by the number of symbols.
 
-## A story
+{reading(metrics)}## A story
 
-Prompt "{SAMPLE_PROMPT}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
+Prompt "{prompt}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
 
 ```
-{sample(network, vocab)}
+{sample(network, vocab, prompt)}
 ```
 
 ## Use
 
 ```
-python -m model "{SAMPLE_PROMPT}" --model artifacts/{metrics["name"]} --seed 7
+python -m model "{prompt}" --model artifacts/{metrics["name"]} --seed 7
 ```
 
 ## Limits
 
 It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
-what it says is not true. Nothing filters what it writes.
+what it says is not true. It is meant for fiction, for fun and for learning how such a model works; it knows no facts.
+Nothing filters what it writes.
 """
 
 
@@ -148,13 +165,33 @@ def besides(metrics: dict[str, Any], context: int) -> str:
     """The rows of a card for what only some runs measure."""
     rows = ""
     if windows := metrics.get("windows"):
-        rows += (
-            f"| val loss, nanoGPT's rule | {windows['nats_per_character']:.4f}: {windows['batches']} random batches "
-        )
-        rows += f"of {windows['batch_size']} windows of {context} |\n"
+        over = f"{windows['batches']} random batches of {windows['batch_size']} windows of {context}"
+        rows += f"| val loss, nanoGPT's rule | {windows['nats_per_character']:.4f}: {over} |\n"
     if base := metrics.get("base"):
         rows += f"| tuned from | {base['name']} ({base['data']}): {base['nats_per_character']:.4f} on the same text |\n"
     return rows
+
+
+def reading(metrics: dict[str, Any]) -> str:
+    """The part of a card that says how told stories compare with real ones, where that was measured."""
+    figures = metrics.get("stories")
+    if not figures:
+        return ""
+    told, real, sampling = figures["told"], figures["held_out"], figures["sampling"]
+    rows = [f"| {name} | {_figure(told[key])} | {_figure(real[key])} |" for key, name in READING.items()]
+    copied = told["copied_worst"]
+    memorised = f"\nOne told story repeats {copied} characters of the training text word for word.\n"
+    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
+    return (
+        f"## How its stories read\n\n{told['stories']} told stories ({settings}) beside {real['stories']} of "
+        f"{figures['data']}:\n\n| | told | real |\n|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n{memorised if copied > MEMORISED else ''}\n"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def results(artifacts: Path, runs: Path) -> dict[str, str]:

@@ -159,10 +159,11 @@ def _key(title: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    *books, out = map(Path, sys.argv[1:] if argv is None else argv) or [Path()]
-    if not books:
+    paths = list(map(Path, sys.argv[1:] if argv is None else argv))
+    if len(paths) < 2:
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
+    *books, out = paths
     files = [file for book in books for file in (sorted(book.glob("*.txt")) if book.is_dir() else [book])]
     try:
         print(json.dumps(write(files, out), indent=1))

@@ -1,0 +1,52 @@
+"""What is said of a corpus before the training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.stories import stories, write_stories
+from train.corpus import prepare
+from train.presets import PRESETS
+from train.survey import survey
+
+
+def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> None:
+    path = write_stories(tmp_path / "own.txt", 200)
+    text = path.read_text()
+    path.write_text(
+        text + "\u201cOh\u201d \u2014 said Ann\u00e9 to the \U0001f600.\n<|endoftext|>\n" * 2, encoding="utf-8"
+    )
+    config = replace(PRESETS["debug"], steps=50)
+    made = prepare(path, cache=tmp_path / "cache", progress=False)
+    lines = survey(made, config)
+    validation = sum(len(story) for story in stories(200)[19::20])
+    rest = sum(map(len, stories(200))) - validation + 2 * len('"Oh" - said Anne to the .')
+    assert lines[0] == (
+        f"text: own, cleaned as story: 192 stories, {rest:,} characters to train on, "
+        f"10 stories, {validation:,} characters to validate"
+    )
+    blanks = made.vocab.decode(made.train).count(" ")
+    assert f"symbols occur: ' ' {blanks:,} " in lines[1]
+    assert lines[3] == (
+        "cleaning: 8 characters put into ASCII, 2 dropped ('\U0001f600' 2), "
+        "1 stories stand there more than once, 0 left out, for they validate"
+    )
+    assert lines[4:] == [
+        f"warning: {len(made.valid):,} characters to validate on are few: their loss will jump; give a file as --valid",
+        f"warning: {len(made.train):,} characters are few for 29,952 parameters: give --dropout 0.2 and --patience 3, "
+        "a smaller preset such as pocket, or a trained model as --init",
+    ]
+
+
+def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> None:
+    made = prepare(write_stories(tmp_path / "own.txt", 200), cache=tmp_path / "cache", progress=False)
+    config = replace(PRESETS["pocket"], steps=10_000, max_minutes=None)
+    passes = 10_000 * 8 * 256 / len(made.train)
+    assert survey(made, config)[-2:] == [
+        f"warning: 10,000 steps read the text {passes:,.0f} times: it will be learned by heart; "
+        "give fewer --steps, or --patience 3 to stop in time",
+        f"warning: {len(made.train):,} characters are few for 211,872 parameters: give --dropout 0.2 and "
+        "--patience 3, a smaller preset such as pocket, or a trained model as --init",
+    ]
+    assert not any("by heart" in line or "few for" in line for line in survey(made, replace(config, patience=3)))

@@ -1,0 +1,125 @@
+"""Books to tales: what is told apart, what is left out and counted, and which tales are held out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from model.vocab import END
+from train.corpus import prepare
+from train.tales import HELD_OUT, main, tales, write
+
+PROSE = "There was once a _monkey_ [3] who lived in a tree on the bank [Pg 7] of a great river.\n" * 6
+LINE = " ".join(["There was once a monkey who lived in a tree on the bank of a great river."] * 6)
+BOOK = f"""
+*** START OF THE PROJECT GUTENBERG EBOOK FABLES ***
+
+FABLES
+by Somebody
+
+CONTENTS
+
+The Monkey, page 1
+
+PREFACE
+
+{PROSE * 2}
+
+
+I
+
+THE MONKEY
+
+PART I
+
+{PROSE}
+"Oh!" he said. And he sang--
+
+    "I am a monkey,
+      and I sing."
+
+[Illustration: a monkey]
+
+1. What did he say?
+Why did he say it?
+
+PART II
+
+{PROSE}
+"I will tell thee," replied the crane:--
+
+
+
+The Crane and the Crab.
+
+
+{PROSE}
+[3] A small animal.
+
+STORY VII
+
+The Clever Crab. [4]
+
+
+CHAPTER I
+
+
+{PROSE}
+
+*** END OF THE PROJECT GUTENBERG EBOOK FABLES ***
+
+Licence.
+"""
+
+
+def test_tales_are_told_apart_and_what_is_no_tale_is_counted() -> None:
+    left_out: Counter[str] = Counter()
+    found = list(tales(BOOK, left_out))
+    song = '"Oh!" he said. And he sang--\n"I am a monkey,\nand I sing."'
+    assert [(tale.title, tale.text) for tale in found] == [
+        ("THE MONKEY", f'{LINE}\n{song}\n{LINE}\n"I will tell thee," replied the crane:--'),
+        ("The Crane and the Crab", LINE),
+        ("The Clever Crab", LINE),
+    ]
+    assert left_out["questions"] == len("1. What did he say? Why did he say it?")
+    assert left_out["pictures"] == len("[Illustration: a monkey]")
+    assert left_out["notes"] == len("[3] A small animal.")
+    assert left_out["front matter"] > 2 * len(LINE) and left_out["licences"] > len("Licence.")
+
+
+def test_a_text_without_headings_is_one_tale() -> None:
+    assert [(tale.title, tale.text) for tale in tales(PROSE)] == [("", LINE)]
+
+
+def test_of_hindu_literature_the_hitopadesa_alone_is_taken() -> None:
+    book = f"THE BOOK\n\n{PROSE}\n\nHONOR TO GUNESH\n\n{PROSE}\n\nNALA AND DAMAYANTI\n\n{PROSE}"
+    assert [tale.title for tale in tales(book)] == ["HONOR TO GUNESH"]
+
+
+def test_the_listed_tales_are_held_out_whatever_their_case(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text(f"THE DOG\n\n{PROSE}\n\n{HELD_OUT[0].upper()}\n\n{PROSE}x\n", encoding="utf-8")
+    report = write([tmp_path / "book.txt"], tmp_path / "out")
+    assert report["held_out"] == [HELD_OUT[0].upper()] and report["tales"] == {"train": 1, "valid": 1}
+    assert (tmp_path / "out/train.txt").read_text() == f"{LINE}\n{END}\n"
+    assert (tmp_path / "out/valid.txt").read_text() == f"{LINE} x\n{END}\n"
+
+
+def test_of_other_books_every_tenth_tale_is_held_out(tmp_path: Path) -> None:
+    book = "".join(f"TALE {'X' * n}A\n\n{PROSE}{n}\n\n" for n in range(20))
+    (tmp_path / "book.txt").write_text(book, encoding="utf-8")
+    made = prepare(tmp_path / "book.txt", cleaning="tales", cache=tmp_path / "cache", progress=False)
+    assert made.report["tales"]["held_out"] == [f"TALE {'X' * 9}A", f"TALE {'X' * 19}A"]
+    assert (made.report["train"]["stories"], made.report["validation"]["stories"]) == (18, 2)
+    assert [book["file"] for book in made.report["tales"]["books"]] == ["book.txt"]
+
+
+def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books/fables.txt").write_text(BOOK, encoding="utf-8")
+    assert main([str(tmp_path / "books"), str(tmp_path / "out")]) == 0
+    assert json.loads(capsys.readouterr().out)["tales"] == {"train": 2, "valid": 1}
+    assert main([]) == 2 and main([str(tmp_path / "none.txt"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'none.txt'}: No such file or directory"
