@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import model
 from tests.stories import write_stories
 from train.__main__ import configure, flags, main, reproducing
 from train.evaluate import main as evaluate
@@ -114,6 +115,21 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (full["stories"], quick["stories"]) == (7, 3)
     assert quick["symbols"] < full["symbols"]
     assert {"artifact", "nats_per_character", "bits_per_character", "data"} <= full.keys()
+
+
+def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, held_out = write_stories(tmp_path / "stories.txt", 80), write_stories(tmp_path / "held_out.txt", 4, seed=5)
+    out = tmp_path / "out"
+    assert main(["--preset", "debug", "--data", str(text), "--steps", "60", "--context", "32", "--out", str(out)]) == 0
+    before = model.load(out)
+    capsys.readouterr()
+    command = [str(out), "--data", str(held_out), "--train", str(text), "--stories", "2"]
+    assert evaluate([*command, "--record"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    kept = model.load(out)
+    assert kept.metrics == before.metrics | {"stories": {key: line[key] for key in line if key != "artifact"}}
+    assert "\n2 told stories (temperature 0.8, top-k 0, top-p 1, min-p 0) beside 2 of held_out.txt:\n" in kept.card
+    assert kept.hashes["model.onnx"] == before.hashes["model.onnx"] and kept.warning is None
 
 
 def test_evaluate_checks_what_was_recorded(

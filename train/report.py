@@ -6,6 +6,8 @@ import json
 import platform
 import subprocess
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from torch import nn
 
 from model.decoder import TorchDecoder
 from model.sampling import Sampling
-from model.storyteller import tell
+from model.storyteller import find, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
+TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
 SAMPLE_PROMPTS = {"shakespeare": "ROMEO:"}  # by preset: no TinyStories story opens like that
+TINYSTORIES_MB = 1_900  # TinyStories-train.txt
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
     "known_words": "words that occur in the training text",
@@ -153,6 +157,10 @@ Prompt "{prompt}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most
 python -m model "{prompt}" --model artifacts/{metrics["name"]} --seed 7
 ```
 
+## Data and licence
+
+{source(metrics)}
+
 ## Limits
 
 It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
@@ -170,6 +178,25 @@ def besides(metrics: dict[str, Any], context: int) -> str:
     if base := metrics.get("base"):
         rows += f"| tuned from | {base['name']} ({base['data']}): {base['nats_per_character']:.4f} on the same text |\n"
     return rows
+
+
+def source(metrics: dict[str, Any]) -> str:
+    """What is known of the training text: whose it is, how much of it was used, under which licence."""
+    data, name = metrics["data"], metrics["data"]["name"].lower()
+    megabytes = sum(file["bytes"] for file in data.get("tales", data).get("books", data["sources"])) / 1e6
+    of = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
+    if "tinystories" in name:
+        text = f"{megabytes:,.1f} MB of TinyStories, {megabytes / TINYSTORIES_MB:.0%} of its training text: {of}."
+    elif "shakespeare" in name:
+        text = f"Tiny Shakespeare, {megabytes:,.1f} MB of his plays, in the public domain."
+    elif "panchatantra" in name:
+        books = len(data["tales"]["books"])
+        text = f"{books} books of Indian tales in English, {megabytes:,.1f} MB, in the public domain."
+    else:
+        return f"{data['name']}, {megabytes:,.1f} MB; its licence is that of the text."
+    if "base" in metrics:
+        text += f" It was tuned from {metrics['base']['name']}, which learned from {metrics['base']['data']}."
+    return f"{text} None of the text is in this repository; the weights are under the MIT licence."
 
 
 def reading(metrics: dict[str, Any]) -> str:
@@ -219,7 +246,30 @@ def results(artifacts: Path, runs: Path) -> dict[str, str]:
             train, val = (sum(m[key] for m in metrics) / 3 for key in ("train_loss", "val_loss"))
             each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
             seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
-    return {"results": "\n".join(rows), "seeds": "\n".join(seeds)}
+    return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)}
+
+
+def _readings(models: Sequence[dict[str, Any]]) -> str:
+    """How the stories of every model that was judged read, beside real ones."""
+    judged = [m for m in models if "stories" in m]
+    if not judged:
+        return "No model has been judged yet."
+    names = ["real stories", *(m["name"] for m in judged)]
+    columns = [judged[0]["stories"]["held_out"], *(m["stories"]["told"] for m in judged)]
+    lines = [
+        f"| {name} | " + " | ".join(_figure(column[key]) for column in columns) + " |" for key, name in READING.items()
+    ]
+    return "\n".join([f"| share or number | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
+
+
+def told(folder: Path) -> str:
+    """One prompt told by every artifact in `folder` at one seed, the best model first."""
+    parts = []
+    for storyteller in find(folder)[0]:
+        story = SAMPLE_PROMPT + "".join(storyteller.tell(SAMPLE_PROMPT, TOLD))
+        lines = textwrap.fill(story, 110, replace_whitespace=False).splitlines()
+        parts.append(f"**{storyteller.name}**\n\n" + "\n".join(f"> {line}" if line else ">" for line in lines))
+    return "\n\n".join(parts)
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:
@@ -240,7 +290,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 def main() -> int:
     root = Path(__file__).parent.parent
     readme = root / "README.md"
-    text = fill(readme.read_text(encoding="utf-8"), results(root / "artifacts", root / "docs" / "runs"))
+    blocks = results(root / "artifacts", root / "docs" / "runs") | {"told": told(root / "artifacts")}
+    text = fill(readme.read_text(encoding="utf-8"), blocks)
     readme.write_text(text, encoding="utf-8")
     return 0
 
