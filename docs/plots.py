@@ -66,6 +66,22 @@ def draw_pocket(target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
+def draw_sizes(target: Path) -> None:
+    """Loss over the size of the network, each trained for ten minutes on one core (docs/sizes.jsonl)."""
+    pilots = [json.loads(line) for line in (ROOT / "docs/sizes.jsonl").read_text(encoding="utf-8").splitlines()]
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    millions = [pilot["parameters"] / 1e6 for pilot in pilots]
+    axes.plot(millions, [pilot["valid_nats"] for pilot in pilots], "o-", lw=1)
+    for pilot, size in zip(pilots, millions, strict=True):
+        label = f"width {pilot['width']}, {pilot['characters'] / 1e6:.1f} M characters"
+        axes.annotate(label, (size, pilot["valid_nats"]), (6, -10), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="million parameters", ylabel="nats per character, 300 stories", xlim=(0.6, 16))
+    axes.set_xticks(millions, [f"{size:.1f}" for size in millions])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    figure.savefig(target, dpi=110)
+
+
 def draw_questions(target: Path) -> None:
     """What steps, schedule, precision and text do to the original's network; a dot a seed, lines through means."""
     done = questions.outcomes()
@@ -105,4 +121,5 @@ def draw_questions(target: Path) -> None:
 if __name__ == "__main__":
     draw_classics(ROOT / "docs/classic.png")
     draw_pocket(ROOT / "docs/pocket.png")
+    draw_sizes(ROOT / "docs/sizes.png")
     draw_questions(ROOT / "docs/questions.png")

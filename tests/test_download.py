@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import model
 from model.vocab import END
 from train.corpus import CorpusError, prepare
 from train.download import fetch
@@ -161,6 +162,23 @@ def test_a_partial_file_is_completed_if_it_is_of_the_same_version(
     assert fetch(f"{server.url}/play.txt", tmp_path / "play.txt", progress=False).read_bytes() == PLAY
     assert server.downloads() == [("play.txt", "bytes=100-")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["play.lock", "play.txt"]
+
+
+def test_all_of_tinystories_is_one_command(server: StandIn, tmp_path: Path) -> None:
+    """storyteller-full, its network and batch shrunk, from the Hub's two files to an artifact that tells."""
+    names = [f"Story {i}: once upon a time Tom had a little car, and it was number {i}." for i in range(60)]
+    server.files |= {
+        f"{HUB}TinyStories-train.txt": marked(names[:50]),
+        f"{HUB}TinyStories-valid.txt": marked(names[50:]),
+    }
+    small = "--steps 4 --batch-size 2 --layers 1 --heads 1 --width 32 --context 32 --no-compile --out full"
+    command = [sys.executable, "-m", "train", "--preset", "storyteller-full", *small.split()]
+    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    storyteller = model.load(tmp_path / "full")
+    assert storyteller.metrics["evaluation"]["stories"] == 10
+    assert storyteller.metrics["data"]["train"]["stories"] == 50
+    assert "".join(storyteller.tell("Story", model.Sampling(length=5, stop_at_end=False)))
 
 
 def test_shakespeare_keeps_its_newlines(server: StandIn) -> None:
