@@ -131,3 +131,5 @@ def test_the_answers_are_those_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(ROOT / "docs")
     questions = importlib.import_module("questions")
     assert fill(README, {"questions": questions.table(questions.outcomes())}) == README
+    sampling = importlib.import_module("sampling")
+    assert fill(README, {"sampling": sampling.table(sampling.read())}) == README

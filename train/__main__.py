@@ -157,7 +157,9 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         given["track"] = "none"
     base = PRESETS[args.preset]
     if init := given.get("init", base.init):
-        base = replace(base, model=replace(read(init).config, dropout=base.model.dropout), window=None)
+        shape = replace(read(init).config, dropout=base.model.dropout)
+        window = base.window if base.window and shape.context % base.window == 0 else None
+        base = replace(base, model=shape, window=window)
     shape = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
     settings = {
         f.name: given[f.name] for f in fields(TrainConfig) if f.name in given and f.name not in ("preset", "model")
