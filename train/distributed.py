@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo, nccl and the store have no kind of their own for it
-        reason = str(error).splitlines()[0]
+        reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0].splitlines()[0]  # without file and good wishes
         mend = "see what it said, then go on with the same command and --resume"
         raise RankLost(f"another rank is gone ({reason}): {mend}") from error
 
