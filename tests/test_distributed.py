@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,21 +25,30 @@ from tests.stories import write_stories
 from train import checkpoint, flags
 from train.__main__ import main
 from train.batches import Batches
-from train.distributed import joined
+from train.distributed import ALONE, Ranks, joined
+from train.evaluate import score
 from train.interrupts import Interrupted, Stop
 from train.loop import checkpoint_path
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 GO_ON = "the checkpoint is kept; go on with the same command and --resume"
+PATIENCE = 300  # seconds, for a machine that is busy otherwise
 SHARED = ("adamw", "muon", "muon in fp32", "compiled", "probed", "dropout", "overflow", "clock", "resumed")
 
 
-def torchrun(*arguments: object) -> subprocess.Popen:
+@contextmanager
+def torchrun(*arguments: object) -> Iterator[subprocess.Popen]:
+    """Two ranks of a command, none of which outlives the test."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     command = [*TORCHRUN, *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
 
 
 def wait_for_line(process: subprocess.Popen, beginning: str) -> None:
@@ -107,8 +117,8 @@ def both(text: Path, half: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     """What each of two ranks saw of a configuration; one torchrun runs them all."""
     folder = tmp_path_factory.mktemp("ranks")
     shutil.copytree(half / ".resumed.run", folder / ".resumed.run")
-    process = torchrun("tests/ranks.py", text, folder, *SHARED)
-    _, errors = process.communicate(timeout=120)
+    with torchrun("tests/ranks.py", text, folder, *SHARED) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return lambda name: tuple(json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in range(2))
 
@@ -194,10 +204,10 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 
 def stopped(number: signal.Signals, argv: list[str], out: Path) -> int:
     """Sends the signal to a torchrun in the midst of a run; the step of the one checkpoint that is left."""
-    process = torchrun("-m", "train", *argv)
-    wait_for_line(process, "step 10:")
-    process.send_signal(number)
-    shown, errors = process.communicate(timeout=60)
+    with torchrun("-m", "train", *argv) as process:
+        wait_for_line(process, "step 10:")
+        process.send_signal(number)
+        shown, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert errors.count(f"{number.name}: {GO_ON}\n") == 1 and "nats per character" not in shown
     path = checkpoint_path(out)
@@ -226,12 +236,12 @@ def test_one_process_goes_on_with_a_run_of_two_that_a_sigterm_ended(
 
 def test_a_rank_that_is_killed_ends_the_others(text: Path, tmp_path: Path) -> None:
     settings = "--steps", "1000000", "--eval-every", "10", "--checkpoint-minutes", "0.0001"
-    process = torchrun("-m", "train", *debug_run(text, tmp_path / "out", *settings))
-    wait_for_line(process, "step 10:")
-    killed, other = rank_of(process, 1), rank_of(process, 0)
-    began = time.monotonic()
-    os.kill(killed, signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    with torchrun("-m", "train", *debug_run(text, tmp_path / "out", *settings)) as process:
+        wait_for_line(process, "step 10:")
+        killed, other = rank_of(process, 1), rank_of(process, 0)
+        began = time.monotonic()
+        os.kill(killed, signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 30
     assert process.returncode == 1 and not Path(f"/proc/{other}").exists()
     cause = errors.split("Root Cause")[1]
@@ -244,16 +254,34 @@ def test_a_rank_that_is_killed_ends_the_others(text: Path, tmp_path: Path) -> No
 
 def test_the_error_of_a_rank_stands_first(text: Path, tmp_path: Path) -> None:
     settings = "--steps", "1000000", "--checkpoint-minutes", "1e-9"
-    began = time.monotonic()
-    process = torchrun("tests/ranks.py", "broken", *debug_run(text, tmp_path / "out", *settings))
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 30
+    with torchrun("tests/ranks.py", "broken", *debug_run(text, tmp_path / "out", *settings)) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     error = "RuntimeError: the memory of rank 1 is full"
     assert errors.index(f"[rank1]: {error}") < errors.index(f"SIGTERM: {GO_ON}") < errors.index("Root Cause")
     assert error in errors.split("Root Cause")[1]
     assert errors.index("Traceback") < errors.index(error) and "Connection closed" not in errors
     assert checkpoint.read(checkpoint_path(tmp_path / "out"))[1]["step"] == 5
+
+
+def test_one_process_alone_does_nothing_for_ranks() -> None:
+    tensor = torch.ones(2)
+    network, state = torch.nn.Linear(1, 1), torch.get_rng_state()
+    ALONE.sum_(tensor)
+    ALONE.average_gradients(network, [tensor])
+    ALONE.seed(1, 1)
+    assert torch.equal(tensor, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
+    assert ALONE.dealt(score) is score
+    assert ALONE.pulse(1.5, 15, True, False) == (1.5, 15, [True, False])
+    assert ALONE.agree(state) is state
+
+
+def test_a_machine_with_another_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "agree", lambda self, value: "0123")
+    with pytest.raises(
+        ValueError, match=r"^the text of this machine \(4567\) is not that of rank 0: give all machines"
+    ):
+        Ranks(rank=1, count=2).require_same("4567", "text")
 
 
 @pytest.fixture

@@ -66,19 +66,20 @@ class Ranks:
     def part(self) -> tuple[int, int]:
         return self.rank, self.count
 
-    def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces the tensors, of one device, by their means over the ranks, in one reduction.
+    def average_gradients(self, network: nn.Module, losses: Sequence[Tensor]) -> None:
+        """Replaces the gradients of a network, and losses, by their means over the ranks, in one reduction.
 
         An infinite or NaN gradient of one rank becomes everyone's, so that a GradScaler skips on all or on none.
         """
         if self.count == 1:
             return
+        tensors = [p.grad for p in network.parameters() if p.grad is not None] + list(losses)
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         with together():
             distributed.all_reduce(flat)
         flat /= self.count
         parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+        torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
     def sum_(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the ranks."""

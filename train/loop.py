@@ -240,7 +240,7 @@ class Run:
             loss = self.loss(self.forward, inputs, targets)
             self.scaler.scale(loss / config.accumulate).backward()
             losses.append(loss.detach().float())
-        self.ranks.average_([p.grad for p in self.network.parameters() if p.grad is not None] + losses)
+        self.ranks.average_gradients(self.network, losses)
         for loss in losses:
             self.loss_sum += loss
             self.loss_count += 1
