@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from torch.distributed.run import get_args_parser
 
 import model
 from model.__main__ import build_parser
@@ -24,7 +25,7 @@ COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
-    if line.startswith((".venv/bin/python ", "make ", "git "))
+    if line.startswith((".venv/bin/python ", ".venv/bin/torchrun ", "make ", "git "))
 ]
 ARTIFACTS = ("pocket", "classic", "classic-onecycle")
 
@@ -70,9 +71,17 @@ def test_the_annotated_tree_is_the_tree(package: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " -m train " in c or c.startswith("make train ARGS=")])
 def test_a_training_command_parses(command: str) -> None:
     words = shlex.split(command)
-    argv = shlex.split(words[2].removeprefix("ARGS=")) if words[0] == "make" else words[3:]
+    argv = shlex.split(words[2].removeprefix("ARGS=")) if words[0] == "make" else words[words.index("train") + 1 :]
     if "--help" not in argv:
         configure(flags().parse_args(argv))
+
+
+def test_the_torchrun_commands_start_the_training() -> None:
+    commands = [shlex.split(c) for c in COMMANDS if c.startswith(".venv/bin/torchrun ")]
+    assert commands
+    for words in commands:
+        args = get_args_parser().parse_args(words[1:])
+        assert args.module and args.training_script == "train" and args.nproc_per_node == "8"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " -m model " in c])

@@ -93,6 +93,12 @@ def test_the_recorded_command_leaves_out_the_pauses() -> None:
     assert reproducing(argv) == "python -m train --preset debug --data 'a b.txt'"
 
 
+def test_the_recorded_command_names_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("GROUP_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert reproducing(["--seed", "2"]) == "torchrun --nnodes 2 --nproc_per_node 4 -m train --seed 2"
+
+
 def test_pocket_fits_the_budget_of_the_original() -> None:
     assert sum(p.numel() for p in PRESETS["pocket"].model.build().parameters()) <= 211_922
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -13,7 +14,7 @@ from typing import Any, get_type_hints
 
 from model.artifacts import read
 from model.config import ModelConfig
-from train.flags import Parser, nearest
+from train.flags import Parser, nearest, refuse
 from train.presets import PRESETS, TrainConfig
 
 INTRODUCTION = """\
@@ -73,23 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
     out = args.out or Path("artifacts") / config.preset
+    leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, one speaks
     try:
         from train.interrupts import Interrupted
         from train.loop import checkpoint_path, train  # torch takes seconds to import, --help must not
 
         try:
-            if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command):
+            if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command) and leads:
                 print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
         except Interrupted as error:
             kept = checkpoint_path(out).exists()
-            print(f"{error}: {f'the checkpoint is kept; {GO_ON}' if kept else NOTHING_LOST}", file=sys.stderr)
+            if leads:
+                print(f"{error}: {f'the checkpoint is kept; {GO_ON}' if kept else NOTHING_LOST}", file=sys.stderr)
             return 128 + error.number
     except KeyboardInterrupt:
         print(f"SIGINT: {NOTHING_LOST}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     return 0
 
 
@@ -101,7 +103,16 @@ def reproducing(argv: Sequence[str]) -> str:
             next(arguments)
         elif argument != "--resume" and not argument.startswith("--stop-after="):
             kept.append(argument)
-    return shlex.join(["python", "-m", "train", *kept])
+    return shlex.join([*launcher(), *kept])
+
+
+def launcher() -> list[str]:
+    """How this command was started: by Python alone, or by torchrun on so many machines."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return ["python", "-m", "train"]
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    several = ["--nnodes", machines] if machines != "1" else []
+    return ["torchrun", *several, "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "train"]
 
 
 def introduction() -> str:

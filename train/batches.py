@@ -17,7 +17,7 @@ class Batches:
 
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
     every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
-    at one of `starts`, where stories do.
+    at one of `starts`, where stories do. `part` (number, count) takes the rows of one of several equal parts.
     """
 
     def __init__(
@@ -30,12 +30,14 @@ class Batches:
         device: torch.device | str = "cpu",
         starts: np.ndarray | None = None,
         opening: float = 0.0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if len(text) <= context:
             raise ValueError(f"the text ({len(text)} characters) must be longer than the context ({context})")
         self.text = torch.from_numpy(np.array(text, dtype=np.uint8)).to(device)  # (N,)
         self.seed = seed
-        self.rows = torch.arange(batch_size, device=device)
+        self.batch_size, self.part = batch_size, part
+        self.rows = rows_of(batch_size, part).to(device)
         self.columns = torch.arange(context + 1, device=device)
         self.opening = opening
         if opening:
@@ -47,8 +49,8 @@ class Batches:
     def shortened(self, context: int) -> Batches:
         """A source of windows of `context` characters from the same text, with as many characters in a batch."""
         short = copy(self)
-        rows = len(self.rows) * self.context // context
-        short.rows = torch.arange(rows, device=self.rows.device)
+        short.batch_size = self.batch_size * self.context // context
+        short.rows = rows_of(short.batch_size, self.part).to(self.rows.device)
         short.columns = self.columns[: context + 1]
         return short
 
@@ -58,14 +60,22 @@ class Batches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, the same windows one character later: (B, T) int64 each."""
-        counters = self.rows + step * len(self.rows)
+        counters = self.rows + step * self.batch_size
         numbers = hash64(counters, self.seed)
         offsets = numbers % (len(self.text) - len(self.columns) + 1)
         if self.opening:
-            opening = self.rows < round(self.opening * len(self.rows))
+            opening = self.rows < round(self.opening * self.batch_size)
             offsets = torch.where(opening, self.starts[numbers % len(self.starts)], offsets)
         windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]
+
+
+def rows_of(batch_size: int, part: tuple[int, int]) -> Tensor:
+    """The numbers of the rows of a batch in part `number` of `count`. Raises ValueError where it does not divide."""
+    number, count = part
+    if batch_size % count:
+        raise ValueError(f"batch_size ({batch_size}) must be a multiple of the number of ranks ({count})")
+    return torch.arange(batch_size).view(count, -1)[number]
 
 
 def hash64(counters: Tensor, seed: int) -> Tensor:

@@ -50,7 +50,7 @@ def save(run: Run, path: Path) -> None:
 
 def restore(run: Run, path: Path) -> None:
     """Puts a run of the same settings and text into the state that was saved. Raises CheckpointError otherwise."""
-    tensors, state = read(path)
+    tensors, state = run.ranks.agree(read(path) if run.ranks.leads else None)
     try:
         _restore(run, path, tensors, state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,18 @@ def score(
     return nats, np.array([len(ids) - 1 for ids in sequences])
 
 
-def evaluation(network: nn.Module, sequences: Sequence[Sequence[int]], data: str) -> dict[str, Any]:
-    """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500."""
+def evaluation(
+    network: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    data: str,
+    dealt: Callable[[Callable], Callable] = lambda score: score,
+) -> dict[str, Any]:
+    """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500.
+
+    `dealt` is Ranks.dealt where several processes share the work.
+    """
     began = time.perf_counter()
-    nats, symbols = score(network, sequences)
+    nats, symbols = dealt(score)(network, sequences)
     per_character = float(nats.sum() / symbols.sum())
     firsts = {f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in FIRSTS if n < len(sequences)}
     return {

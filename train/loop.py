@@ -24,6 +24,7 @@ from model.vocab import Vocab
 from train import checkpoint, corpus, export, report
 from train.batches import Batches
 from train.device import pick_device
+from train.distributed import ALONE, Ranks, joined
 from train.evaluate import evaluation, score, sequence
 from train.interrupts import Interrupted, Stop, stop_signals
 from train.optim import beta1, optimisers, schedule
@@ -52,7 +53,7 @@ def train(
     False: `stop_after` minutes were over, and a checkpoint beside `out` lets `resume` go on. Raises Interrupted after
     SIGINT or SIGTERM, ValueError and its kin (CorpusError, CheckpointError, ArtifactError) for what cannot be run.
     """
-    with stop_signals() as stop:
+    with stop_signals() as stop, joined(config, stop) as ranks:
         # what is wrong with the settings is said before gigabytes are fetched, and of the folder before hours are spent
         pick_device(config.device)
         require_tracker(config)
@@ -62,26 +63,31 @@ def train(
             torch.set_num_threads(config.threads)
         # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
         own_split = config.cleaning == "classic"
-        text = corpus.prepare(
+        text = ranks.in_turn(
+            corpus.prepare,
             config.data,
             valid=None if own_split else config.valid,
             cleaning=config.cleaning,
             stories=config.stories,
             vocab=artifacts.read(config.init).vocab if config.init else None,
             cache=cache,
+            progress=ranks.leads,
         )
-        run = Run(config, text, checkpoint_path(out))
+        ranks.require_same(text.report["fingerprint"], "text")
+        run = Run(config, text, checkpoint_path(out), ranks)
         try:
-            run.path.parent.mkdir(parents=True, exist_ok=True)
+            if ranks.leads:
+                run.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
-        if run.path.exists():
-            if not resume:
-                print(f"{run.path} of an earlier run will be replaced; --resume would go on from it", file=sys.stderr)
-            elif run.restore() and out.exists():
-                print(f"{out} is finished: nothing to do", file=sys.stderr)
+        kept, written = ranks.agree((run.path.exists(), out.exists()))
+        if kept and resume:
+            if run.restore() and written:
+                ranks.say(f"{out} is finished: nothing to do")
                 return True
-        print("\n".join(survey(text, config)), file=sys.stderr)
+        elif kept:
+            ranks.say(f"{run.path} of an earlier run will be replaced; --resume would go on from it")
+        ranks.say("\n".join(survey(text, config)))
         with stop.patiently():
             if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
                 run.save()
@@ -100,15 +106,16 @@ def checkpoint_path(out: Path) -> Path:
 class Run:
     """The state of a run, all of it saved by `save` and brought back by `restore`."""
 
-    def __init__(self, config: TrainConfig, text: corpus.Corpus, path: Path) -> None:
-        self.began = time.monotonic()  # a budget of minutes holds the compilation as well
+    def __init__(self, config: TrainConfig, text: corpus.Corpus, path: Path, ranks: Ranks = ALONE) -> None:
+        self.began = self.saved = time.monotonic()  # a budget of minutes holds the compilation as well
         self.config = config = replace(config, model=replace(config.model, vocab_size=len(text.vocab)))
-        self.text, self.path = text, path
+        self.text, self.path, self.ranks = text, path, ranks
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self.network = config.model.build().to(self.device)
         if config.init:
             self.network.load_state_dict(load(config.init).network.state_dict())
+        ranks.replicate(self.network)
         self.optimisers = optimisers(self.network, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
@@ -120,8 +127,8 @@ class Run:
         if config.apart:
             training, watched = part(text.train, text.vocab, config.apart)
         starts = None if text.vocab.end is None else np.flatnonzero(training == text.vocab.end)
-        opening = {"starts": starts, "opening": config.opening}
-        self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **opening)
+        rows = {"starts": starts, "opening": config.opening, "part": ranks.part}
+        self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **rows)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches
         self.probes = {
@@ -139,6 +146,7 @@ class Run:
         self.recorded = 0.0, 0  # seconds and characters at the last line of the log
         self.finished = False
         self.seconds_before = 0.0  # of the processes that ran before this one
+        self.seconds_told = 0.0  # by the first of several ranks, after its last step
         self.lr = 0.0
         self.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
 
@@ -154,7 +162,9 @@ class Run:
                     self.loss(forward, *batches.batch(0)).backward()
         except TorchDynamoException as error:  # no C++ compiler, or one that cannot work in this folder
             reason = type(error).__name__
-            print(f"not compiled ({reason}), so slower: install a C++ compiler, or give --no-compile", file=sys.stderr)
+            if self.ranks.local == 0:
+                mend = "install a C++ compiler, or give --no-compile"
+                print(f"not compiled ({reason}), so slower: {mend}", file=sys.stderr)
             forward = self.network
         self.network.zero_grad(set_to_none=True)
         return forward
@@ -166,7 +176,9 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent on this run, over all its resumptions."""
+        """Seconds spent on this run, over all its resumptions. It is one clock that several ranks go by."""
+        if self.ranks.count > 1:
+            return self.seconds_told
         return self.seconds_before + time.monotonic() - self.began
 
     @property
@@ -196,10 +208,10 @@ class Run:
     def until(self, deadline: float, stop: Stop) -> bool:
         """Trains to the end of the run (True), to a signal or to `deadline`, in time.monotonic (False)."""
         config = self.config
-        saved = time.monotonic()
         with Progress(config, self) as progress:
+            halt, _ = self.pulse(deadline, stop)
             while not self.over():
-                if stop.received or time.monotonic() >= deadline:
+                if halt:
                     return False
                 due = not self.log or self.log[-1]["step"] != self.step
                 if self.step % config.eval_every == 0 and due:
@@ -208,12 +220,23 @@ class Run:
                         break
                 self.train_step()
                 progress.update()
-                if time.monotonic() - saved >= 60 * config.checkpoint_minutes:
+                halt, unsaved = self.pulse(deadline, stop)
+                if unsaved:
                     self.save()
-                    saved = time.monotonic()
+                    self.saved = time.monotonic()
             if not self.log or self.log[-1]["step"] != self.step:
                 self.record(progress)
         return True
+
+    def pulse(self, deadline: float, stop: Stop) -> tuple[bool, bool]:
+        """Whether to stop here, and whether a checkpoint is due, by what clock and signals say to all ranks."""
+        now = time.monotonic()
+        late, unsaved = now >= deadline, now - self.saved >= 60 * self.config.checkpoint_minutes
+        told = self.ranks.pulse(self.seconds_before + now - self.began, stop.received or 0, late, unsaved)
+        self.seconds_told, number, (late, unsaved) = told
+        if number:
+            stop.received = number
+        return bool(number) or late, unsaved
 
     def train_step(self) -> None:
         """One step: gradients of `accumulate` batches, clipped, and an update at the schedule's rate."""
@@ -228,11 +251,16 @@ class Run:
                 changes = {"lr": self.lr, "betas": (beta1(config, *position), config.beta2)}
             for group in optimiser.param_groups:
                 group |= changes
+        self.ranks.seed(config.seed, self.step)
+        losses = []
         for micro in range(config.accumulate):
             inputs, targets = batches.batch(self.step * config.accumulate + micro)
             loss = self.loss(self.forward, inputs, targets)
             self.scaler.scale(loss / config.accumulate).backward()
-            self.loss_sum += loss.detach()
+            losses.append(loss.detach().float())
+        self.ranks.average_gradients(self.network, losses)
+        for loss in losses:
+            self.loss_sum += loss
             self.loss_count += 1
         if config.clip:
             for optimiser in self.optimisers:
@@ -265,7 +293,8 @@ class Run:
                 train_nats, val_nats = (self.probe(self.probes[name], windows) for name in ("train", "val"))
             else:
                 # a network that has seen short windows only is lost beyond them
-                nats, symbols = score(self.network, self.watched, context=self.source().context)
+                context = self.source().context
+                nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=context)
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = (
                     float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
@@ -312,9 +341,12 @@ class Run:
         """The original's rule: mean nats per character over random batches, the same ones each time."""
         network = network or self.network
         network.eval()
-        losses = [self.loss(network, *batches.batch(step)) for step in range(count)]
+        losses = torch.zeros(count, device=self.device)
+        for step in range(self.ranks.rank, count, self.ranks.count):
+            losses[step] = self.loss(network, *batches.batch(step))
         network.train()
-        return float(torch.stack(losses).mean())
+        self.ranks.sum_(losses)
+        return float(losses.mean())
 
     @contextmanager
     def holding(self, weights: list[Tensor]) -> Iterator[None]:
@@ -330,7 +362,9 @@ class Run:
     def save(self) -> None:
         """Writes the checkpoint, unless the weights are spoilt: the one before is then worth more."""
         self.check_finite(float(self.loss_sum))
-        checkpoint.save(self, self.path)
+        if self.ranks.leads:
+            checkpoint.save(self, self.path)
+        self.ranks.barrier()  # a rank that ended before would have torchrun end the one that writes
 
     def restore(self) -> bool:
         """Goes back to the checkpoint; True if it is of a finished run. Raises CheckpointError if it is of another."""
@@ -351,8 +385,12 @@ class Run:
         if self.config.cleaning == "classic" and self.config.valid:
             sequences = [sequence(self.text.vocab, story) for story in corpus.read_stories(self.config.valid)]
             data = Path(self.config.valid).name
-        figures = evaluation(network, sequences[: self.config.final_stories], data)
-        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command) | self.comparisons(network)
+        figures = evaluation(network, sequences[: self.config.final_stories], data, self.ranks.dealt)
+        besides = self.comparisons(network)
+        if not self.ranks.leads:
+            self.save()  # waits for the one that writes
+            return
+        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command) | besides
         artifacts.save(
             out,
             config=self.config.model,

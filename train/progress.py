@@ -21,8 +21,9 @@ class Progress:
 
     def __init__(self, config: TrainConfig, run: Run) -> None:
         self.run = run
-        self.tracker = tracker(config, run.path.parent)
-        self.bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not sys.stderr.isatty())
+        self.tracker = tracker(config, run.path.parent) if run.ranks.leads else NoTracker()
+        shown = run.ranks.leads and sys.stderr.isatty()
+        self.bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not shown)
         self.shown, self.latest = 0.0, ""
 
     def __enter__(self) -> Progress:
@@ -45,6 +46,8 @@ class Progress:
             self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
 
     def line(self, line: dict[str, Any]) -> None:
+        if not self.run.ranks.leads:
+            return
         self.latest = f", val {line['val']:.4f}"
         self.tracker.log(line)
         text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"

@@ -60,7 +60,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "steps": run.step,
         "characters_seen": run.characters,
         "seconds": seconds,
-        "device": device_name(run.device),
+        "device": (f"{run.ranks.count} x " if run.ranks.count > 1 else "") + device_name(run.device),
         "threads": torch.get_num_threads(),
         "precision": run.precision,
         "seed": run.config.seed,

@@ -21,6 +21,8 @@ from model.vocab import Vocab
 from train.__main__ import configure, flags
 from train.corpus import Corpus
 from train.device import device_name
+from train.distributed import joined
+from train.interrupts import Stop
 from train.loop import Run
 from train.presets import TrainConfig
 
@@ -39,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = Run(config, random_text(), Path("unused"))
-    print(json.dumps(measure(run, config)))
-    if args.profile:
-        print(profile(run))
+    with joined(config, Stop()) as ranks:
+        run = Run(config, random_text(), Path("unused"), ranks)
+        measured, table = json.dumps(measure(run, config)), profile(run) if args.profile else ""
+    if ranks.leads:
+        print(measured, table, sep="\n")
     return 0
 
 
@@ -62,11 +65,12 @@ def measure(run: Run, config: TrainConfig) -> dict[str, object]:
         synchronised(run.device, lambda: [run.train_step() for _ in range(steps)]) for _ in range(ROUNDS)
     )
     speed = steps * config.batch_size * config.accumulate * config.model.context / seconds
-    peak = peak_flops(run.device, run.precision)
+    peak = peak_flops(run.device, run.precision) * run.ranks.count
     per_character = flops_per_character(run.config.model)
     return {
         "preset": config.preset,
         "parameters": sum(p.numel() for p in run.network.parameters()),
+        "ranks": run.ranks.count,
         "device": device_name(run.device),
         "threads": torch.get_num_threads(),
         "precision": run.precision,
