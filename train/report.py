@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -29,7 +30,16 @@ ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
 TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
-SAMPLE_PROMPTS = {"shakespeare": "ROMEO:"}  # by preset: no TinyStories story opens like that
+# By preset, the beginnings that suit a voice of its own: the page offers them, and the first one opens the card's story.
+PROMPTS = {
+    "shakespeare": ("ROMEO:\n", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
+    "panchatantra": (
+        "Once upon a time there was a lion who",
+        "In a certain forest there lived a jackal",
+        "The crane said to the crab,",
+        "There was once a king of Benares",
+    ),
+}
 TINYSTORIES_MB = 1_900  # TinyStories-train.txt
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
@@ -69,6 +79,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best else {}),
+        **({"prompts": list(PROMPTS[run.config.preset])} if run.config.preset in PROMPTS else {}),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
 
@@ -97,7 +108,7 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
-    prompt = SAMPLE_PROMPTS.get(metrics.get("preset", ""), SAMPLE_PROMPT)
+    prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
     rows = besides(metrics, shape.context)
     origin = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in data["name"].lower() else ""
@@ -145,7 +156,7 @@ of the context that advance by half a context; the sum of nats is divided by the
 
 {reading(metrics)}## A story
 
-Prompt "{prompt}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
+Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
 
 ```
 {sample(network, vocab, prompt)}
@@ -154,7 +165,7 @@ Prompt "{prompt}", temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most
 ## Use
 
 ```
-python -m model "{prompt}" --model artifacts/{metrics["name"]} --seed 7
+python -m model {shlex.quote(prompt)} --model artifacts/{metrics["name"]} --seed 7
 ```
 
 ## Data and licence
