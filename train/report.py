@@ -30,9 +30,9 @@ ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
 TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
-# By preset, the beginnings that suit a voice of its own: the page offers them, and the first one opens the card's story.
+# By preset, beginnings that suit a voice of its own: the page offers them, the first one opens the story of the card.
 PROMPTS = {
-    "shakespeare": ("ROMEO:\n", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
+    "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
     "panchatantra": (
         "Once upon a time there was a lion who",
         "In a certain forest there lived a jackal",
