@@ -43,7 +43,9 @@ def download(repo_id: str, *, local_files_only: bool = False, **options: Any) ->
             raise ArtifactError(f"{repo_id} {trouble}: check the name; if it is private, {LOGIN}") from error
         raise ArtifactError(f"{repo_id} could not be downloaded ({status}); try again later") from error
     except LocalEntryNotFoundError as error:
-        cause = "it is not in the cache" if local_files_only else "the Hub cannot be reached"
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+        cause = f"the Hub has trouble ({status})" if status else "the Hub cannot be reached"
+        cause = "it is not in the cache" if local_files_only else cause
         raise ArtifactError(f"{repo_id} could not be downloaded: {cause}; check the network and try again") from error
     except (HTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -62,7 +62,7 @@ class Runner:
     def runtime(self, repo: Repo) -> dict[str, Any]:
         state, hardware = self.state[repo.name], repo.settings["hardware"]
         shown = {"stage": state["stage"], "hardware": {"current": hardware, "requested": hardware}, "gcTimeout": 172800}
-        return shown | ({"sha": state["sha"]} if state["sha"] else {})
+        return shown | {key: state[key] for key in ("sha", "errorMessage") if state.get(key)}
 
     def host(self, repo: Repo) -> str | None:
         return self.state[repo.name]["host"]

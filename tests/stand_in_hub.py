@@ -27,6 +27,7 @@ PAYMENT = (
     "Static Spaces are free for everyone, but hosting Gradio and Docker Spaces on free cpu-basic requires a PRO "
     "subscription. Subscribe at https://huggingface.co/pro"
 )
+STORAGE = ADDRESS.replace("127.0.0.1", "localhost")  # large files lie on another host
 ZERO_LIMIT = 2  # ZeroGPU Spaces of a free account
 
 
@@ -90,6 +91,7 @@ class Hub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm, wbufsize = True, -1  # head and body in one packet: else each answer waits 40 ms
     server: Hub
 
     def setup(self) -> None:
@@ -326,14 +328,14 @@ class Handler(BaseHTTPRequestHandler):
             if oid in self.server.stored:
                 objects.append({"oid": oid, "size": size})
                 continue
-            upload: dict[str, Any] = {"href": f"{ADDRESS}/storage/{oid}"}
+            upload: dict[str, Any] = {"href": f"{STORAGE}/storage/{oid}"}
             if size > self.server.part_size:
                 count = -(-size // self.server.part_size)
                 upload = {
-                    "href": f"{ADDRESS}/storage/{oid}/complete",
+                    "href": f"{STORAGE}/storage/{oid}/complete",
                     "header": {"chunk_size": str(self.server.part_size)},
                 }
-                upload["header"] |= {f"{n:05}": f"{ADDRESS}/storage/{oid}/{n}" for n in range(1, count + 1)}
+                upload["header"] |= {f"{n:05}": f"{STORAGE}/storage/{oid}/{n}" for n in range(1, count + 1)}
             verify = {"href": f"{ADDRESS}/{prefix}{repo.name}.git/info/lfs/objects/verify"}
             objects.append({"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}})
         return 200, {"transfer": "basic", "objects": objects}, {}
@@ -360,7 +362,7 @@ class Handler(BaseHTTPRequestHandler):
         if not blob.lfs:
             return 200, blob.data, headers
         headers |= {"X-Linked-Size": str(len(blob.data)), "X-Linked-ETag": f'"{blob.sha256}"'}
-        return 302, b"", headers | {"Location": f"{ADDRESS}/storage/{blob.sha256}"}
+        return 302, b"", headers | {"Location": f"{STORAGE}/storage/{blob.sha256}"}
 
 
 @contextmanager

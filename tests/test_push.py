@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hub_git import Repo
 from serving import save_tiny
 from stand_in_hub import ADDRESS, Account, Fault, Hub
 
@@ -41,8 +42,15 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
 
 
 @pytest.fixture
-def space(hub: Hub, account: Account) -> Space:
-    return Space(NAME, TOKEN, say=lambda text: None)
+def said() -> list[str]:
+    """What the Space object tells on its way."""
+    return []
+
+
+@pytest.fixture
+def space(hub: Hub, account: Account, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Space:
+    monkeypatch.setattr(deploy, "FIRST_WAIT", 0.01)
+    return Space(NAME, TOKEN, say=said.append)
 
 
 def pushed(space: Space, contents: Contents) -> None:
@@ -156,7 +164,7 @@ def test_what_the_hub_refuses_leaves_the_old_state(
     Fault(r"^POST .*/preupload/main", 500),
 ], ids=["429", "503", "cut", "answer lost", "cut in an upload", "429 before an upload", "500 before"])  # fmt: skip
 def test_what_passes_is_tried_again(
-    hub: Hub, space: Space, contents: Contents, retrained: Contents, fault: Fault
+    hub: Hub, space: Space, said: list[str], contents: Contents, retrained: Contents, fault: Fault
 ) -> None:
     pushed(space, contents)
     before, asked = hub.space(NAME).at(), replace(fault)
@@ -165,4 +173,122 @@ def test_what_passes_is_tried_again(
     after = hub.space(NAME).at()
     assert asked.times == 0
     assert after.parents == (before.oid,), "exactly one commit"
+    assert ("Retry-After" not in fault.headers or "commit" not in fault.match) or "trying again in 1 s" in said[0]
     assert after.tree["artifacts/tiny/model.safetensors"].data == retrained.files["artifacts/tiny/model.safetensors"]
+
+
+def test_a_third_space_on_zero_gpu_needs_a_paid_account(hub: Hub, space: Space, account: Account) -> None:
+    for name in ("ann/one", "ann/two"):
+        Space(name, TOKEN).create("zero-a10g", False)
+    message = refused(space.create, "zero-a10g", False)
+    assert message.startswith(f"{URL}: hardware zero-a10g needs a paid account (the Hub says: Static Spaces are free")
+    assert message.endswith(
+        "a free account, 30 days old and with a verified e-mail, may hold two Spaces on zero-a10g: "
+        "delete one of those that you have, or see huggingface.co/pro"
+    )
+    assert space.head() is None
+    account.paid = True
+    space.create("cpu-basic", True)
+    assert hub.space(NAME).settings == {"hardware": "cpu-basic", "sdk": "gradio", "private": True}
+
+
+def test_other_hardware_is_asked_for_once(hub: Hub, space: Space, account: Account) -> None:
+    space.create("zero-a10g", False)
+    assert "needs a paid account" in refused(space.move, "t4-small")
+    account.paid = True
+    for _ in range(2):
+        space.move("t4-small")
+    assert hub.space(NAME).settings["hardware"] == "t4-small"
+    assert sum(request.endswith("/hardware") for request in hub.requests) == 2
+
+
+def test_a_space_that_vanishes_is_named(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    hub.repos.clear()
+    assert refused(space.push, contents.files, head, "Push") == (
+        f"{URL}: there is no such thing on the Hub, or none that this token may see (the Hub says: Repository not "
+        "found): check the name"
+    )
+
+
+def test_what_the_hub_lost_is_noticed(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    repo, apply, lost = hub.space(NAME), Repo._apply, "artifacts/tiny/config.json"
+    repo._apply = lambda tree, change: change["path"] == lost or apply(repo, tree, change)
+    message = refused(space.push, retrained.files, space.head(), "Push")
+    assert message == f"{URL}/commit/{repo.at().oid} holds something else than was pushed: look there, and push again"
+
+
+def test_a_pull_request_leaves_main_alone(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    before = hub.space(NAME).at()
+    made = space.push(retrained.files, space.head(), "Mine", pull_request=True)
+    repo = hub.space(NAME)
+    assert repo.at() == before and repo.at("refs/pr/1").parents == (before.oid,)
+    assert made.pr_url == f"{URL}/discussions/1"
+    assert not compare(retrained.files, space._files("refs/pr/1"))
+
+
+def test_rolling_back_restores_all_that_was_there(
+    hub: Hub, space: Space, contents: Contents, retrained: Contents
+) -> None:
+    pushed(space, contents)
+    hub.space(NAME).put({"artifacts/old/config.json": b"{}", "mine.txt": b"mine"})
+    before = hub.space(NAME).at()
+    pushed(space, retrained)
+    assert "artifacts/old/config.json" not in hub.space(NAME).files()
+    bad = hub.space(NAME).at()
+    made = space.roll_back()
+    after = hub.space(NAME).at()
+    assert after.tree == before.tree and after.parents == (bad.oid,) and after.oid == made.oid
+    assert after.title == f"Roll back to {before.oid[:12]}"
+
+
+def test_rolling_back_again_goes_further_back(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    first = hub.space(NAME).at()
+    pushed(space, retrained)
+    space.roll_back()
+    assert hub.space(NAME).at().tree == first.tree
+    space.roll_back()  # the first push, too, is undone, and not the second one done again
+    assert list(hub.space(NAME).files()) == [".gitattributes", "README.md"]
+    message = refused(space.roll_back)
+    assert message.endswith(f"('initial commit') is no push of this program: undo it in {URL}/commits")
+
+
+def test_only_a_push_is_rolled_back(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    hub.space(NAME).put({"README.md": b"theirs"}, "Edit in the browser")
+    assert refused(space.roll_back) == (
+        f"{URL}: the last change ('Edit in the browser') is no push of this program: undo it in {URL}/commits"
+    )
+    pushed(space, retrained)
+    before = hub.space(NAME).at()
+    hub.before_commit = lambda repo: repo.put({"README.md": b"theirs again"})
+    assert "somebody else pushed at the same time" in refused(space.roll_back)
+    assert hub.space(NAME).at().parents == (before.oid,)
+
+
+@pytest.mark.parametrize(("stage", "what"), [
+    ("CONFIG_ERROR", "the README's settings are refused (bad sdk)"), ("NO_APP_FILE", "there is no app.py"),
+    ("RUNTIME_ERROR", "the page broke down"), ("PAUSED", "paused: restart it in its settings"),
+])  # fmt: skip
+def test_a_space_that_does_not_run(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch, stage: str, what: str
+) -> None:
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "LAG_SECONDS", 0)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    state = hub.spaces.state[NAME]
+    state |= {"stage": stage, "errorMessage": "bad sdk" if stage == "CONFIG_ERROR" else None}
+    assert what in refused(space.wait, hub.space(NAME).at().oid)
+
+
+def test_the_page_of_an_older_commit_is_not_taken_for_the_new(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(deploy, "WAIT_MINUTES", 0.005)
+    assert refused(space.wait, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
+    assert space.wait(hub.space(NAME).at().oid).sha == hub.space(NAME).at().oid

@@ -180,8 +180,8 @@ class Space:
             if last == len(known):
                 raise PushError(f"{self.url} has no commit {match[1]} any more: choose one in {self.url}/commits")
         if MARK not in commits[last].message:
-            trouble = f"the last change of {self.url} ({commits[last].title!r}) is no push of this program"
-            raise PushError(f"{trouble}: undo it in {self.url}/commits")
+            trouble = f"the last change ({commits[last].title!r}) is no push of this program"
+            raise PushError(f"{self.url}: {trouble}: undo it in {self.url}/commits")
         if last + 1 == len(commits):
             raise PushError(f"{self.url} held nothing before its last push")
         return known[last + 1]
