@@ -54,6 +54,7 @@ class Runner:
         self.state: dict[str, dict[str, Any]] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.python, self.count, self.lock = sys.executable, 0, threading.Lock()
+        self.zero_gpu: str | None = None  # where ZeroGPU's own package reports; otherwise `spaces` is what ZERO_GPU is
 
     def rest(self, repo: Repo) -> None:
         """A Space that was just made."""
@@ -105,7 +106,9 @@ class Runner:
             return
         state["build"] += [f"--> COPY {len(files)} files\n", f"--> gradio[oauth]=={front['sdk_version']} spaces\n"]
         environment = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | {"PYTHONPATH": ""}
-        if repo.settings["hardware"] == "zero-a10g":
+        if self.zero_gpu:
+            environment |= {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": self.zero_gpu}
+        elif repo.settings["hardware"] == "zero-a10g":
             (home / ".image").mkdir()
             (home / ".image" / "spaces.py").write_text(ZERO_GPU)
             environment["PYTHONPATH"] = str(home / ".image")
