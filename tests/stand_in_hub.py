@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import yaml
 from hub_address import ADDRESS, SOCKET
 from hub_git import Commit, Refused, Repo
 from hub_spaces import Runner
+from hub_xet import Xet
 
 PAYMENT = (
     "Static Spaces are free for everyone, but hosting Gradio and Docker Spaces on free cpu-basic requires a PRO "
@@ -68,6 +70,7 @@ class Hub(ThreadingHTTPServer):
         self.accounts: dict[str, Account] = {}
         self.stored: dict[str, bytes] = {}  # large files by SHA-256
         self.parts: dict[str, dict[int, bytes]] = {}
+        self.xet = Xet(self.stored)
         self.part_size = 16_000_000
         self.faults: list[Fault] = []
         self.requests: list[str] = []
@@ -165,6 +168,8 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server
         if parts[0] == "storage":  # where large files go, and where they come from; no token is shown here
             return self._storage(parts[1:], body)
+        if parts[0] == "xet":
+            return self._xet(parts[1:], body)
         if parts == ["zero-gpu", "startup-report"]:
             return 200, {}, {}
         account = self._account()
@@ -262,6 +267,9 @@ class Handler(BaseHTTPRequestHandler):
         self._may_write(repo, account)
         if action == "preupload":
             return 200, self._preupload(repo, rest[0], json.loads(body)), {}
+        if action == "xet-write-token":
+            token = {"accessToken": "short-lived", "exp": int(time.time()) + 3600, "casUrl": f"{ADDRESS}/xet"}
+            return 200, token, {}
         if action == "hardware":
             return self._hardware(repo, json.loads(body)["flavor"], account)
         if action == "commit":
@@ -354,6 +362,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, "the upload is not the file that was announced")
         self.server.stored[oid] = data
         return 200, {}, {}
+
+    def _xet(self, parts: list[str], body: bytes) -> tuple[int, Any, dict[str, str]]:
+        if self.headers.get("Authorization") != "Bearer short-lived":
+            raise Refused(401, "this is no token of the storage")
+        if self.command == "POST" and "xorbs" in parts:
+            self.server.xet.add_xorb(parts[-1], body)
+            return 200, {"was_inserted": True}, {}
+        if self.command == "POST" and parts in (["v1", "shards"], ["shards"]):  # without v2 clients fall back to it
+            self.server.xet.add_shard(body)
+            return 200, {"result": 1}, {}
+        raise Refused(404, "no such chunk is known")
 
     def _resolve(self, repo: Repo, revision: str, path: str) -> tuple[int, Any, dict[str, str]]:
         commit = repo.at(revision)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_git import Repo
+from hub_git import Blob, Repo
+from huggingface_hub import constants
 from serving import save_tiny
 from stand_in_hub import ADDRESS, Account, Fault, Hub
 
@@ -103,6 +104,20 @@ def test_a_large_file_comes_in_parts(hub: Hub, space: Space, contents: Contents)
         == contents.files["artifacts/tiny/model.safetensors"]
     )
     assert sum("/storage/" in request for request in hub.requests) > 10
+
+
+def test_large_files_go_to_xet_where_the_client_chooses_so(
+    hub: Hub, space: Space, contents: Contents, retrained: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does by default, and HF_HUB_DISABLE_XET, which these tests set, is what keeps it from that."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    for wanted in (contents, retrained):
+        pushed(space, wanted)
+        assert not compare(wanted.files, space.head().files)
+        path = "artifacts/tiny/model.safetensors"
+        assert hub.space(NAME).at().tree[path] == Blob(wanted.files[path], lfs=True)
+    assert sum("/xet/" in request and request.startswith("POST") for request in hub.requests) >= 4
+    assert not any("/info/lfs/" in request for request in hub.requests)
 
 
 def test_a_concurrent_push_is_refused(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:

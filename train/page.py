@@ -12,10 +12,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from train.space import Contents, PushError
 
-START_SECONDS = 120
+START_SECONDS, ANSWER_SECONDS = 120, 60  # until the page is there, and until it answers a request
 TELL_SECONDS = 300  # a Space on a shared processor, its model not read yet
 PROMPT, SEED = "Once upon a time", 7
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")  # the page has no use for them
@@ -77,11 +78,15 @@ def tell(url: str, *, model: str | None = None, length: int = 200, token: str | 
     from gradio_client import Client
 
     # Of None the client would make the saved token, and send it to whoever serves this address.
-    credential = token if token else False
+    credential: Any = token if token else False
+    patience = {"timeout": ANSWER_SECONDS}
     settings = {"prompt": PROMPT, "length": length, "temperature": 0.8, "seed": SEED}
     if model is not None:
         settings["model"] = model
-    with closing(Client(url, token=credential, verbose=False, download_files=False, analytics_enabled=False)) as page:  # type: ignore[arg-type]
+    client = Client(
+        url, credential, verbose=False, download_files=False, analytics_enabled=False, httpx_kwargs=patience
+    )
+    with closing(client) as page:
         story, *_ = page.submit(**settings, api_name="/tell").result(TELL_SECONDS)
     if len(story) <= len(PROMPT):
         raise PushError(f"the page told nothing after {PROMPT!r}")
@@ -94,7 +99,7 @@ def last_lines(log: Path, count: int = 20) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
             return answer.status == 200
     except OSError:  # it is not there yet, or is slow to come up
         return False
