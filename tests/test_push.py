@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,26 @@ def test_what_passes_is_tried_again(
     assert after.parents == (before.oid,), "exactly one commit"
     assert ("Retry-After" not in fault.headers or "commit" not in fault.match) or "trying again in 1 s" in said[0]
     assert after.tree["artifacts/tiny/model.safetensors"].data == retrained.files["artifacts/tiny/model.safetensors"]
+
+
+def test_a_readme_that_the_hub_refuses(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    readme = f"---\nshort_description: {'long ' * 20}\n---\n".encode()
+    message = refused(space.push, contents.files | {"README.md": readme}, head, "Push")
+    assert message == f'{URL}: the Hub refused (400) (the Hub says: "short_description" is too long)'
+    assert hub.space(NAME).at().oid == head.commit
+
+
+def test_a_storage_that_refuses_is_told(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    head = space.create("zero-a10g", False)
+    hub.faults.append(Fault("^POST /xet/.*/xorbs/", 400, times=99))
+    assert re.fullmatch(rf"{URL}: the upload failed \(.*400.*\); check the network and push again", refused(
+        space.push, contents.files, head, "Push"
+    ))  # fmt: skip
+    assert hub.space(NAME).at().oid == head.commit
 
 
 def test_a_third_space_on_zero_gpu_needs_a_paid_account(hub: Hub, space: Space, account: Account) -> None:

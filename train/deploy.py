@@ -25,6 +25,8 @@ TRIES, FIRST_WAIT, PATIENCE = 3, 1.0, 60  # how often a commit is sent; seconds 
 WAIT_MINUTES, POLL_SECONDS, LAG_SECONDS = 30, 1.0, 15  # the Hub takes some seconds to see that it must build
 BROKEN = {"BUILD_ERROR": "the build failed", "RUNTIME_ERROR": "the page broke down"}
 BROKEN |= {"CONFIG_ERROR": "the README's settings are refused", "NO_APP_FILE": "there is no app.py"}
+# What the Hub's client raises; a README that the Hub refuses is a ValueError, what its storage says a RuntimeError.
+FAILURES = (HTTPError, OSError, RuntimeError, ValueError)
 IDLE = {"PAUSED": "paused", "STOPPED": "stopped", "DELETING": "being deleted"}
 Say = Callable[[str], None]
 
@@ -206,7 +208,7 @@ class Space:
                     create_pr=pull_request,
                 )
                 break
-            except (HTTPError, RuntimeError) as error:
+            except FAILURES as error:
                 wait = _worth_waiting(error, attempt)
                 if not pull_request and (landed := self._landed(parent, is_wanted)):
                     return landed
@@ -248,15 +250,20 @@ class Space:
         """Turns what the Hub's client raises into a PushError in plain English."""
         try:
             yield
-        except (HTTPError, RuntimeError) as error:
+        except PushError:
+            raise
+        except FAILURES as error:
             raise PushError(explain(error, self.url, hardware)) from error
 
 
 def explain(error: BaseException, url: str, hardware: str = HARDWARE) -> str:
     """An error of the Hub's client in plain English, with the mend."""
     cause = _http_cause(error)
+    if cause is None and isinstance(error, ValueError):
+        return f"{url}: the Hub refused: {' '.join(str(error).split())}"
     if cause is None:
-        return f"{url}: the connection to the Hub broke ({_brief(error)}); check the network and push again"
+        what = "the connection to the Hub broke" if isinstance(_root(error), HTTPError) else "the upload failed"
+        return f"{url}: {what} ({_brief(error)}); check the network and push again"
     status, said = cause.response.status_code, " ".join((cause.server_message or "").split())
     said = f" (the Hub says: {said})" if said else ""
     owner = url.rsplit("/", 2)[1]
@@ -297,18 +304,24 @@ def _worth_waiting(error: BaseException, attempt: int) -> float | None:
         return None
     cause, wait = _http_cause(error), FIRST_WAIT * 2 ** (attempt - 1)
     if cause is None:
-        return wait
+        return None if isinstance(error, ValueError) else wait
     status = cause.response.status_code
     asked = cause.response.headers.get("Retry-After", "")
     wait = float(asked) if asked.isdigit() else wait
     return wait if (status == 429 or status >= 500) and wait <= PATIENCE else None
 
 
-def _brief(error: BaseException) -> str:
-    """The first line of what an error says, of that at its root."""
-    while error.__cause__ is not None:
+def _root(error: BaseException) -> BaseException:
+    """What an error came of. Of its causes, those that the HTTP library took over from the system say less."""
+    while error.__cause__ is not None and not isinstance(error, HTTPError):
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return error
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of what the root of an error says."""
+    root = _root(error)
+    return (str(root).strip().splitlines() or [type(root).__name__])[0]
 
 
 def _same(data: bytes, file: RepoFile) -> bool:

@@ -119,16 +119,15 @@ def _commit(
 
 def _publish(repo_id: str, contents: Contents, token: str | None, say: Callable[..., None]) -> None:
     """The first artifact as a model repository."""
-    from httpx2 import HTTPError
     from huggingface_hub import constants
 
     from model.hub import upload
-    from train.deploy import explain
+    from train.deploy import FAILURES, explain
 
     name = contents.artifacts[0]
     try:
         url = upload(contents.artifact(name), repo_id, commit_message=f"Upload {name}", token=token)
-    except (HTTPError, RuntimeError) as error:
+    except FAILURES as error:
         raise PushError(explain(error, f"{constants.ENDPOINT}/{repo_id}")) from error
     say(f"published {name}: {url}")
 
