@@ -370,7 +370,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.xet.add_xorb(parts[-1], body)
             return 200, {"was_inserted": True}, {}
         if self.command == "POST" and parts in (["v1", "shards"], ["shards"]):  # without v2 clients fall back to it
-            self.server.xet.add_shard(body)
+            try:
+                self.server.xet.add_shard(body)
+            except KeyError as error:
+                raise Refused(400, f"the shard needs a xorb that is not here: {error}") from error
             return 200, {"result": 1}, {}
         raise Refused(404, "no such chunk is known")
 

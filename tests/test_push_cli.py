@@ -13,7 +13,7 @@ from stories import write_stories
 
 import model
 from train import __main__ as training
-from train import deploy, page, push
+from train import deploy, page, push, refusals
 from train.page import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
@@ -27,7 +27,7 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
     hub.accounts[TOKEN] = Account("ann")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(deploy, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(refusals, "FIRST_WAIT", 0.01)
     return hub.accounts[TOKEN]
 
 

@@ -18,7 +18,7 @@ import model
 from model.__main__ import build_parser
 from train import push
 from train.__main__ import configure, flags
-from train.deploy import HARDWARE
+from train.refusals import HARDWARE
 from train.report import ORIGINAL, fill, results
 from train.space import check, front_matter, gather
 

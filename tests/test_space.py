@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import re
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from serving import ROOT, save_broken, save_tiny
 
+from model import zerogpu
 from model.artifacts import ArtifactError, file_bytes
 from train.page import rehearse, tell
 from train.space import Contents, PushError, check, gather, secrets
@@ -199,3 +202,19 @@ def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.Monk
                 tell(f"http://127.0.0.1:{server.server_port}", token=token)
             assert any(TOKEN in headers for headers in seen) == bool(token)
         server.shutdown()
+
+
+def test_one_function_is_marked_for_the_gpu_where_spaces_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spaces", None)  # what Python keeps of a module that is not there
+    assert zerogpu.register() is False
+    monkeypatch.delitem(sys.modules, "spaces")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "spaces.py").write_text("marked = []\nGPU = marked.append\n")
+    assert zerogpu.register() is True
+    assert sys.modules["spaces"].marked == [zerogpu.on_the_gpu]
+    monkeypatch.delitem(sys.modules, "spaces")
+    (tmp_path / "spaces.py").write_text("import what_spaces_needs\n")
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    with pytest.raises(ModuleNotFoundError, match="what_spaces_needs"):
+        zerogpu.register()

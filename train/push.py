@@ -75,7 +75,8 @@ def _checked(args: argparse.Namespace, token: str | None, say: Callable[..., Non
 
 def _push(args: argparse.Namespace, contents: Contents, token: str | None, say: Callable[..., None]) -> int:
     """Stages 2 and 3."""
-    from train.deploy import HARDWARE, Space, compare
+    from train.deploy import Space, compare
+    from train.refusals import HARDWARE
 
     space = Space(args.space, token, say)
     if token is None and not args.dry_run:
@@ -122,7 +123,7 @@ def _publish(repo_id: str, contents: Contents, token: str | None, say: Callable[
     from huggingface_hub import constants
 
     from model.hub import upload
-    from train.deploy import FAILURES, explain
+    from train.refusals import FAILURES, explain
 
     name = contents.artifacts[0]
     try:
