@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test test-engines figures lint train screenshots clean
+.PHONY: app test test-engines test-space figures lint train screenshots clean
 
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -18,6 +18,10 @@ ENGINE ?= llama-cpp-python==0.3.36
 test-engines: .venv/dev.stamp  ## do other engines tell the same stories?
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(ENGINE)
 	$(BIN)/python -m pytest -rs tests/engines $(ARGS)
+
+# The Hub installs the packages of a Space; so does this, with the Pythons that are there.
+test-space: .venv/dev.stamp  ## does a Space build from what is pushed, and tell?
+	$(BIN)/python -m pytest -rs tests/fresh $(ARGS)
 
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp

@@ -20,6 +20,7 @@ from gradio.block_function import BlockFunction
 
 from model import Sampling, Storyteller, find
 from model.sampling import shown
+from model.zerogpu import register
 
 MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
 MAX_PROMPT = 4_000  # characters of a prompt
@@ -327,7 +328,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--artifacts", type=Path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
     )
-    shelf = Shelf(parser.parse_args(argv).artifacts.resolve())
+    artifacts = parser.parse_args(argv).artifacts.resolve()
+    register()
+    shelf = Shelf(artifacts)
     for name, reason in shelf.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
     page = build(shelf)

@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
     add = parser.add_argument
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
-    add("--model", type=Path, help="the folder of a model (default: the best in artifacts/)")
+    add("--model", help="the folder of a model, or user/name on the Hub (default: the best in artifacts/)")
     add("--length", type=int, default=default.length, help="characters at most (default: %(default)s)")
     add("--temperature", type=float, default=default.temperature, help="0 leaves no choice, 2 is wild (%(default)s)")
     add("--top-k", type=int, default=default.top_k, help="choose among the k likeliest characters (0: all)")
@@ -60,7 +60,7 @@ def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None
     prompt = storyteller.prepare(text)
     settings = f"length {sampling.length}, temperature {sampling.temperature}, top-k {sampling.top_k}, "
     settings += f"top-p {sampling.top_p}, min-p {sampling.min_p}, seed {sampling.seed}"
-    print(f"{storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
+    print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
         print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
     if prompt.cut:

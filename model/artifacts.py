@@ -128,25 +128,40 @@ def _renew(folder: Path, renewed: Mapping[str, bytes]) -> None:
     _replace(folder, contents | renewed | {"config.json": _to_json("config.json", head)})
 
 
-def read(folder: str | Path) -> Artifact:
-    """The contents of `folder`, every file checked; nothing in it is run, and no link in it is followed.
+def read(folder: str | Path, *, links: bool = False) -> Artifact:
+    """The contents of `folder`, every file checked; nothing in it is run.
 
+    Files that are links are refused unless `links`: the Hub's cache is made of them.
     Raises ArtifactError. A folder that is replaced meanwhile is read again, so that one gets the old or the new.
     """
     folder = Path(folder)
     while True:
         before = _identity(folder)
         try:
-            return _read_once(folder)
+            return _read_once(folder, links)
         except ArtifactError:
             if _identity(folder) == before:
                 raise
 
 
-def read_file(path: Path, *, limit: int, sha256: str | None = None) -> bytes:
+def file_bytes(folder: str | Path, *, links: bool = False) -> dict[str, bytes]:
+    """The checked bytes of each file of an artifact by name: what to publish. Raises ArtifactError, as `read` does.
+
+    A model.onnx that cannot be used, which `read` puts up with, is an error here.
+    """
+    folder = Path(folder)
+    files = _read_files(folder, links)
+    artifact = _parse(folder, files)
+    graph, trouble = _read_graph(folder, artifact.hashes, links)
+    if trouble:
+        raise ArtifactError(trouble)
+    return files if graph is None else files | {GRAPH: graph}
+
+
+def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool = False) -> bytes:
     """The bytes of a plain file, at most `limit` of them and with this hash if given; else raises ArtifactError."""
     try:
-        info = path.lstat()
+        info = path.stat() if links else path.lstat()
         if not stat.S_ISREG(info.st_mode):
             raise _broken(path, "is not a plain file")
         if info.st_size > limit:
@@ -194,34 +209,34 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return info.st_ino, info.st_mtime_ns
 
 
-def _read_once(folder: Path) -> Artifact:
-    artifact = _parse(folder, _read_files(folder))
-    graph, trouble = _read_graph(folder, artifact.hashes)
+def _read_once(folder: Path, links: bool) -> Artifact:
+    artifact = _parse(folder, _read_files(folder, links))
+    graph, trouble = _read_graph(folder, artifact.hashes, links)
     return replace(artifact, graph=graph, graph_trouble=trouble)
 
 
-def _read_files(folder: Path) -> dict[str, bytes]:
+def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
     """The bytes of each of FILES, as config.json lists them."""
     if not os.path.isdir(folder):
         raise ArtifactError(f"{folder} is not a folder; give one that holds a config.json, such as artifacts/pocket")
     path = folder / "config.json"
-    data = {path.name: read_file(path, limit=FILES[path.name])}
+    data = {path.name: read_file(path, limit=FILES[path.name], links=links)}
     config, hashes = _parse_head(path, data[path.name])
     weights_limit = MIB + 4 * sum(math.prod(shape) for shape in config.shapes().values())
     for name, sha256 in hashes.items():
         if name in FILES:
             limit = min(FILES[name], weights_limit) if name == "model.safetensors" else FILES[name]
-            data[name] = read_file(folder / name, limit=limit, sha256=sha256)
+            data[name] = read_file(folder / name, limit=limit, sha256=sha256, links=links)
     return data
 
 
-def _read_graph(folder: Path, hashes: Mapping[str, str]) -> tuple[bytes | None, str | None]:
+def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool) -> tuple[bytes | None, str | None]:
     """The model.onnx, or why it cannot be used, or neither where there is none. One of other weights is an error."""
     path = folder / GRAPH
     if GRAPH not in hashes and not path.exists():
         return None, None
     try:
-        data = read_file(path, limit=GRAPH_LIMIT)
+        data = read_file(path, limit=GRAPH_LIMIT, links=links)
     except ArtifactError as error:
         return None, export_again(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {MEND}"))
     _check_origin(path, data, hashes)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from model.artifacts import Artifact, ArtifactError, read
+from model import hub
+from model.artifacts import FILES, GRAPH, Artifact, ArtifactError, file_bytes, read
+from model.atomic import replace_folder
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import Sampling, pick, probabilities
 from model.vocab import Vocab
@@ -39,21 +42,54 @@ class Scored(NamedTuple):
 
 
 class Storyteller:
-    """An artifact that can be asked; `name` is that of its folder.
+    """An artifact that can be asked; `name` is that of its folder, or of its repository on the Hub.
 
     `warning` is None, or why PyTorch tells its stories although it has a model.onnx; that is logged once as well.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, repo_id: str | None = None) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
-        self.name = Path(os.path.abspath(artifact.folder)).name  # of a link, the name that was asked for
+        self.repo_id = repo_id  # on the Hub, if that is where it comes from
+        # of a link, the name that was asked for
+        self.name = Path(repo_id).name if repo_id else Path(os.path.abspath(artifact.folder)).name
         self.weights, self.hashes = artifact.weights, artifact.hashes
         self._onnx, self._opening = artifact.graph, threading.Lock()
         self._graph: OnnxGraph | None = None
         self.warning: str | None = None
         if artifact.graph_trouble:
             self._warn(artifact.graph_trouble)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Storyteller:
+        """The storyteller in a folder or, with `name` as user/name, in a model repository of the Hub, checked.
+
+        `options` are the Hub's: revision, token, cache_dir, force_download, local_files_only. Raises ArtifactError.
+        """
+        if Path(name).is_dir() or not hub.names_repo(name):
+            return cls(read(name))
+        return cls(read(hub.download(str(name), **options), links=True), repo_id=str(name))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copies the artifact to `folder`, whole or not at all. Raises ArtifactError."""
+        try:
+            replace_folder(Path(folder), self._files(), owned={*FILES, GRAPH})
+        except OSError as error:
+            raise ArtifactError(f"{folder} cannot be saved ({error.strerror}); choose another folder") from error
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publishes the artifact as a model repository of the Hub, in one commit; its URL.
+
+        `options` are commit_message, private, token, branch and create_pr. Raises huggingface_hub's HfHubHTTPError.
+        """
+        return hub.upload(self._files(), repo_id, **options)
+
+    def _files(self) -> dict[str, bytes]:
+        """The files as they are on the disk, if they are still those that were loaded."""
+        files = file_bytes(self.folder, links=self.repo_id is not None)
+        if any(hashlib.sha256(files[name]).hexdigest() != self.hashes[name] for name in self.hashes):
+            raise ArtifactError(f"{self.folder} was replaced since it was loaded; load it again")
+        return files
 
     @cached_property
     def network(self) -> nn.Module:
@@ -173,9 +209,12 @@ def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:
         start, first = start + max(1, context // 2), stop
 
 
-def load(folder: str | Path) -> Storyteller:
-    """The storyteller in an artifact's folder. Raises ArtifactError, which names the file and the mend."""
-    return Storyteller(read(folder))
+def load(name: str | Path) -> Storyteller:
+    """The storyteller in a folder, or in the model repository user/name of the Hub, from where it is downloaded.
+
+    Raises ArtifactError, which names the file and the mend.
+    """
+    return Storyteller.from_pretrained(name)
 
 
 def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str, str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+from stand_in_hub import Hub, running  # before the Hub's client is imported, which reads its address once
 
 import model
 from model import artifacts
@@ -69,6 +72,14 @@ def tiny_classic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A stand-in Hub, empty; it is where the Hub's client of this process looks."""
+    (tmp_path / "spaces").mkdir()
+    with running(tmp_path / "spaces") as server:
+        yield server
+
+
 def exported(source: Path, folder: Path) -> Path:
     """A copy of an artifact in `folder` with a model.onnx of 32 bits."""
     shutil.copytree(source, folder)
@@ -92,3 +103,7 @@ def tiny_classic_onnx(tiny_classic: Path, tmp_path_factory: pytest.TempPathFacto
 def storyteller(request: pytest.FixtureRequest) -> Storyteller:
     """Each of the two, loaded."""
     return model.load(request.getfixturevalue(request.param))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)

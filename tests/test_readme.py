@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import JobHardware, ModelCard
+from huggingface_hub.cli.jobs import jobs_cli
 from torch.distributed.run import get_args_parser
 
 import model
 from model.__main__ import build_parser
+from train import push
 from train.__main__ import configure, flags
+from train.refusals import HARDWARE
 from train.report import ORIGINAL, fill, results
+from train.space import check, front_matter, gather
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,16 +45,13 @@ def test_tables_are_made_of_the_runs_own_figures() -> None:
 
 
 def test_front_matter_is_what_the_hub_takes() -> None:
-    front = yaml.safe_load(README.split("---\n")[1])
+    check(gather())
+    front = front_matter(README)
     pin = re.search(r"^gradio==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert pin and front["sdk_version"] == pin[1]
-    assert front["sdk"] == "gradio" and (ROOT / front["app_file"]).exists()
-    assert front["python_version"] == "3.12"
-    assert len(front["short_description"]) <= 60
-    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-    assert {front["colorFrom"], front["colorTo"]} <= colours
+    assert front["python_version"] == "3.12" and front["suggested_hardware"] == HARDWARE
     assert front["license"] == "mit" and front["datasets"] == ["roneneldan/TinyStories"]
-    assert {"title", "emoji", "models", "tags"} <= front.keys()
+    assert {"title", "emoji", "models", "tags", "short_description"} <= front.keys()
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -82,6 +83,39 @@ def test_the_torchrun_commands_start_the_training() -> None:
     for words in commands:
         args = get_args_parser().parse_args(words[1:])
         assert args.module and args.training_script == "train" and args.nproc_per_node == "8"
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " -m train.push " in c])
+def test_a_pushing_command_parses(command: str) -> None:
+    push.build_parser().parse_args(shlex.split(command)[3:])
+
+
+def test_the_rented_gpu_trains_and_pushes() -> None:
+    command = shlex.split(re.search(r"^hf jobs run .*$", README, re.MULTILINE)[0])
+    known = {option for parameter in jobs_cli.commands["run"].params for option in parameter.opts}
+    assert {word for word in command[: command.index("bash")] if word.startswith("--")} <= known
+    assert command[command.index("--flavor") + 1] in {hardware.value for hardware in JobHardware}
+    steps = [shlex.split(step) for step in command[-1].split(" && ")]
+    configure(flags().parse_args(next(step[3:] for step in steps if step[2:3] == ["train"])))
+    push.build_parser().parse_args(next(step[3:] for step in steps if step[2:3] == ["train.push"]))
+    assert ["make", ".venv/dev.stamp"] in steps
+
+
+@pytest.mark.parametrize("name", ["ci", "space"])
+def test_a_workflow_runs_what_is_here(name: str) -> None:
+    text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text()
+    workflow = yaml.safe_load(text)
+    (job,) = workflow["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([\w./]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {c.split()[1] for c in commands if c.startswith("make ")} <= targets
+    for command in [c for c in commands if " -m train.push " in c]:
+        push.build_parser().parse_args(shlex.split(command.replace("$SPACE", "ann/stories"))[3:])
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    # the token is the last step's alone, and comes from the secrets
+    assert text.count("HF_TOKEN") == (2 + 1 if name == "space" else 0)
+    assert name == "ci" or job["steps"][-1]["env"]["HF_TOKEN"] == "${{ secrets.HF_TOKEN }}"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " -m model " in c])

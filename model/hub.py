@@ -1,0 +1,90 @@
+"""Storytellers on the Hugging Face Hub: fetched into its cache, or published; huggingface_hub is imported on use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.artifacts import FILES, GRAPH, ArtifactError
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # user/name, as the Hub has them
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+def names_repo(name: str | Path) -> bool:
+    """Whether `name` can only mean a repository of the Hub: user/name, and no folder here is called so or `user`."""
+    return isinstance(name, str) and bool(REPO.fullmatch(name)) and not Path(name.split("/")[0]).exists()
+
+
+def download(repo_id: str, *, local_files_only: bool = False, **options: Any) -> Path:
+    """The folder in the Hub's cache with the files of an artifact that was published as `repo_id`.
+
+    `options` are those of `huggingface_hub.snapshot_download`: revision, cache_dir, force_download, token. Only the
+    files that an artifact has are fetched. Raises ArtifactError, which names the repository and the mend.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    names = [*FILES, GRAPH]
+    try:
+        folder = snapshot_download(
+            repo_id, allow_patterns=names, library_name="gpt-from-scratch", local_files_only=local_files_only, **options
+        )
+    except HFValidationError as error:
+        raise ArtifactError(f"{repo_id} names no model: give a folder, or user/name on the Hub") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404):  # a private model looks like none to others
+            revision = f" at revision {options['revision']}" if options.get("revision") else ""
+            trouble = f"is neither a folder here nor a model on the Hub that you may read{revision} ({status})"
+            raise ArtifactError(f"{repo_id} {trouble}: check the name; if it is private, {LOGIN}") from error
+        raise ArtifactError(f"{repo_id} could not be downloaded ({status}); try again later") from error
+    except LocalEntryNotFoundError as error:
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+        cause = f"the Hub has trouble ({status})" if status else "the Hub cannot be reached"
+        cause = "it is not in the cache" if local_files_only else cause
+        raise ArtifactError(f"{repo_id} could not be downloaded: {cause}; check the network and try again") from error
+    except (HTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{repo_id} could not be downloaded ({reason}); try again") from error
+    if not (Path(folder) / "config.json").exists():
+        raise ArtifactError(f"{repo_id} on the Hub is no storyteller: it has no config.json of this program")
+    return Path(folder)
+
+
+def upload(
+    files: Mapping[str, bytes],
+    repo_id: str,
+    *,
+    commit_message: str = "Upload a storyteller",
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Publishes an artifact's files as a model repository, in one commit; the commit's URL.
+
+    The repository is made if there is none. A model.onnx of older weights goes in the same commit; what else is there
+    stays. Somebody else's commit in the meantime is not overwritten: the Hub then refuses with status 412.
+    Raises huggingface_hub's HfHubHTTPError.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=token, library_name="gpt-from-scratch")
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    before = api.model_info(repo_id, revision=branch)
+    operations: list[Any] = [CommitOperationAdd(name, data) for name, data in files.items()]
+    if GRAPH not in files and any(sibling.rfilename == GRAPH for sibling in before.siblings or ()):
+        operations.append(CommitOperationDelete(GRAPH))
+    commit = api.create_commit(
+        repo_id,
+        operations,
+        commit_message=commit_message,
+        parent_commit=before.sha,
+        revision=branch,
+        create_pr=create_pr,
+    )
+    return commit.pr_url or commit.commit_url

@@ -1,0 +1,198 @@
+"""Storytellers on the Hub: loaded by name, checked, cached and published, as users of the Hub expect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub.errors import HfHubHTTPError
+from serving import ROOT, save_tiny
+from stand_in_hub import ADDRESS, Account, Fault, Hub
+
+import model
+from model import ArtifactError, Sampling, Storyteller
+
+TOKEN = "hf_" + "Poiuytrewq" * 3 + "Lkjh"  # of nobody
+STORY = Sampling(length=60, seed=7)
+
+
+@pytest.fixture(autouse=True)
+def account(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Account:
+    """Who is logged in, with an empty cache."""
+    hub.accounts[TOKEN] = Account("ann")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return hub.accounts[TOKEN]
+
+
+@pytest.fixture
+def published(hub: Hub, tiny_onnx: Path) -> dict[str, bytes]:
+    """The files of ann/tiny."""
+    model.load(tiny_onnx).push_to_hub("ann/tiny")
+    return hub.repos["models", "ann/tiny"].files()
+
+
+def told(storyteller: Storyteller) -> str:
+    return "".join(storyteller.tell("Once", STORY))
+
+
+def refused(name: str, **options: object) -> str:
+    with pytest.raises(ArtifactError) as error:
+        Storyteller.from_pretrained(name, **options)
+    return str(error.value)
+
+
+def test_what_is_published_is_the_artifact(hub: Hub, published: dict[str, bytes], tiny_onnx: Path) -> None:
+    there = {path.name: path.read_bytes() for path in tiny_onnx.iterdir()}
+    assert {name: data for name, data in published.items() if name != ".gitattributes"} == there
+    history = hub.repos["models", "ann/tiny"].history()
+    assert [commit.title for commit in history] == ["Upload a storyteller", "initial commit"]
+
+
+def test_a_name_is_loaded_from_the_hub_and_tells_the_same(published: dict[str, bytes], tiny_onnx: Path) -> None:
+    for storyteller in (model.load("ann/tiny"), Storyteller.from_pretrained("ann/tiny")):
+        assert (storyteller.name, storyteller.repo_id, storyteller.warning) == ("tiny", "ann/tiny", None)
+        assert told(storyteller) == told(model.load(tiny_onnx))
+
+
+def test_the_cache_serves_without_the_hub(hub: Hub, published: dict[str, bytes], tmp_path: Path) -> None:
+    expected = told(model.load("ann/tiny"))
+    count = len(hub.requests)
+    again = Storyteller.from_pretrained("ann/tiny", local_files_only=True)
+    assert told(again) == expected and len(hub.requests) == count
+    elsewhere = Storyteller.from_pretrained("ann/tiny", cache_dir=tmp_path / "elsewhere")
+    assert elsewhere.folder.is_relative_to(tmp_path / "elsewhere")
+    again.save_pretrained(tmp_path / "copy")
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").iterdir())
+    assert told(model.load(tmp_path / "copy")) == expected
+
+
+def test_a_retrained_model_replaces_the_old_one_with_its_graph(
+    hub: Hub, published: dict[str, bytes], tmp_path: Path
+) -> None:
+    old = told(model.load("ann/tiny"))
+    first = hub.repos["models", "ann/tiny"].at().oid
+    save_tiny(tmp_path / "new", nats=1.0, ends=False)
+    url = model.load(tmp_path / "new").push_to_hub("ann/tiny", commit_message="Train longer")
+    repo = hub.repos["models", "ann/tiny"]
+    assert url == f"{ADDRESS}/ann/tiny/commit/{repo.at().oid}"
+    assert repo.at().title == "Train longer" and "model.onnx" not in repo.files()
+    assert told(model.load("ann/tiny")) == told(model.load(tmp_path / "new")) != old
+    assert told(Storyteller.from_pretrained("ann/tiny", revision=first)) == old
+
+
+def test_a_pull_request_and_a_private_model(
+    hub: Hub, published: dict[str, bytes], tiny_artifact: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    url = model.load(tiny_artifact).push_to_hub("ann/tiny", create_pr=True)
+    assert url == f"{ADDRESS}/ann/tiny/discussions/1"
+    assert hub.repos["models", "ann/tiny"].files() == published
+    model.load(tiny_onnx).push_to_hub("ann/hidden", private=True, token=TOKEN)
+    assert told(model.load("ann/hidden"))
+    assert Storyteller.from_pretrained("ann/hidden", token=TOKEN).name == "hidden"
+    message = refused("ann/hidden", token=False, cache_dir=tmp_path / "empty")
+    assert message == (
+        "ann/hidden is neither a folder here nor a model on the Hub that you may read (401): check the name; "
+        "if it is private, log in with `hf auth login`, or set HF_TOKEN"
+    )
+
+
+def test_a_concurrent_change_of_a_model_is_not_overwritten(
+    hub: Hub, published: dict[str, bytes], tiny_artifact: Path
+) -> None:
+    hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"})
+    with pytest.raises(HfHubHTTPError) as error:
+        model.load(tiny_artifact).push_to_hub("ann/tiny")
+    assert error.value.response.status_code == 412
+    assert hub.repos["models", "ann/tiny"].files() == published | {"README.md": b"theirs"}
+
+
+def test_what_is_published_was_loaded(hub: Hub, tiny_onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_onnx, tmp_path / "tiny")
+    storyteller = model.load(tmp_path / "tiny")
+    save_tiny(tmp_path / "tiny", nats=1.0, ends=True)
+    with pytest.raises(ArtifactError, match="was replaced since it was loaded; load it again"):
+        storyteller.push_to_hub("ann/tiny")
+    assert hub.repos == {}
+
+
+@pytest.mark.parametrize(("path", "data", "message"), [
+    ("model.safetensors", b"torn", "is not the file that config.json was saved with (its SHA-256 differs)"),
+    ("config.json", b'{"model_type": "gpt2"}', "has format None, and this program reads format 1"),
+    ("metrics.json", None, "is missing; restore the folder from where it came, or train the model again"),
+])  # fmt: skip
+def test_every_downloaded_file_is_checked(
+    hub: Hub, published: dict[str, bytes], path: str, data: bytes | None, message: str
+) -> None:
+    hub.repos["models", "ann/tiny"].put({path: data})
+    assert message in refused("ann/tiny") and path in refused("ann/tiny")
+
+
+def test_what_cannot_be_loaded_says_so(hub: Hub, published: dict[str, bytes], monkeypatch, tmp_path: Path) -> None:
+    nothing = "is neither a folder here nor a model on the Hub that you may read"
+    assert refused("ann/none").startswith(f"ann/none {nothing} (404): check the name")
+    assert refused("ann/tiny", revision="v9").startswith(f"ann/tiny {nothing} at revision v9 (404)")
+    hub.create("models", "ann/other")
+    assert refused("ann/other") == ("ann/other on the Hub is no storyteller: it has no config.json of this program")
+    assert refused("ann/tiny", local_files_only=True) == (
+        "ann/tiny could not be downloaded: it is not in the cache; check the network and try again"
+    )
+    hub.faults.append(Fault("^GET /api/models/ann/tiny", 503))
+    assert refused("ann/tiny") == (
+        "ann/tiny could not be downloaded: the Hub has trouble (503); check the network and try again"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    count = len(hub.requests)
+    assert refused("artifacts/poket").startswith("artifacts/poket is not a folder; give one that holds a config.json")
+    assert refused("pocket").startswith("pocket is not a folder")
+    assert len(hub.requests) == count, "a folder that is missing is no reason to ask the Hub"
+
+
+def test_without_a_network_it_says_so(tmp_path: Path) -> None:
+    code = "import model\ntry: model.load('ann/tiny')\nexcept model.ArtifactError as error: print(error)"
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_CACHE": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.stdout == (
+        "ann/tiny could not be downloaded: the Hub cannot be reached; check the network and try again\n"
+    )
+
+
+def test_the_command_line_tells_from_the_hub(published: dict[str, bytes], tiny_onnx: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model", "Once", "--length", "60", "--seed", "7", "--model"]
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache")}
+    hub, here = (
+        subprocess.run([*command, name], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        for name in ("ann/tiny", str(tiny_onnx))
+    )
+    assert hub.stdout == here.stdout and hub.stderr.startswith("ann/tiny: ")
+
+
+def test_huggingface_hub_waits_until_it_is_needed() -> None:
+    code = (
+        "import sys, model; model.Storyteller; model.load('artifacts/pocket'); print('huggingface_hub' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["pocket", "classic", "classic-onecycle"])
+def test_a_card_carries_its_results_as_the_hub_reads_them(name: str) -> None:
+    card = ModelCard.load(ROOT / "artifacts" / name / "README.md")
+    metrics = model.load(ROOT / "artifacts" / name).metrics
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert card.data.model_name == name
+    assert results["nats_per_character"].metric_value == metrics["nats_per_character"]
+    assert results["bits_per_character"].metric_value == metrics["bits_per_character"]
+    assert {result.task_type for result in results.values()} == {"text-generation"}
+    assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation"
+
+
+def test_the_stand_in_is_what_the_client_talks_to() -> None:
+    assert HfApi().endpoint == ADDRESS
+    assert HfApi().whoami()["name"] == "ann"

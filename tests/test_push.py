@@ -1,0 +1,330 @@
+"""train.push against the stand-in Hub: each refusal with its message, and what the Hub then holds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub_git import Blob, Repo
+from huggingface_hub import constants
+from serving import save_tiny
+from stand_in_hub import ADDRESS, Account, Fault, Hub
+
+from train import deploy, refusals
+from train.deploy import Space, compare
+from train.space import Contents, PushError, gather
+
+TOKEN = "hf_" + "Abcdefghij" * 3 + "Klmn"  # of nobody
+NAME = "ann/stories"
+URL = f"{ADDRESS}/spaces/{NAME}"
+
+
+@pytest.fixture(scope="module")
+def contents(tiny_onnx: Path) -> Contents:
+    """What a Space with one tiny model holds."""
+    return gather([tiny_onnx])
+
+
+@pytest.fixture(scope="module")
+def retrained(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """The same after another training: other weights, without a graph."""
+    folder = tmp_path_factory.mktemp("retrained") / "tiny"
+    save_tiny(folder, nats=1.0, ends=True)
+    return gather([folder])
+
+
+@pytest.fixture
+def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
+    """Who is logged in."""
+    hub.accounts[TOKEN] = Account("ann")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub.accounts[TOKEN]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the Space object tells on its way."""
+    return []
+
+
+@pytest.fixture
+def space(hub: Hub, account: Account, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Space:
+    monkeypatch.setattr(refusals, "FIRST_WAIT", 0.01)
+    return Space(NAME, TOKEN, say=said.append)
+
+
+def pushed(space: Space, contents: Contents) -> None:
+    """A push that goes well."""
+    space.push(contents.files, space.head() or space.create("zero-a10g", False), "Push")
+
+
+def refused(action, *arguments, **options) -> str:
+    with pytest.raises(PushError) as error:
+        action(*arguments, **options)
+    return str(error.value)
+
+
+def test_a_push_is_one_commit_of_exactly_these_files(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    made = space.push(contents.files, head, "The first")
+    repo = hub.space(NAME)
+    attributes = {".gitattributes": repo.files()[".gitattributes"]}  # a new repository has it
+    assert repo.files() == contents.files | attributes
+    assert [commit.title for commit in repo.history()] == ["The first", "initial commit"]
+    assert repo.at().oid == made.oid and repo.at().parents == (head.commit,)
+    large = {path for path, blob in repo.at().tree.items() if blob.lfs}
+    assert large == {"artifacts/tiny/model.safetensors", "artifacts/tiny/model.onnx"}
+    assert repo.settings == {"hardware": "zero-a10g", "sdk": "gradio", "private": False}
+
+
+def test_the_next_push_replaces_and_deletes_in_one_commit(
+    hub: Hub, space: Space, contents: Contents, retrained: Contents
+) -> None:
+    pushed(space, contents)
+    repo = hub.space(NAME)
+    theirs = {"notes/mine.txt": b"mine", ".gitignore": b"artifacts/\n*.json\n"}
+    repo.put(theirs | {"artifacts/old/config.json": b"{}", "model/gone.py": b""})
+    before = repo.at()
+    changes = compare(retrained.files, space.head().files)
+    space.push(retrained.files, space.head(), "The next")
+    assert repo.files() == retrained.files | theirs | {".gitattributes": before.tree[".gitattributes"].data}
+    assert repo.at().parents == (before.oid,)
+    assert set(changes.deleted) == {"artifacts/old/config.json", "model/gone.py", "artifacts/tiny/model.onnx"}
+    assert set(changes.added) == set()
+    assert changes.changed["requirements.txt"] == len(retrained.files["requirements.txt"])
+    assert not compare(retrained.files, space.head().files)
+
+
+def test_a_large_file_comes_in_parts(hub: Hub, space: Space, contents: Contents) -> None:
+    hub.part_size = 10_000
+    pushed(space, contents)
+    assert (
+        hub.space(NAME).files()["artifacts/tiny/model.safetensors"]
+        == contents.files["artifacts/tiny/model.safetensors"]
+    )
+    assert sum("/storage/" in request for request in hub.requests) > 10
+
+
+def test_large_files_go_to_xet_where_the_client_chooses_so(
+    hub: Hub, space: Space, contents: Contents, retrained: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does by default, and HF_HUB_DISABLE_XET, which these tests set, is what keeps it from that."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    for wanted in (contents, retrained):
+        pushed(space, wanted)
+        assert not compare(wanted.files, space.head().files)
+        path = "artifacts/tiny/model.safetensors"
+        assert hub.space(NAME).at().tree[path] == Blob(wanted.files[path], lfs=True)
+    assert sum("/xet/" in request and request.startswith("POST") for request in hub.requests) >= 4
+    assert not any("/info/lfs/" in request for request in hub.requests)
+
+
+def test_a_concurrent_push_is_refused(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"})
+    message = refused(space.push, retrained.files, space.head(), "Mine")
+    assert (
+        message
+        == f"{URL}: somebody else pushed at the same time; nothing was changed: look what it was, and push again"
+    )
+    files = hub.space(NAME).files()
+    assert files["README.md"] == b"theirs"
+    assert files["artifacts/tiny/model.safetensors"] == contents.files["artifacts/tiny/model.safetensors"]
+
+
+PLAIN = "https://huggingface.co/settings/tokens"
+CASES = [
+    ("401", f"{URL}: the Hub does not know this token (the Hub says: Invalid credentials in Authorization header): log "
+     f"in with `hf auth login`, or set HF_TOKEN to a token of {PLAIN}"),
+    ("403", f"{URL}: this token may not write to ann (the Hub says: you must use a write token to upload to a "
+     f"repository.): take one with write access from {PLAIN}, or push to a Space of your own"),
+    ("429", f"{URL}: the Hub wants fewer requests; nothing was changed: push again in 900 seconds"),
+    ("500", f"{URL}: the Hub has trouble (500); nothing was changed: push again later, "
+     "https://status.huggingface.co tells more"),
+    ("cut", f"{URL}: the connection to the Hub broke (Server disconnected without sending a response.); check the "
+     "network and push again"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "message"), CASES, ids=[case for case, _ in CASES])
+def test_what_the_hub_refuses_leaves_the_old_state(
+    hub: Hub, space: Space, account: Account, contents: Contents, retrained: Contents, case: str, message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pushed(space, contents)
+    before, head = hub.space(NAME).at(), space.head()
+    monkeypatch.setattr(refusals, "TRIES", 2)
+    commit = r"^POST /api/spaces/ann/stories/commit/main"
+    if case == "401":
+        del hub.accounts[TOKEN]
+    elif case == "403":
+        account.writes = False
+    elif case == "429":
+        hub.faults.append(Fault(commit, 429, {"Retry-After": "900"}))
+    else:
+        hub.faults.append(Fault(commit, 0 if case == "cut" else 500, cut=case == "cut", times=2))
+    assert refused(space.push, retrained.files, head, "Mine") == message
+    assert hub.space(NAME).at() == before
+    assert all(not fault.times for fault in hub.faults)
+
+
+@pytest.mark.parametrize("fault", [
+    Fault(r"^POST .*/commit/main", 429, {"Retry-After": "1"}),
+    Fault(r"^POST .*/commit/main", 503),
+    Fault(r"^POST .*/commit/main", cut=True),
+    Fault(r"^POST .*/commit/main", cut=True, late=True),
+    Fault(r"^PUT /storage/", cut=True),
+    Fault(r"^POST .*/objects/batch", 429, {"Retry-After": "0"}),
+    Fault(r"^POST .*/preupload/main", 500),
+], ids=["429", "503", "cut", "answer lost", "cut in an upload", "429 before an upload", "500 before"])  # fmt: skip
+def test_what_passes_is_tried_again(
+    hub: Hub, space: Space, said: list[str], contents: Contents, retrained: Contents, fault: Fault
+) -> None:
+    pushed(space, contents)
+    before, asked = hub.space(NAME).at(), replace(fault)
+    hub.faults.append(asked)
+    space.push(retrained.files, space.head(), "Mine")
+    after = hub.space(NAME).at()
+    assert asked.times == 0
+    assert after.parents == (before.oid,), "exactly one commit"
+    assert ("Retry-After" not in fault.headers or "commit" not in fault.match) or "trying again in 1 s" in said[0]
+    assert after.tree["artifacts/tiny/model.safetensors"].data == retrained.files["artifacts/tiny/model.safetensors"]
+
+
+def test_a_readme_that_the_hub_refuses(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    readme = f"---\nshort_description: {'long ' * 20}\n---\n".encode()
+    message = refused(space.push, contents.files | {"README.md": readme}, head, "Push")
+    assert message == f'{URL}: the Hub refused (400) (the Hub says: "short_description" is too long)'
+    assert hub.space(NAME).at().oid == head.commit
+
+
+def test_a_storage_that_refuses_is_told(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    head = space.create("zero-a10g", False)
+    hub.faults.append(Fault("^POST /xet/", 400, times=99))
+    assert re.fullmatch(rf"{URL}: the upload failed \(.*400.*\); check the network and push again", refused(
+        space.push, contents.files, head, "Push"
+    ))  # fmt: skip
+    assert hub.space(NAME).at().oid == head.commit
+
+
+def test_a_third_space_on_zero_gpu_needs_a_paid_account(hub: Hub, space: Space, account: Account) -> None:
+    for name in ("ann/one", "ann/two"):
+        Space(name, TOKEN).create("zero-a10g", False)
+    message = refused(space.create, "zero-a10g", False)
+    assert message.startswith(f"{URL}: hardware zero-a10g needs a paid account (the Hub says: Static Spaces are free")
+    assert message.endswith(
+        "a free account, 30 days old and with a verified e-mail, may hold two Spaces on zero-a10g: "
+        "delete one of those that you have, or see huggingface.co/pro"
+    )
+    assert space.head() is None
+    account.paid = True
+    space.create("cpu-basic", True)
+    assert hub.space(NAME).settings == {"hardware": "cpu-basic", "sdk": "gradio", "private": True}
+
+
+def test_other_hardware_is_asked_for_once(hub: Hub, space: Space, account: Account) -> None:
+    space.create("zero-a10g", False)
+    assert "needs a paid account" in refused(space.move, "t4-small")
+    account.paid = True
+    for _ in range(2):
+        space.move("t4-small")
+    assert hub.space(NAME).settings["hardware"] == "t4-small"
+    assert sum(request.endswith("/hardware") for request in hub.requests) == 2
+
+
+def test_a_space_that_vanishes_is_named(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    hub.repos.clear()
+    assert refused(space.push, contents.files, head, "Push") == (
+        f"{URL}: there is no such thing on the Hub, or none that this token may see (the Hub says: Repository not "
+        "found): check the name"
+    )
+
+
+def test_what_the_hub_lost_is_noticed(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    repo, apply, lost = hub.space(NAME), Repo._apply, "artifacts/tiny/config.json"
+    repo._apply = lambda tree, change: change["path"] == lost or apply(repo, tree, change)
+    message = refused(space.push, retrained.files, space.head(), "Push")
+    assert message == f"{URL}/commit/{repo.at().oid} holds something else than was pushed: look there, and push again"
+
+
+def test_a_pull_request_leaves_main_alone(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    before = hub.space(NAME).at()
+    made = space.push(retrained.files, space.head(), "Mine", pull_request=True)
+    repo = hub.space(NAME)
+    assert repo.at() == before and repo.at("refs/pr/1").parents == (before.oid,)
+    assert made.pr_url == f"{URL}/discussions/1"
+    assert not compare(retrained.files, space._files("refs/pr/1"))
+
+
+def test_rolling_back_restores_all_that_was_there(
+    hub: Hub, space: Space, contents: Contents, retrained: Contents
+) -> None:
+    pushed(space, contents)
+    hub.space(NAME).put({"artifacts/old/config.json": b"{}", "mine.txt": b"mine"})
+    before = hub.space(NAME).at()
+    pushed(space, retrained)
+    assert "artifacts/old/config.json" not in hub.space(NAME).files()
+    bad = hub.space(NAME).at()
+    made = space.roll_back()
+    after = hub.space(NAME).at()
+    assert after.tree == before.tree and after.parents == (bad.oid,) and after.oid == made.oid
+    assert after.title == f"Roll back to {before.oid[:12]}"
+
+
+def test_rolling_back_again_goes_further_back(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    first = hub.space(NAME).at()
+    pushed(space, retrained)
+    space.roll_back()
+    assert hub.space(NAME).at().tree == first.tree
+    space.roll_back()  # the first push, too, is undone, and not the second one done again
+    assert list(hub.space(NAME).files()) == [".gitattributes", "README.md"]
+    message = refused(space.roll_back)
+    assert message.endswith(f"('initial commit') is no push of this program: undo it in {URL}/commits")
+
+
+def test_only_a_push_is_rolled_back(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
+    pushed(space, contents)
+    hub.space(NAME).put({"README.md": b"theirs"}, "Edit in the browser")
+    assert refused(space.roll_back) == (
+        f"{URL}: the last change ('Edit in the browser') is no push of this program: undo it in {URL}/commits"
+    )
+    pushed(space, retrained)
+    before = hub.space(NAME).at()
+    hub.before_commit = lambda repo: repo.put({"README.md": b"theirs again"})
+    assert "somebody else pushed at the same time" in refused(space.roll_back)
+    assert hub.space(NAME).at().parents == (before.oid,)
+
+
+@pytest.mark.parametrize(("stage", "what"), [
+    ("CONFIG_ERROR", "the README's settings are refused (bad sdk)"), ("NO_APP_FILE", "there is no app.py"),
+    ("RUNTIME_ERROR", "the page broke down"), ("PAUSED", "paused: restart it in its settings"),
+])  # fmt: skip
+def test_a_space_that_does_not_run(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch, stage: str, what: str
+) -> None:
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "LAG_SECONDS", 0)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    state = hub.spaces.state[NAME]
+    state |= {"stage": stage, "errorMessage": "bad sdk" if stage == "CONFIG_ERROR" else None}
+    assert what in refused(space.wait, hub.space(NAME).at().oid)
+
+
+def test_the_page_of_an_older_commit_is_not_taken_for_the_new(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(deploy, "WAIT_MINUTES", 0.005)
+    assert refused(space.wait, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
+    assert space.wait(hub.space(NAME).at().oid).sha == hub.space(NAME).at().oid

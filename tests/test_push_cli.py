@@ -1,0 +1,228 @@
+"""python -m train.push, whole: trained, pushed to the stand-in Hub, launched there, told; and all its options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import snapshot_download
+from serving import ROOT
+from stand_in_hub import ADDRESS, Account, Hub
+from stories import write_stories
+
+import model
+from train import __main__ as training
+from train import deploy, page, push, refusals
+from train.page import PROMPT, SEED, tell
+
+TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
+NAME = "ann/stories"
+URL = f"{ADDRESS}/spaces/{NAME}"
+
+
+@pytest.fixture(autouse=True)
+def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
+    """Who is logged in."""
+    hub.accounts[TOKEN] = Account("ann")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(refusals, "FIRST_WAIT", 0.01)
+    return hub.accounts[TOKEN]
+
+
+@pytest.fixture
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the page out, here and on the Hub, where a test is of something else."""
+    monkeypatch.setattr(page, "rehearse", lambda contents: {})
+    monkeypatch.setattr(page, "tell", lambda url, **settings: f"{PROMPT} there was a page.")
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    """The exit code, standard output and standard error of a push, in none of which the token stands."""
+    code = push.main([str(each) for each in argv])
+    out, err = capsys.readouterr()
+    assert TOKEN not in out + err
+    return code, out, err
+
+
+def told(folder: Path, length: int) -> str:
+    """What the model in a folder tells here."""
+    sampling = model.Sampling(length=length, temperature=0.8, seed=SEED)
+    return PROMPT + "".join(model.load(folder).tell(PROMPT, sampling))
+
+
+def test_train_push_tell_retrain_push_tell(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way, twice: what is told on the Hub is what was trained here."""
+    hub.spaces.launches = True
+    text, out, stories = write_stories(tmp_path / "stories.txt", 120), tmp_path / "debug", []
+    for seed in (1, 2):
+        argv = ["--preset", "debug", "--data", str(text), "--out", str(out), "--steps", "30", "--seed", str(seed)]
+        assert training.main(argv) == 0
+        capsys.readouterr()
+        code, printed, _ = run(capsys, NAME, "--artifact", out)
+        assert code == 0
+        assert printed.endswith(f"{URL}\n") and "  --> gradio[oauth]==" in printed
+        space = Path(snapshot_download(NAME, repo_type="space", local_dir=tmp_path / "fetched", token=TOKEN))
+        kept = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+        assert {path for path in kept if not path.startswith(".cache/")} == hub.space(NAME).files().keys()
+        stories.append(tell(hub.spaces.host(hub.space(NAME)), model="debug", length=80))
+        assert stories[-1] == told(space / "artifacts" / "debug", 80) == told(out, 80)
+        assert "ZeroGPU: ready" in hub.spaces.state[NAME]["run"].read_text()
+    assert stories[0] != stories[1]
+    assert [commit.title for commit in hub.space(NAME).history()] == [
+        "Push the page and its models",
+        "Push the page and its models",
+        "initial commit",
+    ]
+    second = hub.space(NAME).history()[1].tree
+    assert run(capsys, NAME, "--rollback", "--no-wait")[0] == 0 and hub.space(NAME).at().tree == second
+    assert TOKEN.encode() not in b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+
+def test_a_dry_run_reads_and_tells_but_changes_nothing(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx, "--dry-run")
+    assert code == 0 and hub.repos == {}
+    assert f"{URL}: is new\n" in out and out.endswith("nothing was changed: --dry-run\n")
+    size = (tiny_onnx / "model.onnx").stat().st_size
+    assert f"  + artifacts/tiny/model.onnx  {size:,} bytes\n" in out
+    assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
+    hub.space(NAME).put({"artifacts/old/config.json": b"{}", "app.py": b"older"})
+    before = hub.space(NAME).at()
+    hub.requests.clear()
+    monkeypatch.delenv("HF_TOKEN")
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx, "--dry-run")
+    size = (ROOT / "app.py").stat().st_size
+    assert f"  ~ app.py  {size:,} bytes\n  - artifacts/old/config.json  2 bytes\n" in out
+    assert f"  0 added (0 bytes), 1 changed ({size:,} bytes), 1 deleted (2 bytes)\n" in out
+    assert hub.space(NAME).at() == before
+    assert {request.split()[0] for request in hub.requests} == {"GET"}
+
+
+def test_a_second_push_of_the_same_makes_no_commit(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, NAME, "--artifact", tiny_onnx, "--message", "The first")[0] == 0
+    before = hub.space(NAME).at()
+    assert before.title == "The first"
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx)
+    assert code == 0 and out.endswith("the Space holds all this already\n")
+    assert hub.space(NAME).at() == before
+
+
+def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
+    good = hub.space(NAME).at()
+    lines = [f"line {i}" for i in range(30)] + [f"HF_TOKEN={TOKEN}", "ERROR: No matching distribution found for gradio"]
+    hub.spaces.fails = "".join(f"{line}\n" for line in lines)
+    code, _, err = run(capsys, NAME, "--artifact", tiny_artifact)
+    assert code == 1
+    shown = [f"  {line}" for line in [*lines[12:30], "HF_TOKEN=(the token)", lines[-1]]]
+    back = f"python -m train.push {NAME} --rollback brings back what was there before"
+    assert err.splitlines()[-22:] == [f"error: {URL}: the build failed", *shown, back]
+    assert hub.space(NAME).at().parents == (good.oid,)
+    hub.spaces.fails = None
+    code, out, _ = run(capsys, NAME, "--rollback")
+    assert code == 0 and out.startswith(f"rolled back: {URL}/commit/{hub.space(NAME).at().oid}\n")
+    assert hub.space(NAME).at().tree == good.tree
+
+
+def test_a_page_that_breaks_down_on_the_hub_shows_its_log(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\necho ImportError: no module named gradio >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    hub.spaces.launches, hub.spaces.python = True, str(tmp_path / "python")
+    code, _, err = run(capsys, NAME, "--artifact", tiny_onnx)
+    assert code == 1
+    assert f"error: {URL}: the page broke down\n  ImportError: no module named gradio\npython -m train.push" in err
+
+
+def test_refusals_change_nothing_and_exit_with_2(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, account: Account, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    def refused(*argv: object, name: str = NAME) -> str:
+        code, _, err = run(capsys, name, "--artifact", tiny_onnx, *argv)
+        assert code == 2 and hub.repos == {}
+        return err
+
+    assert "push to a Space of your own" in refused(name="bob/stories")
+    assert f"{URL}: hardware cpu-basic needs a paid account" in refused("--hardware", "cpu-basic")
+    account.writes = False
+    assert "may not write to ann" in refused()
+    del hub.accounts[TOKEN]
+    assert "the Hub does not know this token" in refused()
+    monkeypatch.delenv("HF_TOKEN")
+    assert refused() == (
+        "error: there is no token: log in with `hf auth login`, or set HF_TOKEN "
+        "(https://huggingface.co/settings/tokens, with write access)\n"
+    )
+
+
+def test_a_private_space_stays_what_it_is(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[object] = []
+    monkeypatch.setattr(page, "tell", lambda url, **settings: used.append(settings["token"]) or f"{PROMPT}!")
+    assert run(capsys, "ann/hidden", "--artifact", tiny_onnx, "--private")[0] == 0
+    assert hub.space("ann/hidden").settings["private"] and used == [TOKEN]
+    assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0 and used == [TOKEN, None]
+    code, _, err = run(capsys, NAME, "--artifact", tiny_onnx, "--private")
+    assert code == 2 and f"{URL} is there and public: change that in {URL}/settings, or drop --private" in err
+
+
+def test_a_pull_request_and_no_wait(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx, "--no-wait")
+    assert code == 0 and out.splitlines()[-1] == f"committed: {URL}/commit/{hub.space(NAME).at().oid}"
+    before = hub.space(NAME).at()
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_artifact, "--pull-request")
+    assert code == 0 and out.endswith(f"proposed: {URL}/discussions/1\n")
+    assert hub.space(NAME).at() == before and hub.space(NAME).at("refs/pr/1").parents == (before.oid,)
+    assert not any("/logs/" in request for request in hub.requests)
+    assert "the Space must install PyTorch" in out and "python -m train.export artifacts/tiny --to onnx" in out
+
+
+def test_a_model_is_published_too(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "ann/tiny")
+    files = hub.repos["models", "ann/tiny"].files()
+    assert code == 0 and "published tiny: " in out
+    assert {name: data for name, data in files.items() if name != ".gitattributes"} == {
+        path.name: path.read_bytes() for path in tiny_onnx.iterdir()
+    }
+    code, _, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "bob/tiny")
+    assert code == 2 and f"error: {ADDRESS}/bob/tiny: this token may not write to bob" in err
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["stories"], "argument user/space: ('stories') must be user/name, as in https://huggingface.co/user/name"),
+    ([NAME, "--rollback", "--dry-run"], "--rollback goes without --dry-run"),
+    ([NAME, "--hardware", "zero-a10"], r"hardware \(zero-a10\) must be one of cpu-basic, .*; did you mean zero-a10g\?"),
+    ([NAME, "--dryrun"], "unknown flag --dryrun; did you mean --dry-run?"),
+])  # fmt: skip
+def test_flags_that_do_not_fit(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        push.main(argv)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err == f"error: {message}\n" or re.fullmatch(f"error: {message}\n", err)
+
+
+def test_a_rollback_needs_a_space(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, NAME, "--rollback")
+    assert code == 2 and err == f"error: {URL}: there is no such Space, or none that this token may see\n"
+
+
+@pytest.mark.parametrize(("story", "first"), [
+    ("Once upon a time. Then", "Once upon a time."), ('"Hi!" he said', '"Hi!"'), ("No end here", "No end here ..."),
+    ("Mr.Fox ran\nhome. The", "Mr.Fox ran home."),
+])  # fmt: skip
+def test_the_first_sentence(story: str, first: str) -> None:
+    assert push.sentence(story) == first

@@ -1,0 +1,220 @@
+"""What a push checks before it asks the Hub: the files, the front matter, sizes, secrets, and the page itself."""
+
+from __future__ import annotations
+
+import http.server
+import importlib
+import re
+import shutil
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serving import ROOT, save_broken, save_tiny
+
+from model import zerogpu
+from model.artifacts import ArtifactError, file_bytes
+from train.page import rehearse, tell
+from train.space import Contents, PushError, check, gather, secrets
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # of nobody
+
+
+@pytest.fixture(scope="module")
+def contents(tiny_onnx: Path) -> Contents:
+    return gather([tiny_onnx])
+
+
+def changed(contents: Contents, **files: str) -> Contents:
+    """With other text in some files; their names have _ for the dot."""
+    return replace(contents, files=contents.files | {k.replace("_", "."): v.encode() for k, v in files.items()})
+
+
+def refused(action, *arguments, **options) -> str:
+    with pytest.raises(PushError) as error:
+        action(*arguments, **options)
+    return str(error.value)
+
+
+def test_the_repository_itself_can_be_pushed() -> None:
+    contents = gather()
+    check(contents, TOKEN)
+    assert contents.artifacts == ["pocket", "classic-onecycle", "classic"]  # the best first
+    assert contents.need_torch == []
+
+
+def test_it_is_the_page_the_model_package_and_the_artifacts(contents: Contents, tiny_onnx: Path) -> None:
+    model = {f"model/{path.name}" for path in (ROOT / "model").glob("*.py")}
+    artifact = {f"artifacts/tiny/{path.name}" for path in tiny_onnx.iterdir()}
+    extra = {path for path in contents.files if not path.startswith(("model/", "artifacts/"))}
+    assert contents.files.keys() == model | artifact | extra
+    assert {"app.py", "README.md", "requirements.txt"} <= extra
+    assert all(path.endswith((".py", ".md", ".txt", ".css", ".js", ".html")) for path in extra)
+    assert not any(path.startswith(("train/", "tests/", "docs/")) for path in contents.files)
+    assert contents.artifact("tiny") == file_bytes(tiny_onnx)
+
+
+def test_a_page_in_several_files_is_found(tmp_path: Path) -> None:
+    for path, text in {
+        "app.py": "import json\nimport looks\nfrom page.parts import tell\n",
+        "looks.py": "import model.config\n",
+        "page/__init__.py": "",
+        "page/parts.py": "import unrelated_package",
+        "page/style.css": "body {}",
+        "page/.env": "SECRET=1",
+        "page/__pycache__/parts.pyc": "",
+        "model/__init__.py": "",
+        "train/__init__.py": "",
+        "README.md": "",
+        "requirements.txt": "torch==2\ngradio==6\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    save_tiny(tmp_path / "artifacts" / "babble", nats=1.0, ends=True)
+    files = gather(root=tmp_path).files
+    page = {"app.py", "looks.py", "page/__init__.py", "page/parts.py", "page/style.css", "model/__init__.py"}
+    assert {path for path in files if not path.startswith("artifacts/")} == page | {"README.md", "requirements.txt"}
+
+
+def test_requirements_are_lean_where_every_model_has_its_graph(contents: Contents, tiny_artifact: Path) -> None:
+    whole = (ROOT / "requirements.txt").read_text()
+    lean = contents.files["requirements.txt"].decode()
+    assert set(whole.splitlines()) - set(lean.splitlines()) == set(re.findall(r"^torch==.*$", whole, re.MULTILINE))
+    assert {"gradio", "onnxruntime", "numpy", "safetensors"} <= set(re.findall(r"^\w+", lean, re.MULTILINE))
+    assert not re.search(r"^(torch|spaces)", lean, re.MULTILINE)
+    slow = gather([tiny_artifact])
+    assert slow.files["requirements.txt"].decode() == whole and slow.need_torch == ["tiny"]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("title: GPT From Scratch\n", "", "title is missing"),
+    ("sdk: gradio\n", "sdk: docker\n", "sdk ('docker') must be gradio"),
+    ("colorFrom: green", "colorFrom: teal",
+     "colorFrom ('teal') must be one of red, yellow, green, blue, indigo, purple, pink, gray"),
+    ("emoji: 📖", "emoji: book", "emoji ('book') must be one emoji"),
+    ('python_version: "3.12"', "python_version: 3.12",
+     "python_version (3.12) must be of type str: quote it, or mend it"),
+    ("app_file: app.py", "app_file: main.py", "app_file ('main.py') is not among the files of the Space"),
+    ("tags:\n", "tag:\n", "the Hub knows no tag; did you mean tags?"),
+    ("short_description: A tiny", f"short_description: {'A' * 60} tiny",
+     "short_description has 110 characters; the limit is 60"),
+])  # fmt: skip
+def test_front_matter_that_the_hub_would_refuse(contents: Contents, old: str, new: str, message: str) -> None:
+    check(changed(contents, README_md=README.replace("license:", "pinned: true\nlicense:", 1)))
+    assert refused(check, changed(contents, README_md=README.replace(old, new, 1))) == f"README.md: {message}"
+
+
+def test_gradio_has_one_version(contents: Contents) -> None:
+    pin = re.search(r"gradio==(\S+)", contents.files["requirements.txt"].decode())[1]
+    message = refused(check, changed(contents, README_md=README.replace(f"sdk_version: {pin}", "sdk_version: 5.0.0")))
+    assert message == (f"README.md: sdk_version ('5.0.0'), but requirements.txt pins gradio=={pin}: make them equal")
+    assert "pins no gradio" in refused(check, changed(contents, requirements_txt="numpy\n"))
+
+
+NONE = "README.md has no front matter: the Hub reads the Space's settings between two lines '---'"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("# no front matter\n", NONE), ("---\n- a list\n---\n", NONE),
+    ("---\na: [\n---\n", "README.md: the front matter is no YAML (while parsing a flow node expected the node content, "
+     "but found '<stream end>' in \"<unicode string>\", line 2, column 1: ^)"),
+])  # fmt: skip
+def test_front_matter_that_is_none(contents: Contents, text: str, message: str) -> None:
+    assert refused(check, changed(contents, README_md=text)) == message
+
+
+def test_every_fault_is_told_at_once(contents: Contents) -> None:
+    files = {"app.py": f"TOKEN = '{TOKEN}'".encode(), "artifacts/tiny/log.jsonl": b" " * (10 * 2**20 + 1)}
+    large = {"artifacts/tiny/model.onnx": b" " * (10 * 2**20 + 1)}  # goes by LFS
+    message = refused(check, replace(contents, files=contents.files | files | large))
+    assert message.splitlines() == [
+        "app.py contains a Hugging Face token: take it out, and revoke it",
+        "artifacts/tiny/log.jsonl has 10,485,761 bytes, and the Hub takes at most 10,485,760 outside LFS "
+        "(.safetensors, .onnx): make it smaller",
+    ]
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    (f"x{TOKEN[:20]}", []), (f"'{TOKEN}'", ["a Hugging Face token"]), ("AKIA" + "A1" * 8, ["an AWS key"]),
+    ("ghp_" + "a" * 36, ["a GitHub token"]), ("sk-" + "a" * 40, ["an API key"]),
+    ("-----BEGIN RSA " + "PRIVATE KEY-----", ["a private key"]), ("hf_hub_download", []),
+])  # fmt: skip
+def test_secrets_are_known_by_their_form(text: str, found: list[str]) -> None:
+    assert list(secrets(text.encode())) == found
+
+
+def test_the_login_is_known_whatever_its_form() -> None:
+    assert list(secrets(b"\0secret-word\0", "secret-word")) == ["the token of this login"]
+
+
+def test_an_artifact_is_named_or_a_folder(tiny_onnx: Path, tmp_path: Path) -> None:
+    assert gather(["pocket", tiny_onnx]).artifacts == ["pocket", "tiny"]
+    names = "must be a folder, or one of classic, classic-onecycle, pocket; did you mean pocket?"
+    assert refused(gather, ["poket"]) == f"artifact (poket) {names}"
+    shutil.copytree(tiny_onnx, tmp_path / "tiny")
+    assert refused(gather, [tiny_onnx, tmp_path / "tiny"]) == "two artifacts are called tiny; rename one of the folders"
+    (tmp_path / "artifacts").mkdir()
+    assert refused(gather, root=tmp_path) == (
+        "there is nothing to push in artifacts/; train a model with: python -m train --preset pocket"
+    )
+
+
+def test_a_broken_artifact_stops_the_push(tmp_path: Path, tiny_onnx: Path) -> None:
+    save_broken(tmp_path / "broken")
+    assert "broken/model.safetensors is not the file that config.json was saved with" in refused(
+        gather, [tmp_path / "broken"]
+    )
+    shutil.copytree(tiny_onnx, tmp_path / "tiny")
+    (tmp_path / "tiny" / "model.onnx").unlink()
+    message = refused(gather, [tmp_path / "tiny"])  # the page would make do with PyTorch, which the Space lacks
+    assert message.endswith(f"write it with: python -m train.export {tmp_path / 'tiny'} --to onnx")
+    with pytest.raises(ArtifactError):
+        file_bytes(tmp_path / "tiny")
+
+
+def test_the_page_is_rehearsed_from_its_files_alone(contents: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    spy = "import os, sys\nsys.exit(f'{sorted(os.listdir())}, {os.getenv(\"HF_TOKEN\")}')\n"
+    expected = ["README.md", "app.py", "artifacts", "model", "page.log", "requirements.txt"]
+    message = refused(rehearse, changed(contents, app_py=spy))
+    assert message == f"the page does not start:\n{expected}, None"
+
+
+def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client of Gradio takes the saved one of its own accord, and sends it to whoever serves the page."""
+    seen: list[str] = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(str(self.headers))
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        for token in (None, TOKEN):
+            with pytest.raises(Exception, match=r"404|config"):
+                tell(f"http://127.0.0.1:{server.server_port}", token=token)
+            assert any(TOKEN in headers for headers in seen) == bool(token)
+        server.shutdown()
+
+
+def test_one_function_is_marked_for_the_gpu_where_spaces_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spaces", None)  # what Python keeps of a module that is not there
+    assert zerogpu.register() is False
+    monkeypatch.delitem(sys.modules, "spaces")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "spaces.py").write_text("marked = []\nGPU = marked.append\n")
+    assert zerogpu.register() is True
+    assert sys.modules["spaces"].marked == [zerogpu.on_the_gpu]
+    monkeypatch.delitem(sys.modules, "spaces")
+    (tmp_path / "spaces.py").write_text("import what_spaces_needs\n")
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    with pytest.raises(ModuleNotFoundError, match="what_spaces_needs"):
+        zerogpu.register()
