@@ -72,9 +72,10 @@ def save_broken(folder: Path) -> None:
 
 @contextmanager
 def serve(home: Path, artifacts: Path) -> Iterator[Server]:
-    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py and model/, and no train/."""
+    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py, page/ and model/, and no train/."""
     shutil.copy(ROOT / "app.py", home)
-    shutil.copytree(ROOT / "model", home / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("page", "model"):
+        shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
