@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test test-engines figures lint train screenshots clean
+.PHONY: app test test-engines torture figures lint train screenshots clean
 
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -18,6 +18,9 @@ ENGINE ?= llama-cpp-python==0.3.36
 test-engines: .venv/dev.stamp  ## do other engines tell the same stories?
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(ENGINE)
 	$(BIN)/python -m pytest -rs tests/engines $(ARGS)
+
+torture: .venv/dev.stamp  ## half an hour of a monkey on the page, and the page's speeds
+	MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s tests/test_monkey.py tests/torture $(ARGS)
 
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp

@@ -67,10 +67,10 @@ def build(shelf: Shelf) -> Page:
         view("heading")
         if shelf.storytellers:
             with gr.Row():
-                # Drawn first, as the tabs listen to it; the style sheet puts it on the right.
-                with gr.Column(scale=2, min_width=260, elem_id="settings"):
+                # Made first, as the tabs listen to it, and put after them.
+                with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
                     settings = settings_column(shelf)
-                with gr.Column(scale=5, min_width=300, elem_id="tabs"), gr.Tabs():
+                with gr.Column(scale=5, min_width=300), gr.Tabs():
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
                         story = tell_tab(page, shelf, settings)
                     with gr.Tab(WORDS("look_tab"), id="look") as look:
@@ -79,6 +79,7 @@ def build(shelf: Shelf) -> Page:
                         compare_tab(shelf, settings)
                     with gr.Tab(WORDS("training_tab"), id="training") as training:
                         training_tab(shelf)
+                beside.render()
             for tab in (tell, look, compare, training):
                 tab.select(js=f"() => storyteller.enter('{tab.id}')", **HERE)
             endpoints(shelf)
@@ -260,6 +261,7 @@ def compare_tab(shelf: Shelf, settings: Settings) -> None:
         **TELLING,
     )
     stop.click(cancels=told, **HERE)
+    stop.click(js="storyteller.halt", outputs=stories, **HERE)
 
 
 def training_tab(shelf: Shelf) -> None:

@@ -68,7 +68,7 @@ storyteller.begin = () => storyteller.address(null);
 storyteller.settled = async () => {
   for (let i = 0; i < 20; i++) {
     await new Promise((done) => setTimeout(done, 50));
-    if (!document.querySelector("#story [data-testid=status-tracker]:not(.hide)")) break;
+    if (!document.querySelector("[data-testid=status-tracker]:not(.hide)")) break;
   }
 };
 
@@ -81,6 +81,11 @@ storyteller.keep = async (kept) => {
   const same = (other) => JSON.stringify(other.settings) === JSON.stringify(telling.settings);
   const all = [telling, ...kept.filter((other) => !same(other))].slice(0, 20);
   return [telling, all, all];
+};
+
+storyteller.halt = async () => {
+  await storyteller.settled();
+  return storyteller.compared?.map((telling) => ({ ...telling, running: false })) ?? null;
 };
 
 storyteller.clear = async () => {

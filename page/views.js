@@ -225,6 +225,7 @@
     group.append(...cards.map(({ card }) => card));
     element.firstElementChild.append(group);
     drawn(element, props, watch, (_, tellings) => {
+      storyteller.compared = tellings;
       cards.forEach(({ card, given, told, about }, i) => {
         const telling = tellings?.[i];
         card.setAttribute("aria-busy", String(Boolean(telling?.running)));

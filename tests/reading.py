@@ -71,9 +71,10 @@ class Reader:
 
     def enter(self, tab: str) -> None:
         """Opens a tab, on a phone perhaps from the menu that Gradio puts those into that have no room."""
-        button = self.page.get_by_role("tab", name=tab)
+        button, menu = self.page.get_by_role("tab", name=tab), self.page.get_by_role("button", name="More tabs")
+        expect(button.or_(menu).filter(visible=True).first).to_be_visible()
         if not button.is_visible():
-            self.page.locator(".overflow-menu > button").click()
+            menu.click()
             button = self.page.locator(".overflow-dropdown button", has_text=tab)
         button.click()
 
@@ -83,8 +84,9 @@ class Reader:
         return self.story.text_content()
 
     def wait_until_told(self) -> str:
-        """The story once its address is there."""
-        self.page.wait_for_function("location.hash.includes('seed=')")
+        """The story once it is over and its address is there."""
+        over = "storyteller.current && !storyteller.current.running && location.hash.includes('seed=')"
+        self.page.wait_for_function(over)
         return self.story.text_content()
 
 
@@ -95,6 +97,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(CHROMIUM_MISSING)
     if path is None:
         pytest.fail(CHROMIUM_MISSING)
+    expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
@@ -106,7 +109,7 @@ def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **s
     """A fresh visitor, whose console must stay clean and whose page must not scroll sideways."""
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, **settings)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     reader = Reader(context.new_page()).open(url, link)
     yield reader
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -69,7 +69,7 @@ def test_models_are_named(client, storyteller):
             "parameters": storyteller.metrics["parameters"],
             "nats_per_character": 2.0,
             "context": 64,
-            "command": "",
+            "command": "train <b>1</b>",
         }
     ]
 
