@@ -1,7 +1,6 @@
 // How the models were trained: curves, figures, commands.
 (() => {
   const { views, say, make, number, drawn } = storyteller;
-  const WIDTH = 640;
   const LEFT = 56;
 
   // Round numbers between two others; of a logarithmic scale 1, 2 and 5 times powers of ten.
@@ -22,17 +21,17 @@
 
   const short = (value) => value.toLocaleString(navigator.language, { maximumSignificantDigits: 3, notation: "compact" });
 
-  // One panel: lines of {kind, points: [[x, y], ...]} over steps 0 to last.
-  function panel(top, height, last, lines, log, title) {
+  // One panel, as wide as its place: lines of {kind, points: [[x, y], ...]} over steps 0 to last.
+  function panel(width, top, height, last, lines, log, title) {
     const values = lines.flatMap(({ points }) => points.map(([, y]) => y));
     const low = log ? Math.min(...values) : 0;
     const high = Math.max(...values);
     const at = (value) => (log ? Math.log(value) : value);
-    const x = (step) => LEFT + (step / last) * (WIDTH - LEFT - 12);
+    const x = (step) => LEFT + (step / last) * (width - LEFT - 12);
     const y = (value) => top + height - ((at(value) - at(low)) / (at(high) - at(low) || 1)) * height;
     const group = make("g", {}, make("text", { x: 0, y: top - 8 }, title));
     for (const tick of ticks(low, high, log)) {
-      group.append(make("line", { x1: LEFT, x2: WIDTH - 12, y1: y(tick), y2: y(tick), class: "grid" }));
+      group.append(make("line", { x1: LEFT, x2: width - 12, y1: y(tick), y2: y(tick), class: "grid" }));
       group.append(make("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
     }
     for (const { kind, points } of lines) {
@@ -47,18 +46,18 @@
     return { kind, points };
   }
 
-  function figure({ name, log }, scale) {
+  function figure({ name, log }, scale, width) {
     const losses = [line(log, "train"), line(log, "val")].filter(({ points }) => points.length > 1);
     if (!losses.length) return make("figure", {}, make("figcaption", {}, name));
     const last = log[log.length - 1].step;
-    const svg = make("svg", { viewBox: `0 0 ${WIDTH} 330`, role: "img", class: "curves" });
-    const { group, x } = panel(24, 180, last, losses, scale === "log", say("loss"));
+    const svg = make("svg", { viewBox: `0 0 ${width} 330`, role: "img", class: "curves" });
+    const { group, x } = panel(width, 24, 180, last, losses, scale === "log", say("loss"));
     svg.append(group);
     const rates = line(log, "lr");
-    if (rates.points.length > 1) svg.append(panel(240, 50, last, [rates], false, say("rate")).group);
+    if (rates.points.length > 1) svg.append(panel(width, 240, 50, last, [rates], false, say("rate")).group);
     for (const tick of ticks(0, last, false))
       svg.append(make("text", { x: x(tick), y: 310, "text-anchor": "middle" }, short(tick)));
-    svg.append(make("text", { x: WIDTH - 12, y: 326, "text-anchor": "end" }, say("step")));
+    svg.append(make("text", { x: width - 12, y: 326, "text-anchor": "end" }, say("step")));
     const ends = losses.map(({ kind, points }) => {
       const [first, final] = [points[0][1], points[points.length - 1][1]];
       return `${say(kind)} ${number(first, 2)} → ${number(final, 2)}`;
@@ -71,7 +70,8 @@
   views.curves = (element, props, watch) => {
     drawn(element, props, watch, (root, { runs, scale }) => {
       root.className = "figures";
-      root.replaceChildren(...runs.map((run) => figure(run, scale)));
+      const width = Math.min(Math.max(root.clientWidth, 280), 560); // so that letters keep their size on a phone
+      root.replaceChildren(...runs.map((run) => figure(run, scale, width)));
     });
   };
 

@@ -214,7 +214,7 @@
     const cards = props.models.map(({ name, parameters, nats_per_character: nats }) => {
       const given = make("span", { class: "given" });
       const told = make("span", { class: "told" });
-      const about = make("p", { class: "about" });
+      const about = make("div", { class: "about" });
       const sizes = [say("parameters", { count: number(parameters) }), say("nats", { nats: number(nats, 3) })];
       const body = make("div", { class: "story" }, given, told);
       const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
@@ -231,7 +231,7 @@
         card.setAttribute("aria-busy", String(Boolean(telling?.running)));
         given.textContent = telling ? telling.prompt : "";
         told.textContent = telling ? telling.text : "";
-        about.textContent = telling ? aboutLines(telling).join(" ") : "";
+        about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
       });
     });
   };
