@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test test-engines test-space figures lint train screenshots clean
+.PHONY: app test test-engines test-space torture figures lint train screenshots clean
 
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -22,6 +22,9 @@ test-engines: .venv/dev.stamp  ## do other engines tell the same stories?
 # The Hub installs the packages of a Space; so does this, with the Pythons that are there.
 test-space: .venv/dev.stamp  ## does a Space build from what is pushed, and tell?
 	$(BIN)/python -m pytest -rs tests/fresh $(ARGS)
+
+torture: .venv/dev.stamp  ## half an hour of a monkey on the page, and the page's speeds
+	MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s tests/test_monkey.py tests/torture $(ARGS)
 
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp

@@ -137,7 +137,11 @@ class Storyteller:
         """
         sampling = sampling or Sampling(temperature=1.0)
         logits = self.decoder().feed(self.prepare(prompt).ids)
-        return self._likeliest(probabilities(_allowed(logits, self.vocab, sampling), sampling), k)
+        return self._likeliest(self.chances(logits, sampling), k)
+
+    def chances(self, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+        """The probability (V,), float64, with which `tell` draws each symbol from these logits (V,)."""
+        return probabilities(_allowed(logits, self.vocab, sampling), sampling)
 
     def score(self, text: str, *, k: int = 10, ending: bool = False) -> list[Scored]:
         """Each character of `text`, as far as the vocabulary has it, with the nats that it cost and k alternatives.

@@ -1,50 +1,55 @@
-"""Takes the pictures of the README: the page in Chromium, with the models of artifacts/, telling a story."""
+"""Takes the pictures of the README: the page in Chromium, with the models of artifacts/, always the same story."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
-from serving import CHROMIUM_FLAGS, CHROMIUM_MISSING, ROOT, find_chromium, serve
+from playwright.sync_api import expect
+from reading import Reader, chromium, visit
+from serving import ROOT, serve
 
+LINK = "#prompt=Once+upon+a+time%2C+there+was+a+little&length=600&temperature=0.8&seed=7"
 PICTURES = {
-    "page-light": dict(viewport={"width": 1280, "height": 800}, color_scheme="light"),
-    "page-dark": dict(viewport={"width": 1280, "height": 800}, color_scheme="dark"),
-    "page-phone": dict(viewport={"width": 360, "height": 780}, color_scheme="light"),
+    "page-light": ("desktop", "light", "Tell"),
+    "page-dark": ("desktop", "dark", "Tell"),
+    "page-phone": ("phone", "light", "Tell"),
+    "page-look": ("desktop", "light", "Look inside"),
+    "page-compare": ("desktop", "light", "Compare"),
 }
+LIMIT = 300_000  # bytes
 
 
-def tell(page: Page, url: str) -> None:
-    """Has the page's best model tell a story, the same each time, to its end."""
-    page.goto(url)
-    page.get_by_role("textbox", name="How does the story begin?").fill("Once upon a time, there was a little")
-    more = page.get_by_role("button", name="More settings")
-    more.click()
-    page.get_by_label("Seed").fill("7")
-    more.click()
-    page.get_by_role("button", name="Tell", exact=True).click()
-    for state in (":not(.hide)", ".hide"):  # Gradio's sign that the story runs, and that it is over
-        page.wait_for_selector(f"#story [data-testid=status-tracker]{state}", state="attached")
-    page.evaluate("scrollTo(0, 0)")
-    page.wait_for_timeout(500)
+def prepare(reader: Reader, tab: str) -> None:
+    """Has the tab show something."""
+    reader.wait_until_told()
+    reader.enter(tab)
+    if tab == "Look inside":
+        reader.page.get_by_role("listbox").get_by_role("option").nth(42).click()
+        expect(reader.page.get_by_role("caption")).to_be_visible()
+    if tab == "Compare":
+        reader.press("Compare")
+        for card in reader.page.locator("article.card").all():
+            expect(card.locator(".told")).not_to_be_empty()
+            expect(card).to_have_attribute("aria-busy", "false")
+    reader.page.mouse.move(0, 0)
+    reader.page.evaluate("scrollTo(0, 0)")
+    reader.page.wait_for_timeout(500)  # for what fades
 
 
 def main() -> None:
-    path = find_chromium()
-    if path is None:
-        raise SystemExit(CHROMIUM_MISSING)
     with (
         tempfile.TemporaryDirectory() as home,
-        serve(Path(home), ROOT / "artifacts") as server,
-        sync_playwright() as playwright,
+        serve(Path(home), ROOT / "artifacts", torch=False) as server,
+        chromium() as browser,
     ):
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        for name, settings in PICTURES.items():
-            page = browser.new_page(**settings)
-            tell(page, server.url)
-            page.screenshot(path=ROOT / "docs" / f"{name}.png")
-        browser.close()
+        for name, (size, scheme, tab) in PICTURES.items():
+            with visit(browser, server.url, LINK, size=size, color_scheme=scheme) as reader:
+                prepare(reader, tab)
+                path = ROOT / "docs" / f"{name}.png"
+                reader.page.screenshot(path=path)
+                if path.stat().st_size > LIMIT:
+                    raise SystemExit(f"{path} has {path.stat().st_size:,} bytes; the limit is {LIMIT:,}")
 
 
 if __name__ == "__main__":

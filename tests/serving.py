@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,8 +58,9 @@ def save_tiny(folder: Path, *, nats: float, ends: bool) -> None:
         for name, shape in config.shapes().items()
     }
     parameters = sum(array.size for array in weights.values())
-    metrics = dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=1)
-    save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=[dict(step=1)], card="# tiny\n")
+    metrics = dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=2, command="train <b>1</b>")
+    log = [dict(step=step, train=4 / (step + 1), val=4.4 / (step + 1), lr=0.001) for step in range(3)]
+    save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card="# tiny\n")
 
 
 def save_broken(folder: Path) -> None:
@@ -71,15 +71,20 @@ def save_broken(folder: Path) -> None:
 
 
 @contextmanager
-def serve(home: Path, artifacts: Path) -> Iterator[Server]:
-    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py and model/, and no train/."""
+def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server]:
+    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py, page/ and model/, and no train/."""
     shutil.copy(ROOT / "app.py", home)
-    shutil.copytree(ROOT / "model", home / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("page", "model"):
+        shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = home / "log"
     environment = os.environ | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    if not torch:
+        (home / "without").mkdir()
+        (home / "without" / "sitecustomize.py").write_text('import sys\nsys.modules["torch"] = None\n')
+        environment["PYTHONPATH"] = str(home / "without")
     with log.open("w") as output:
         command = [sys.executable, "app.py", "--artifacts", str(artifacts)]
         started = time.monotonic()
@@ -87,7 +92,7 @@ def serve(home: Path, artifacts: Path) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         while not _answers(url):
-            if process.poll() is not None or time.monotonic() - started > 60:
+            if process.poll() is not None or time.monotonic() - started > 180:
                 raise RuntimeError(f"app.py did not start:\n{log.read_text()}")
             time.sleep(0.02)
         yield Server(url, log, time.monotonic() - started)
@@ -105,5 +110,5 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status == 200
-    except (urllib.error.URLError, ConnectionError):
+    except OSError:  # not yet, or too busy to answer in time
         return False

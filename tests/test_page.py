@@ -96,32 +96,51 @@ def post(server: Server, path: str, body: str) -> dict:
         return json.load(answer)
 
 
-def refusal(server: Server, endpoint: str, body: str) -> str:
-    """The error that a call over plain HTTP is answered with."""
+def call(server: Server, endpoint: str, body: str) -> tuple[str, object]:
+    """What a call over plain HTTP is answered with: the kind of the last event, and its data."""
     event = post(server, f"/call/{endpoint}", body)["event_id"]
     with urllib.request.urlopen(f"{server.url}/gradio_api/call/{endpoint}/{event}", timeout=20) as answer:
-        kind, data, *_ = answer.read().decode().splitlines()
-    assert kind == "event: error"
-    return json.loads(data.removeprefix("data: "))["error"]
+        *_, kind, data, _ = answer.read().decode().split("\n")[:-1]
+    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+def refusal(server: Server, endpoint: str, body: str) -> str:
+    kind, data = call(server, endpoint, body)
+    assert kind == "error"
+    return data["error"]
+
+
+def in_place(server: Server, endpoint: str, *values: object) -> str:
+    """The refusal that the page shows beside what it has, of a call that one of its tabs makes."""
+    kind, (kept, refused) = call(server, endpoint, json.dumps({"data": values}))
+    assert kind == "complete" and kept["__type__"] == "update" and "value" not in kept
+    return refused["text"]
 
 
 def test_answers_within_eight_seconds(server):
     assert server.seconds < 8
 
 
-def test_one_endpoint_with_parameters_by_name(client):
+def test_four_endpoints_with_parameters_by_name(client):
     endpoints = client.view_api(return_format="dict", print_info=False)
-    assert list(endpoints["named_endpoints"]) == ["/tell"]
     assert endpoints["unnamed_endpoints"] == {}
-    assert [each["parameter_name"] for each in endpoints["named_endpoints"]["/tell"]["parameters"]] == PARAMETERS
+    assert {
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in endpoints["named_endpoints"].items()
+    } == {
+        "/tell": PARAMETERS,
+        "/score": ["model", "text"],
+        "/next_characters": ["model", "prompt", "temperature", "top_k", "top_p", "min_p", "count"],
+        "/models": [],
+    }
 
 
 def test_the_page_opens_on_the_best_and_names_the_skipped(server):
     with urllib.request.urlopen(f"{server.url}/config", timeout=10) as answer:
         components = json.load(answer)["components"]
-    values = {each["props"].get("label"): each["props"].get("value") for each in components}
-    assert values["Model"] == "endless"
-    reason = values["Models that were skipped"]
+    values = {each["props"].get("elem_id"): each["props"].get("value") for each in components}
+    assert values["model"] == "endless"
+    reason = values["skipped"]
     assert reason.startswith("broken: broken/model.safetensors ")
     assert reason.endswith("; restore the folder from where it came, or train the model again")
 
@@ -188,29 +207,36 @@ def test_bad_numbers_over_plain_http(server, number):
     assert re.fullmatch(r"temperature \(.+\) must be a number from 0 to 2", message)
 
 
-@pytest.mark.parametrize(("endpoint", "text"), [("tell", "prompt"), ("go_on", "story")])
-def test_bad_calls_over_plain_http(server, endpoint, text):
+def test_bad_calls_over_plain_http(server):
     def refused(*values: object) -> str:
-        return refusal(server, endpoint, json.dumps({"data": values}))
+        return refusal(server, "tell", json.dumps({"data": values}))
 
     model, _, *rest = settings().values()
     file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-    assert refused() == f"/{endpoint} takes 8 values, not 0"
-    assert refused(model, "Once", 60) == f"/{endpoint} takes 8 values, not 3"
-    assert refused(model, "Once", *rest, 1) == f"/{endpoint} takes 8 values, not 9"
-    assert refused(model, file, *rest) == f"{text} must be text, not dict"
+    assert refused() == "/tell takes 8 values, not 0"
+    assert refused(model, "Once", 60) == "/tell takes 8 values, not 3"
+    assert refused(model, "Once", *rest, 1) == "/tell takes 8 values, not 9"
+    assert refused(model, file, *rest) == "prompt must be text, not dict"
     assert refused(file, "Once", *rest) == "model must be one of endless, ending"
     assert refused(model, "Once", *rest[:-1], file).startswith("seed ({'path': '/etc/passwd', 'meta': {'_ty...) must")
     assert refused(model, "Once", 4001, *rest[1:]) == "length (4001) must be a whole number from 1 to 4,000"
     assert refused(model, "Once", 60, 2.1, *rest[2:]) == "temperature (2.1) must be a number from 0 to 2"
 
 
-def test_only_a_story_of_some_length_is_continued(server):
-    def refused(story: str) -> str:
-        return refusal(server, "go_on", json.dumps({"data": list(settings(prompt=story).values())}))
-
-    assert refused("") == "there is no story to continue yet: press Tell first"
-    assert refused("a" * 40_001) == "the story has 40,001 characters; the limit is 40,000: start a new one"
+def test_the_tabs_refuse_in_place(server):
+    model, _, *rest = settings().values()
+    assert in_place(server, "tell_here", "gpt-4", "Once", *rest) == "model must be one of endless, ending"
+    assert in_place(server, "go_on", model, "", 0, *rest) == "there is no story to continue yet: press Tell first"
+    story = "story has 40,001 characters; the limit is 40,000: start a new one"
+    assert in_place(server, "go_on", model, "a" * 40_001, 0, *rest) == story
+    assert in_place(server, "go_on", model, 7, 0, *rest) == "story must be text, not int"
+    assert in_place(server, "go_on", model, "Once", 5, *rest) == "prompt_length (5) must be a whole number from 0 to 4"
+    assert in_place(server, "compare", "Once", 0, *rest[1:]) == "length (0) must be a whole number from 1 to 4,000"
+    assert in_place(server, "colour", model, "☃") == "text has no character that this model knows: write some letters"
+    assert in_place(server, "look", model, "Tom", 4, 1, 0, 1, 0) == "index (4) must be a whole number from 0 to 3"
+    layer = "layer (3) must be a whole number from 1 to 2"
+    assert in_place(server, "attention_here", "ending", "Tom", 3, 3, 1) == layer
+    assert in_place(server, "attention_here", model, "Tom", 3, 1, 0) == "head (0) must be a whole number from 1 to 2"
 
 
 def test_steps_of_the_page_are_no_endpoints(server, client):
@@ -302,14 +328,14 @@ def test_without_a_model_the_page_says_how_to_train_one(tmp_path):
         with urllib.request.urlopen(f"{server.url}/config", timeout=10) as answer:
             page = answer.read().decode()
         assert "No storyteller yet" in page
-        assert "python -m train --preset pocket" in page
+        assert '"folder":"none"' in page and str(tmp_path) not in page
         assert server.complaints() == []
 
 
 def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_path):
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True)
     (tmp_path / "tiny" / "model.onnx").write_bytes(b"no graph")
-    code = f"import app, pathlib; print(app.Shelf(pathlib.Path({str(tmp_path)!r})).warnings)"
+    code = f"import pathlib, page.shelf; print(page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})).warnings)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("{'tiny': 'tiny/model.onnx ") and "PyTorch tells its stories" in shown
     assert str(tmp_path) not in shown

@@ -47,7 +47,7 @@ def test_tables_are_made_of_the_runs_own_figures() -> None:
 def test_front_matter_is_what_the_hub_takes() -> None:
     check(gather())
     front = front_matter(README)
-    pin = re.search(r"^gradio==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pin = re.search(r"^gradio\[mcp\]==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert pin and front["sdk_version"] == pin[1]
     assert front["python_version"] == "3.12" and front["suggested_hardware"] == HARDWARE
     assert front["license"] == "mit" and front["datasets"] == ["roneneldan/TinyStories"]
@@ -60,12 +60,12 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("package", ["model", "train"])
+@pytest.mark.parametrize("package", ["model", "page", "train"])
 def test_the_annotated_tree_is_the_tree(package: str) -> None:
     tree = README.split(f"\n{package}/")[1]
-    named = re.match(r".*\n((?:  \w+\.py .*\n)+)", tree)
+    named = re.match(r".*\n((?:  \w+\.\w+ .*\n)+)", tree)
     assert named
-    there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    there = {path.name for path in (ROOT / package).glob("*.*")} - {"__init__.py"}
     assert {line.split()[0] for line in named[1].splitlines()} == there
 
 

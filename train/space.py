@@ -1,4 +1,4 @@
-"""What a Space holds: the page, model/, chosen artifacts, lean requirements and the README; all checked offline."""
+"""What a Space holds: app.py and page/, model/, chosen artifacts, lean requirements and the README; all checked offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.storyteller import Storyteller
 from train.flags import nearest
 
 ROOT = Path(__file__).parent.parent
-OWNED = ("model/", "artifacts/")  # in these folders of a Space, what is not pushed is stale
+OWNED = ("model/", "page/", "artifacts/")  # in these folders of a Space, what is not pushed is stale
 PLAIN_LIMIT = 10 * MIB  # the Hub takes larger files only by LFS
 LFS = (".safetensors", ".onnx")  # of a new repository's .gitattributes
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
@@ -142,7 +142,7 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
         yield f"README.md: emoji ({fields['emoji']!r}) must be one emoji"
     if fields.get("sdk", "gradio") != "gradio":
         yield f"README.md: sdk ({fields['sdk']!r}) must be gradio"
-    pin = re.search(r"^gradio==(\S+)$", files["requirements.txt"].decode(), re.MULTILINE)
+    pin = re.search(r"^gradio(?:\[\w+\])?==(\S+)$", files["requirements.txt"].decode(), re.MULTILINE)
     if not pin or fields.get("sdk_version") != pin[1]:
         pinned = f"requirements.txt pins gradio=={pin[1]}" if pin else "requirements.txt pins no gradio"
         yield f"README.md: sdk_version ({fields.get('sdk_version')!r}), but {pinned}: make them equal"

@@ -1,0 +1,1 @@
+"""What stands behind app.py: the answers, the words, the look and the browser's side of the page."""

@@ -1,0 +1,167 @@
+// What every view uses: words, elements, links, the keyboard, and the steps that never leave the browser.
+
+const storyteller = { views: {}, current: null };
+
+// The word of this key in the visitor's language, its braces filled in; what is filled in stays text.
+storyteller.say = (key, values = {}) => {
+  const tables = window.gradio_config.i18n_translations;
+  const languages = navigator.languages.flatMap((name) => [name, name.split("-")[0]]);
+  const table = tables[languages.find((name) => name in tables)] ?? tables.en;
+  return (table[key] ?? tables.en[key]).replace(/\{(\w+)\}/g, (braces, name) => values[name] ?? braces);
+};
+
+storyteller.number = (value, digits = 0) =>
+  value.toLocaleString(navigator.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+storyteller.percent = (share) =>
+  share.toLocaleString(navigator.language, { style: "percent", maximumFractionDigits: share < 0.1 ? 2 : 1 });
+
+// An element with attributes and children; a string becomes text, never HTML.
+storyteller.make = (name, attributes = {}, ...children) => {
+  const svg = ["svg", "path", "line", "text", "circle", "g"].includes(name);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+};
+
+// A character as one can see it.
+storyteller.visible = (character) => {
+  const names = { " ": "blank", "\n": "line_break", "<|endoftext|>": "end_of_story" };
+  return character in names ? storyteller.say(names[character]) : character;
+};
+
+// Draws a view now and whenever its value changes.
+storyteller.drawn = (element, props, watch, draw) => {
+  const root = element.firstElementChild;
+  const redraw = () => draw(root, props.value);
+  watch("value", redraw);
+  redraw();
+};
+
+// The address bar carries, after a #, what tells the story again: it is not sent to the server.
+storyteller.address = (settings) => {
+  const hash = settings ? `#${new URLSearchParams(settings)}` : "";
+  history.replaceState(null, "", location.pathname + location.search + hash);
+  // In a Space the page is a frame; the Hub then writes its own address bar.
+  if (window.parent !== window) window.parent.postMessage({ hash: hash.slice(1) }, "https://huggingface.co");
+};
+
+storyteller.open = (...values) => {
+  const link = new URLSearchParams(location.hash.slice(1));
+  const names = ["prompt", "model", "length", "temperature", "top_k", "top_p", "min_p", "seed"];
+  return values.map((value, i) => {
+    if (!link.has(names[i])) return value;
+    const given = link.get(names[i]);
+    return i < 2 || given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
+  });
+};
+
+storyteller.tellLink = () => {
+  if (new URLSearchParams(location.hash.slice(1)).has("seed")) document.querySelector("#tell").click();
+};
+window.addEventListener("hashchange", () => location.reload()); // a link was put into the address bar of an open page
+
+storyteller.begin = () => storyteller.address(null);
+
+// Gradio shows a story that is being told by its status; what is on its way when one stops comes before that ends.
+storyteller.settled = async () => {
+  for (let i = 0; i < 20; i++) {
+    await new Promise((done) => setTimeout(done, 50));
+    if (!document.querySelector("[data-testid=status-tracker]:not(.hide)")) break;
+  }
+};
+
+// The story is over: it gets its address and its place in the history.
+storyteller.keep = async (kept) => {
+  await storyteller.settled();
+  const telling = storyteller.current && { ...storyteller.current, running: false };
+  if (!telling) return [null, kept, kept];
+  storyteller.address(telling.settings);
+  const same = (other) => JSON.stringify(other.settings) === JSON.stringify(telling.settings);
+  const all = [telling, ...kept.filter((other) => !same(other))].slice(0, 20);
+  return [telling, all, all];
+};
+
+storyteller.halt = async () => {
+  await storyteller.settled();
+  return storyteller.compared?.map((telling) => ({ ...telling, running: false })) ?? null;
+};
+
+storyteller.clear = async () => {
+  await storyteller.settled();
+  storyteller.address(null);
+  return ["", null, null];
+};
+
+storyteller.recall = () => {
+  storyteller.address(storyteller.chosen.settings);
+  return storyteller.chosen;
+};
+
+storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
+
+storyteller.continuing = (model, telling, again, ...settings) => [
+  model,
+  storyteller.whole(telling),
+  telling ? telling.prompt.length : 0,
+  ...settings.slice(0, -1),
+  -1, // the same seed again would repeat itself
+];
+
+storyteller.edit = (prompt) => {
+  const whole = storyteller.whole(storyteller.current) || prompt;
+  const box = document.querySelector("#prompt textarea");
+  setTimeout(() => {
+    box.focus();
+    box.setSelectionRange(whole.length, whole.length);
+    box.scrollTop = box.scrollHeight;
+  }, 100);
+  return whole;
+};
+
+storyteller.copy = async () => {
+  const button = document.querySelector("#copy");
+  let done = "copied";
+  try {
+    await navigator.clipboard.writeText(storyteller.whole(storyteller.current));
+  } catch {
+    done = "not_copied"; // without https there is no clipboard
+  }
+  button.textContent = storyteller.say(done);
+  setTimeout(() => (button.textContent = storyteller.say("copy")), 2000);
+};
+
+storyteller.download = () => {
+  const telling = storyteller.current;
+  if (!telling) return;
+  const { prompt, ...settings } = telling.settings;
+  const lines = Object.entries(settings).map(([name, value]) => `${name}: ${value}`);
+  const text = `${storyteller.whole(telling)}\n\n---\n${lines.join("\n")}\nprompt: ${JSON.stringify(prompt)}\n`;
+  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  storyteller.make("a", { href: url, download: `story-${settings.model}-${settings.seed}.txt` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+};
+
+// To look inside.
+storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-4000);
+storyteller.looking = (model, colours, again, ...sampler) => [model, colours.characters, storyteller.index, ...sampler];
+storyteller.attending = (model, colours, again, layer, head) => {
+  const characters = colours ? colours.characters : "";
+  return [model, characters, storyteller.index ?? characters.length, layer, head];
+};
+storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();
+
+storyteller.enter = (tab) => {
+  document.body.dataset.tab = tab;
+  const whole = storyteller.lastPart();
+  if (tab === "look" && whole && whole !== storyteller.looked) {
+    storyteller.looked = whole;
+    document.querySelector("#look_story").click();
+  }
+};
+
+window.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const button of document.querySelectorAll("button.stop")) if (button.offsetParent) button.click();
+});

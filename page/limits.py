@@ -1,0 +1,82 @@
+"""What a visitor may ask for: the limits, and refusals that name the value, the limit and the field."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from inspect import isgeneratorfunction
+
+import gradio as gr
+
+from model import Sampling
+from model.sampling import shown
+
+MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
+MAX_TEXT = 4_000  # characters of a prompt, and of a text that is scored
+MAX_STORY = 40_000  # characters of a story that can still be continued
+
+
+class Refusal(gr.Error):
+    """One line for the visitor alone, absent from the log. `text` is plain, `field` the input that it is about.
+
+    Clients that show errors take HTML, as Gradio's own page does, so for them the line is escaped.
+    """
+
+    def __init__(self, text: str, field: str) -> None:
+        super().__init__(html.escape(text, quote=False), print_exception=False)
+        self.text, self.field = text, field
+
+
+def check_text(name: str, text: object, limit: int = MAX_TEXT, mend: str = "shorten it") -> str:
+    """The text, unless it is something else or too long."""
+    if not isinstance(text, str):
+        raise Refusal(f"{name} must be text, not {type(text).__name__}", name)
+    if len(text) > limit:
+        raise Refusal(f"{name} has {len(text):,} characters; the limit is {limit:,}: {mend}", name)
+    return text
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> int:
+    """The value, unless it is no whole number from `least` to `most`."""
+    value = whole(value)
+    if type(value) is not int or not least <= value <= most:
+        raise Refusal(f"{name} ({shown(value)}) must be a whole number from {least} to {most:,}", name)
+    return value
+
+
+def check_sampling(
+    length: object, temperature: object, top_k: object, top_p: object, min_p: object, seed: object
+) -> Sampling:
+    """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
+    length = check_whole("length", length, 1, MAX_LENGTH)
+    seed = None if seed is None or seed == -1 else whole(seed)
+    try:
+        return Sampling(
+            length=length, temperature=temperature, top_k=whole(top_k), top_p=top_p, min_p=min_p, seed=seed
+        ).seeded()
+    except ValueError as error:
+        raise Refusal(str(error), str(error).split(" ")[0]) from None
+
+
+def whole(value: object) -> object:
+    """A browser has one kind of number: 600.0 is 600."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def in_place(answer: Callable) -> Callable[..., Iterator[tuple]]:
+    """The answer beside None; instead of raising a refusal, what was shown beside what the page shows of it.
+
+    So the page says what is wrong where the visitor is, marks the field, and keeps what was there.
+    """
+
+    def answered(*inputs: object) -> Iterator[tuple]:
+        try:
+            if isgeneratorfunction(answer):
+                for value in answer(*inputs):
+                    yield value, None
+            else:
+                yield answer(*inputs), None
+        except Refusal as refusal:
+            yield gr.skip(), {"text": refusal.text, "field": refusal.field}
+
+    return answered

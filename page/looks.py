@@ -1,0 +1,48 @@
+"""The page's look and its browser side: a theme of system fonts, the style sheet, the scripts. Nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+HERE = Path(__file__).parent
+STYLE = HERE / "style.css"
+SCRIPTS = [HERE / "base.js", HERE / "views.js", HERE / "training.js"]
+
+THEME = gr.themes.Base(  # fonts of the system only: the page makes no request to anybody else
+    primary_hue="teal",
+    neutral_hue="stone",
+    radius_size="lg",
+    font=["ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    body_background_fill="*neutral_50",
+    body_background_fill_dark="*neutral_950",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_text_color="white",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_400",
+    block_border_width="1px",
+    block_shadow="none",
+)
+
+
+def head() -> str:
+    """The scripts, for the page's head."""
+    return f"<script>\n{''.join(path.read_text(encoding='utf-8') for path in SCRIPTS)}</script>"
+
+
+def view(name: str, value: object = None, **settings: object) -> gr.HTML:
+    """A part of the page that `storyteller.views[name]` draws from a value.
+
+    The template stays empty: what Gradio puts into one it would read as HTML and even as code, while the scripts write
+    text as text.
+    """
+    script = f"storyteller.views.{name}(element, props, watch, trigger)"
+    return gr.HTML(value, html_template="<div></div>", js_on_load=script, apply_default_css=False, **settings)

@@ -1,0 +1,214 @@
+"""The storytellers of a folder, and the page's answers: those of its API first, those for its tabs below."""
+
+import math
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model import Sampling, Storyteller, TorchDecoder, find
+from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
+from page.telling import Telling, figures, stream, stream_together
+
+LIKELIEST = 10  # next characters that are shown
+HAS_TORCH = find_spec("torch") is not None
+
+
+class Shelf:
+    """The storytellers of a folder of artifacts, best first, why others were skipped, and why some are slow."""
+
+    def __init__(self, folder: Path) -> None:
+        found, skipped = find(folder)
+        self.folder = folder
+        self.storytellers = {storyteller.name: storyteller for storyteller in found}
+        # Visitors read the reasons, and where the folder lies is no business of theirs.
+        self.skipped = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in skipped.items()}
+        warnings = {storyteller.name: storyteller.warning for storyteller in found if storyteller.warning}
+        self.warnings = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in warnings.items()}
+
+    def warm_up(self) -> None:
+        """Reads every network and runs it once, so that no visitor waits for that."""
+        for storyteller in self.storytellers.values():
+            for _ in storyteller.tell("", Sampling(length=1)):
+                pass
+
+    @property
+    def best(self) -> str:
+        return next(iter(self.storytellers), "")
+
+    def storyteller(self, name: object) -> Storyteller:
+        name = name or self.best
+        if not isinstance(name, str) or name not in self.storytellers:
+            raise Refusal(f"model must be one of {', '.join(self.storytellers)}", "model")
+        return self.storytellers[name]
+
+    # The API: these docstrings and types are its documentation, on the page and for MCP. Gradio reads the types
+    # themselves, not their text, and of what is streamed the type of one piece.
+
+    def tell(
+        self,
+        model: str = "",
+        prompt: str = "",
+        length: int = 600,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = -1,
+    ) -> tuple[str, str]:
+        """Tells a story that begins with the prompt, in simple English, as for small children.
+
+        Args:
+            model: Name of the model that tells, as `models` has it; empty for the best.
+            prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
+            length: Characters to write, 1 to 4,000; a story may end sooner.
+            temperature: 0 always takes the likeliest character, 2 is wild.
+            top_k: Only the k likeliest characters may come next; 0 for all.
+            top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
+            min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
+            seed: The same seed tells the same story; -1 draws one.
+
+        Returns:
+            The story so far with its prompt, and a line of figures: characters, characters per second, seed.
+        """
+        for telling in self.telling(model, prompt, length, temperature, top_k, top_p, min_p, seed):
+            yield telling["prompt"] + telling["text"], figures(telling)
+
+    def score(self, model: str, text: str) -> dict[str, Any]:
+        """Says how well a model foresees a text, character by character.
+
+        Args:
+            model: Name of the model that reads, as `models` has it.
+            text: The text, 1 to 4,000 characters; it is read as a story from its start.
+
+        Returns:
+            bits_per_character of the text (lower: less surprising), average_bits_per_character of the model on stories
+            that it had not seen, the characters as the model reads them, the bits of surprise of each, and the
+            characters that the model does not know.
+        """
+        storyteller = self.storyteller(model)
+        _, dropped = storyteller.vocab.fit(check_text("text", text))
+        scored = storyteller.score(text, k=0)
+        if not scored:
+            raise Refusal("text has no character that this model knows: write some letters", "text")
+        bits = [each.nats / math.log(2) for each in scored]
+        return {
+            "model": storyteller.name,
+            "bits_per_character": round(sum(bits) / len(bits), 4),
+            "average_bits_per_character": round(storyteller.metrics["nats_per_character"] / math.log(2), 4),
+            "characters": "".join(each.character for each in scored),
+            "bits": [round(each, 3) for each in bits],
+            "dropped": dropped,
+        }
+
+    def next_characters(
+        self,
+        model: str,
+        prompt: str,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        count: int = LIKELIEST,
+    ) -> list[dict[str, Any]]:
+        """Says which characters a model expects after a text, before and after the settings of the sampler.
+
+        Args:
+            model: Name of the model, as `models` has it.
+            prompt: The text so far, up to 4,000 characters.
+            temperature: 0 always takes the likeliest character, 2 is wild.
+            top_k: Only the k likeliest characters may come next; 0 for all.
+            top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
+            min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
+            count: How many characters to name, 1 to 256.
+
+        Returns:
+            A list, the likeliest first, of objects: character, its probability as the model gives it (before), and the
+            probability with which it is drawn under these settings (after). `<|endoftext|>` is the end of the story.
+        """
+        storyteller = self.storyteller(model)
+        sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
+        count = check_whole("count", count, 1, 256)
+        logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
+        before = storyteller.chances(logits, Sampling(temperature=1.0))
+        after = storyteller.chances(logits, sampling)
+        order = np.argsort(-before, kind="stable")[:count]
+        return [
+            {"character": storyteller.vocab.itos[i], "before": float(before[i]), "after": float(after[i])}
+            for i in order
+        ]
+
+    def models(self) -> list[dict[str, Any]]:
+        """Names the models that tell stories here, the best first.
+
+        Returns:
+            A list of objects: name, parameters, nats_per_character on held-out stories (lower is better), context (how
+            many characters it looks back), and the command that trained it.
+        """
+        return [
+            {
+                "name": name,
+                "parameters": storyteller.metrics["parameters"],
+                "nats_per_character": storyteller.metrics["nats_per_character"],
+                "context": storyteller.config.context,
+                "command": storyteller.metrics.get("command", ""),
+            }
+            for name, storyteller in self.storytellers.items()
+        ]
+
+    # The tabs.
+
+    def telling(self, model: object, prompt: object, *settings: object) -> Iterator[Telling]:
+        """The story and what is known about it; the parameters are those of `tell`."""
+        storyteller = self.storyteller(model)
+        sampling = check_sampling(*settings)
+        yield from stream(storyteller, check_text("prompt", prompt), sampling)
+
+    def go_on(self, model: object, story: object, prompt_length: object, *settings: object) -> Iterator[Telling]:
+        """Continues the story that is shown, whose first `prompt_length` characters are the visitor's."""
+        storyteller = self.storyteller(model)
+        sampling = check_sampling(*settings)
+        story = check_text("story", story, MAX_STORY, "start a new one")
+        if not story:
+            raise Refusal("there is no story to continue yet: press Tell first", "prompt")
+        cut = check_whole("prompt_length", prompt_length, 0, len(story))
+        yield from stream(storyteller, story[-MAX_TEXT:], sampling, shown=story[:cut], before=story[cut:])
+
+    def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
+        """The stories of all models from one prompt and one seed, together."""
+        sampling = check_sampling(*settings)
+        yield from stream_together(self.storytellers.values(), check_text("prompt", prompt), sampling)
+
+    def look(self, model: object, text: object, index: object, *settings: object) -> dict[str, Any]:
+        """What could have stood at `index` of a text that was scored, with the character that does, if any."""
+        text = check_text("text", text)
+        index = check_whole("index", index, 0, len(text))
+        rows = self.next_characters(model, text[:index], *settings, count=256)
+        here = text[index] if index < len(text) else None
+        shown = [row for i, row in enumerate(rows) if i < LIKELIEST or row["character"] == here]
+        return {"before": text[max(0, index - 20) : index], "here": here, "rows": shown}
+
+    def attention(self, model: object, text: object, index: object, layer: object, head: object) -> dict[str, Any]:
+        """How much a head looks at each character before `index` of a text; layer and head count from 1."""
+        storyteller = self.storyteller(model)
+        if not HAS_TORCH:
+            raise Refusal("attention needs PyTorch: install it with pip install torch", "layer")
+        text = check_text("text", text)
+        index = check_whole("index", index, 0, len(text))
+        config = storyteller.config
+        layer = check_whole("layer", layer, 1, config.layers * config.loops)
+        head = check_whole("head", head, 1, config.heads)
+        read = storyteller.prepare(text[:index])
+        weights = TorchDecoder(storyteller.network).attention(read.ids, layer - 1, head - 1)[-1]
+        opened = len(read.ids) > len(read.text)  # the mark that opens a story still fits into the context
+        return {
+            "text": read.text[read.cut :],
+            "weights": [round(float(weight), 4) for weight in weights[opened:]],
+            "opening": float(weights[0]) if opened else 0.0,
+            "outside": read.cut,
+            "layer": layer,
+            "head": head,
+        }

@@ -1,0 +1,117 @@
+"""Stories as they grow: one model's, or those of all models together, in pieces that a browser can keep up with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import TypedDict
+
+from model import Sampling, Storyteller
+from page.words import ENGLISH
+
+PIECE_SECONDS = 0.05  # an update of the page costs about a millisecond, so characters travel in groups
+
+
+class Telling(TypedDict):
+    """A story so far, and what is known about it; the page shows it, and keeps it in its history."""
+
+    prompt: str  # what the visitor wrote, as the page shows it
+    text: str  # what the model wrote
+    settings: dict[str, object]  # model, prompt, length, ..., seed: what tells this story again
+    written: int  # characters that the model wrote in this telling
+    speed: float  # characters per second
+    running: bool
+    ended: bool  # the model closed the story by itself
+    dropped: list[str]  # characters of the prompt that the model does not know
+    kept: int | None  # where the text is longer than the context: how many of its characters were read
+
+
+def stream(
+    storyteller: Storyteller, prompt: str, sampling: Sampling, *, shown: str | None = None, before: str = ""
+) -> Iterator[Telling]:
+    """Yields the story as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
+
+    The story begins with `shown`, None standing for what the model knows of the prompt, then `before`, which a model
+    wrote earlier.
+    """
+    read = storyteller.prepare(prompt)
+    telling = Telling(
+        prompt=read.text if shown is None else shown,
+        text=before,
+        settings=dict(
+            model=storyteller.name,
+            prompt=prompt,
+            length=sampling.length,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+        ),
+        written=0,
+        speed=0.0,
+        running=True,
+        ended=False,
+        dropped=[c if c.isprintable() else f"U+{ord(c):04X}" for c in read.dropped],
+        kept=len(read.text) - read.cut if read.cut else None,
+    )
+    started = time.monotonic()
+    with closing(storyteller.tell(prompt, sampling)) as characters:
+        for piece in _grouped(characters):
+            _grow(telling, piece, time.monotonic() - started)
+            yield telling.copy()
+    yield _over(telling, sampling)
+
+
+def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: Sampling) -> Iterator[list[Telling]]:
+    """Yields the stories of all, which take turns; each one's speed is that of its own turns."""
+    streams, tellings = [], []
+    with ExitStack() as stack:
+        for storyteller in storytellers:
+            streams.append(stack.enter_context(closing(stream(storyteller, prompt, sampling))))
+            tellings.append(None)
+        seconds = [0.0] * len(streams)
+        while any(telling is None or telling["running"] for telling in tellings):
+            for i, each in enumerate(streams):
+                if tellings[i] is None or tellings[i]["running"]:
+                    started = time.monotonic()
+                    tellings[i] = next(each)
+                    seconds[i] += time.monotonic() - started
+                    tellings[i]["speed"] = tellings[i]["written"] / max(seconds[i], 1e-3)
+            yield list(tellings)
+
+
+def figures(telling: Telling) -> str:
+    """The lines about a story, in English, for those who call the page's endpoint."""
+    seed = telling["settings"]["seed"]
+    lines = [ENGLISH["figures"].format(written=f"{telling['written']:,}", speed=f"{telling['speed']:,.0f}", seed=seed)]
+    if telling["ended"]:
+        lines.append(ENGLISH["ended"])
+    if telling["dropped"]:
+        lines.append(ENGLISH["dropped"].format(characters=" ".join(telling["dropped"])))
+    if telling["kept"] is not None:
+        lines.append(ENGLISH["kept"].format(kept=f"{telling['kept']:,}"))
+    return "\n".join(lines)
+
+
+def _grow(telling: Telling, piece: str, seconds: float) -> None:
+    telling["text"] += piece
+    telling["written"] += len(piece)
+    telling["speed"] = telling["written"] / max(seconds, 1e-3)
+
+
+def _over(telling: Telling, sampling: Sampling) -> Telling:
+    return telling | Telling(running=False, ended=telling["written"] < sampling.length)
+
+
+def _grouped(characters: Iterator[str]) -> Iterator[str]:
+    """Joins characters that come within `PIECE_SECONDS` of each other; the first leaves at once."""
+    piece, due = "", 0.0
+    for character in characters:
+        piece += character
+        if time.monotonic() >= due:
+            yield piece
+            piece, due = "", time.monotonic() + PIECE_SECONDS
+    if piece:
+        yield piece

@@ -1,0 +1,238 @@
+// The views: each draws its value, as text.
+(() => {
+  const { views, say, make, number, percent, visible, drawn } = storyteller;
+
+  views.heading = (element) => {
+    document.title = say("title");
+    element.firstElementChild.append(make("h1", {}, say("title")), make("p", {}, say("subtitle")));
+    element.classList.add("heading");
+  };
+
+  views.none = (element, props) => {
+    const mend = `python -m train --preset pocket --max-minutes 10 --out ${props.value.folder}/pocket\npython app.py`;
+    element.firstElementChild.append(
+      make("h2", {}, say("none")),
+      make("p", {}, say("none_text"), " ", make("code", {}, props.value.folder)),
+      make("p", {}, say("none_mend")),
+      make("pre", { tabindex: "0" }, mend),
+    );
+  };
+
+  // What was refused, and why; the field that it is about is marked until the next answer.
+  views.refusal = (element, props, watch) => {
+    const root = element.firstElementChild;
+    root.setAttribute("role", "alert");
+    root.className = "refusal";
+    root.id = `refusal-${Math.random().toString(36).slice(2)}`;
+    let marked = [];
+    drawn(element, props, watch, (_, refusal) => {
+      root.textContent = refusal ? refusal.text : "";
+      for (const input of marked) for (const name of ["aria-invalid", "aria-describedby"]) input.removeAttribute(name);
+      const field = refusal && refusal.field && (props.fields?.[refusal.field] ?? refusal.field);
+      marked = field ? document.querySelectorAll(`#${field} :is(input, textarea)`) : [];
+      for (const input of marked) {
+        input.setAttribute("aria-invalid", "true");
+        input.setAttribute("aria-describedby", root.id);
+      }
+    });
+  };
+
+  function aboutLines(telling) {
+    const figures = { written: number(telling.written), speed: number(telling.speed), seed: telling.settings.seed };
+    const lines = [say("figures", figures)];
+    if (telling.ended) lines.push(say("ended"));
+    if (telling.dropped.length) lines.push(say("dropped", { characters: telling.dropped.join(" ") }));
+    if (telling.kept !== null) lines.push(say("kept", { kept: number(telling.kept) }));
+    return lines;
+  }
+
+  views.story = (element, props, watch) => {
+    const given = make("span", { class: "given" });
+    const told = make("span", { class: "told" });
+    const article = make("article", { "aria-label": say("story"), class: "story" }, given, told);
+    const about = make("div", { role: "group", "aria-label": say("about"), class: "about" });
+    const status = make("div", { role: "status", class: "unseen" });
+    element.firstElementChild.append(article, about, status);
+    drawn(element, props, watch, (_, telling) => {
+      storyteller.current = telling;
+      article.classList.toggle("empty", !telling);
+      article.setAttribute("aria-busy", String(Boolean(telling?.running)));
+      given.textContent = telling ? telling.prompt : "";
+      told.textContent = telling ? telling.text : say("no_story");
+      about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
+      status.textContent = telling && !telling.running ? say("finished") : "";
+    });
+  };
+
+  views.history = (element, props, watch, trigger) => {
+    drawn(element, props, watch, (root, kept) => {
+      const items = (kept ?? []).map((telling) => {
+        const start = storyteller.whole(telling).slice(0, 60);
+        const { model, seed } = telling.settings;
+        const button = make("button", { type: "button", class: "link" }, say("history_item", { start, model, seed }));
+        button.addEventListener("click", () => {
+          storyteller.chosen = telling;
+          trigger("select");
+        });
+        return make("li", {}, button);
+      });
+      root.replaceChildren(make("p", { class: "note" }, say("history_info")), make("ul", { class: "plain" }, ...items));
+    });
+  };
+
+  // Six shades, by the value that each begins at; the last two arguments write a value and the legend's title.
+  function shade(value, steps) {
+    return steps.findLastIndex((step) => value >= step);
+  }
+
+  function legend(title, steps, write) {
+    const shades = steps.map((step, i) => {
+      const range = i + 1 < steps.length ? `${write(step)} – ${write(steps[i + 1])}` : `≥ ${write(step)}`;
+      return make("li", { class: `shade-${i}` }, range);
+    });
+    return make("div", { class: "legend" }, make("span", {}, title), make("ul", {}, ...shades));
+  }
+
+  const BITS = [0, 0.1, 0.5, 1, 2, 4];
+  const SHARES = [0, 0.01, 0.03, 0.1, 0.2, 0.4];
+
+  // A list of characters, one of which can be chosen; only one is in the order of tabs, arrows move between them.
+  function characters(list, choose) {
+    const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
+    const pick = (option) => {
+      list.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
+      option.setAttribute("aria-selected", "true");
+      focus(option);
+      choose([...list.children].indexOf(option));
+    };
+    const focus = (option) => {
+      list.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
+      option.setAttribute("tabindex", "0");
+      option.focus({ preventScroll: true });
+      option.scrollIntoView({ block: "nearest" });
+    };
+    list.addEventListener("click", (event) => event.target.role === "option" && pick(event.target));
+    list.addEventListener("keydown", (event) => {
+      const index = [...list.children].indexOf(document.activeElement);
+      if (event.key === "Enter" || event.key === " ") pick(list.children[index]);
+      else if (!(event.key in move)) return;
+      else focus(list.children[Math.min(Math.max(index + move[event.key], 0), list.children.length - 1)]);
+      event.preventDefault();
+    });
+  }
+
+  function character(text, label, shade, index) {
+    const shown = text === "\n" ? "⏎\n" : text;
+    const attributes = { role: "option", "aria-selected": "false", "aria-label": label, title: label };
+    return make("span", { ...attributes, class: `shade-${shade}`, tabindex: index ? "-1" : "0" }, shown);
+  }
+
+  views.colours = (element, props, watch, trigger) => {
+    storyteller.lookAgain = () => trigger("select");
+    drawn(element, props, watch, (root, scored) => {
+      storyteller.index = undefined;
+      if (!scored) return root.replaceChildren();
+      const options = [...scored.characters].map((each, i) => {
+        const bits = scored.bits[i];
+        const likely = { character: visible(each), bits: number(bits, 2), percent: percent(2 ** -bits) };
+        return character(each, say("character_label", likely), shade(bits, BITS), i);
+      });
+      options.push(character("▁", say("what_next"), 0, options.length));
+      const list = make("div", { role: "listbox", "aria-label": say("colours"), class: "story colours" }, ...options);
+      characters(list, (index) => {
+        storyteller.index = index;
+        trigger("select");
+      });
+      const line = say("bits", {
+        bits: number(scored.bits_per_character, 2),
+        count: number(scored.bits.length),
+        model: scored.model,
+        average: number(scored.average_bits_per_character, 2),
+      });
+      root.replaceChildren(
+        make("p", { role: "status", class: "bits" }, line),
+        ...(scored.dropped.length ? [make("p", {}, say("dropped", { characters: scored.dropped.join(" ") }))] : []),
+        legend(say("legend"), BITS, (bits) => number(bits, bits % 1 ? 1 : 0)),
+        make("p", { class: "note" }, say("colours_hint")),
+        list,
+      );
+    });
+  };
+
+  function bar(share, kind) {
+    const stripe = make("span", { class: `bar ${kind}`, "aria-hidden": "true" });
+    stripe.style.setProperty("--share", share);
+    return make("td", {}, stripe, make("span", { class: "share" }, percent(share)));
+  }
+
+  views.chances = (element, props, watch) => {
+    drawn(element, props, watch, (root, look) => {
+      if (!look) return root.replaceChildren();
+      const heads = ["character", "before_sampler", "after_sampler"].map((key) => make("th", { scope: "col" }, say(key)));
+      const rows = look.rows.map(({ character, before, after }) => {
+        const here = character === look.here ? [make("small", {}, ` (${say("written_here")})`)] : [];
+        const head = make("th", { scope: "row" }, visible(character), ...here);
+        return make("tr", here.length ? { class: "here" } : {}, head, bar(before, "before"), bar(after, "after"));
+      });
+      root.replaceChildren(
+        make(
+          "table",
+          { class: "chances" },
+          make("caption", {}, say("chances", { before: look.before })),
+          make("thead", {}, make("tr", {}, ...heads)),
+          make("tbody", {}, ...rows),
+        ),
+        make("p", { class: "note" }, say("chances_hint")),
+      );
+    });
+  };
+
+  views.attention = (element, props, watch) => {
+    drawn(element, props, watch, (root, attention) => {
+      if (!attention) return root.replaceChildren();
+      const { text, weights, layer, head, opening, outside } = attention;
+      const title = say("attention_title", { layer, head, before: text.slice(-20) });
+      const list = make("div", { role: "listbox", "aria-label": title, class: "story colours" });
+      list.append(
+        ...[...text].map((each, i) => {
+          const label = say("attention_label", { character: visible(each), percent: percent(weights[i]) });
+          return character(each, label, shade(weights[i], SHARES), i);
+        }),
+      );
+      characters(list, () => {});
+      root.replaceChildren(
+        make("h2", {}, title),
+        legend(say("attention_legend"), SHARES, percent),
+        make("p", {}, say("attention_opening", { percent: percent(opening) })),
+        ...(outside ? [make("p", {}, say("attention_outside", { count: number(outside) }))] : []),
+        ...(text ? [list] : []),
+      );
+    });
+  };
+
+  views.stories = (element, props, watch) => {
+    const cards = props.models.map(({ name, parameters, nats_per_character: nats }) => {
+      const given = make("span", { class: "given" });
+      const told = make("span", { class: "told" });
+      const about = make("div", { class: "about" });
+      const sizes = [say("parameters", { count: number(parameters) }), say("nats", { nats: number(nats, 3) })];
+      const body = make("div", { class: "story" }, given, told);
+      const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
+      card.append(make("p", { class: "note" }, sizes.join(" · ")), about, body);
+      return { card, given, told, about };
+    });
+    const group = make("div", { role: "group", "aria-label": say("compare_stories"), class: "cards" });
+    group.append(...cards.map(({ card }) => card));
+    element.firstElementChild.append(group);
+    drawn(element, props, watch, (_, tellings) => {
+      storyteller.compared = tellings;
+      cards.forEach(({ card, given, told, about }, i) => {
+        const telling = tellings?.[i];
+        card.setAttribute("aria-busy", String(Boolean(telling?.running)));
+        given.textContent = telling ? telling.prompt : "";
+        told.textContent = telling ? telling.text : "";
+        about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
+      });
+    });
+  };
+})();

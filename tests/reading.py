@@ -1,0 +1,117 @@
+"""For the tests of the page in Chromium: a visitor's page, its parts by their roles and labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from serving import CHROMIUM_FLAGS, CHROMIUM_MISSING, find_chromium
+
+SIZES = {"desktop": (1280, 800), "phone": (360, 740)}
+MARKUP = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> *a* [b](c) ${1+1} `d`"
+
+
+@dataclass
+class Reader:
+    """A visitor's page, its parts by their labels, and what went wrong in it."""
+
+    page: Page
+    troubles: list[str] = field(default_factory=list)
+
+    def open(self, url: str, link: str = "") -> Reader:
+        host = f"{url}/"
+        outside = self.troubles.append
+        self.page.on("request", lambda it: it.url.startswith((host, "data:", "blob:")) or outside(f"asked {it.url}"))
+        self.page.on("console", lambda it: it.type in ("error", "warning") and self.troubles.append(it.text))
+        self.page.on("pageerror", lambda it: self.troubles.append(str(it)))
+        self.page.goto(host + link)
+        expect(self.page.get_by_role("heading", level=1)).to_be_visible()
+        return self
+
+    @property
+    def prompt(self) -> Locator:
+        return self.page.get_by_role("textbox", name="How does the story begin?")
+
+    @property
+    def story(self) -> Locator:
+        return self.page.get_by_role("article", name="Story", exact=True)
+
+    @property
+    def about(self) -> Locator:
+        return self.page.get_by_role("group", name="About this story")
+
+    @property
+    def alert(self) -> Locator:
+        return self.page.get_by_role("alert").filter(has_text=re.compile("."))
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def press(self, button: str) -> None:
+        self.button(button).click()
+
+    def set(self, label: str, value: object) -> None:
+        box = self.page.get_by_role("spinbutton", name=f"number input for {label}")
+        box.fill(str(value))
+        box.press("Tab")
+
+    def set_seed(self, seed: int) -> None:
+        self.press("More settings ▼")
+        self.page.get_by_label("Seed").fill(str(seed))
+        self.page.get_by_label("Seed").press("Tab")
+
+    def choose(self, model: str) -> None:
+        self.page.get_by_role("combobox", name="Model").click()
+        self.page.get_by_role("option", name=re.compile(rf"^{model} ")).click()
+
+    def enter(self, tab: str) -> None:
+        """Opens a tab, on a phone perhaps from the menu that Gradio puts those into that have no room."""
+        button, menu = self.page.get_by_role("tab", name=tab), self.page.get_by_role("button", name="More tabs")
+        expect(button.or_(menu).filter(visible=True).first).to_be_visible()
+        if not button.is_visible():
+            menu.click()
+            button = self.page.locator(".overflow-dropdown button", has_text=tab)
+        button.click()
+
+    def wait_for_longer(self, than: str) -> str:
+        """The story once it is longer than `than`, which it must begin with."""
+        expect(self.story).to_have_text(re.compile(rf"^{re.escape(than)}.+", re.DOTALL))
+        return self.story.text_content()
+
+    def wait_until_told(self) -> str:
+        """The story once it is over and its address is there."""
+        over = "storyteller.current && !storyteller.current.running && location.hash.includes('seed=')"
+        self.page.wait_for_function(over)
+        return self.story.text_content()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None and os.environ.get("REQUIRE_BROWSER") != "1":
+        pytest.skip(CHROMIUM_MISSING)
+    if path is None:
+        pytest.fail(CHROMIUM_MISSING)
+    expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **settings: object) -> Iterator[Reader]:
+    """A fresh visitor, whose console must stay clean and whose page must not scroll sideways."""
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+    context.set_default_timeout(20_000)
+    reader = Reader(context.new_page()).open(url, link)
+    yield reader
+    assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert reader.troubles == []
+    context.close()

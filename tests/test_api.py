@@ -1,0 +1,126 @@
+"""/score, /next_characters and /models through gradio_client, and all four as tools of the official MCP client."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import math
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from serving import save_tiny, serve
+
+from model import Sampling, load
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("api")
+    save_tiny(home / "artifacts" / "ending", nats=2.0, ends=True)
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    client = Client(server.url, verbose=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def storyteller(home):
+    return load(home / "artifacts" / "ending")
+
+
+def test_score_says_what_the_model_says(client, storyteller):
+    answer = client.predict("ending", "Tom ☃ ran.", api_name="/score")
+    scored = storyteller.score("Tom  ran.")
+    assert answer["characters"] == "Tom  ran." and answer["dropped"] == ["☃"]
+    assert answer["bits"] == pytest.approx([each.nats / math.log(2) for each in scored], abs=1e-3)
+    assert answer["bits_per_character"] == pytest.approx(sum(answer["bits"]) / 9, abs=1e-3)
+    assert answer["average_bits_per_character"] == pytest.approx(2.0 / math.log(2), abs=1e-3)
+
+
+def test_next_characters_before_and_after_the_settings(client, storyteller):
+    rows = client.predict("ending", "Tom ", 0.5, 3, 1, 0, 5, api_name="/next_characters")
+    before = storyteller.next_characters("Tom ", 5)
+    after = dict(storyteller.next_characters("Tom ", 5, Sampling(temperature=0.5, top_k=3)))
+    assert [row["character"] for row in rows] == [character for character, _ in before]
+    assert [row["before"] for row in rows] == pytest.approx([share for _, share in before], abs=1e-6)
+    assert [row["after"] for row in rows] == pytest.approx([after.get(row["character"], 0) for row in rows], abs=1e-6)
+    assert [row["after"] > 0 for row in rows] == [True] * 3 + [False] * 2
+
+
+def test_models_are_named(client, storyteller):
+    assert client.predict(api_name="/models") == [
+        {
+            "name": "ending",
+            "parameters": storyteller.metrics["parameters"],
+            "nats_per_character": 2.0,
+            "context": 64,
+            "command": "train <b>1</b>",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "values", "message"),
+    [
+        ("/score", ("ending", "a" * 4001), "text has 4,001 characters; the limit is 4,000: shorten it"),
+        ("/score", ("ending", ""), "text has no character that this model knows: write some letters"),
+        ("/score", ("gpt-4", "Tom"), "model must be one of ending"),
+        ("/next_characters", ("ending", "Tom", 3), "temperature (3) must be a number from 0 to 2"),
+        ("/next_characters", ("ending", "Tom", 1, 0, 1, 0, 0), "count (0) must be a whole number from 1 to 256"),
+    ],
+)
+def test_bad_input_is_refused(client, endpoint, values, message):
+    with pytest.raises(AppError) as refused:
+        client.predict(*values, api_name=endpoint)
+    assert refused.value.message == message
+
+
+async def use_tools(url: str) -> tuple[dict, dict]:
+    """The tools that a server offers by name, and what each answers."""
+    calls = {
+        "tell": {"prompt": "Once", "length": 40, "seed": 7},
+        "score": {"model": "ending", "text": "Tom ran."},
+        "next_characters": {"model": "ending", "prompt": "Tom", "count": 2},
+        "models": {},
+    }
+    async with (
+        streamable_http_client(f"{url}/gradio_api/mcp/") as (reading, writing, *_),
+        ClientSession(reading, writing) as session,
+    ):
+        await session.initialize()
+        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+        answers = {name: await session.call_tool(name, arguments) for name, arguments in calls.items()}
+        answers["refused"] = await session.call_tool("tell", {"length": 0})
+    return tools, answers
+
+
+def test_the_same_as_mcp_tools(server, client):
+    tools, answers = asyncio.run(use_tools(server.url))
+    assert tools.keys() == {"tell", "score", "next_characters", "models"}
+    for tool in tools.values():
+        assert len(tool.description) > 40
+        assert all("description" in each for each in tool.inputSchema["properties"].values())
+    texts = {name: "\n".join(part.text for part in answer.content) for name, answer in answers.items()}
+    told = client.predict("", "Once", 40, seed=7, api_name="/tell")
+    story, figures = ast.literal_eval(texts["tell"])
+    assert story == told[0] and "seed 7" in figures
+    assert "bits_per_character" in texts["score"]
+    assert len(json.loads(texts["next_characters"])) == 2
+    assert "ending" in texts["models"]
+    assert answers["refused"].isError
+    assert "length (0) must be a whole number from 1 to 4,000" in texts["refused"]

@@ -1,0 +1,239 @@
+"""The tabs beside Tell in a real Chromium, with the models of artifacts/ and without PyTorch; every tab under axe."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, expect
+from reading import SIZES, chromium, visit
+from serving import ROOT, save_broken, save_tiny, serve
+
+TABS = ("Tell", "Look inside", "Compare", "How it was trained")
+TEXT = "Once upon a time, there was a little girl"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("tabs"), ROOT / "artifacts", torch=False) as server:
+        yield server
+        assert server.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def desktop(browser, server):
+    with visit(browser, server.url) as reader:
+        yield reader
+
+
+def colour(reader, text=TEXT) -> Locator:
+    """Colours a text; returns its characters."""
+    reader.enter("Look inside")
+    reader.page.get_by_role("textbox", name="Text to look into").fill(text)
+    reader.press("Colour this text")
+    options = reader.page.get_by_role("listbox").get_by_role("option")
+    expect(options).to_have_count(len(text) + 1)
+    return options
+
+
+def shares(reader) -> list[tuple[str, str]]:
+    """The bars' figures, before and after the settings."""
+    rows = reader.page.get_by_role("table").get_by_role("row").all()[1:]
+    return [tuple(row.get_by_role("cell").all_text_contents()) for row in rows]
+
+
+def test_the_story_is_coloured_with_a_legend_and_values(desktop):
+    desktop.prompt.fill(TEXT)
+    desktop.press("Tell")
+    story = desktop.wait_until_told()
+    desktop.enter("Look inside")
+    options = desktop.page.get_by_role("listbox").get_by_role("option")
+    expect(options).to_have_count(len(story) + 1)
+    expect(desktop.page.get_by_text("Bits of surprise per character:")).to_be_visible()
+    assert re.fullmatch(r"O, [\d.]+ bits, [\d.]+% likely", options.first.get_attribute("aria-label"))
+    assert options.first.get_attribute("title") == options.first.get_attribute("aria-label")
+    assert len({option.get_attribute("class") for option in options.all()[:60]}) > 2
+    status = desktop.page.get_by_role("status").filter(has_text="bits per character")
+    line = r"[\d.]+ bits per character over \d+ characters; the average of pocket on .+ is 1\.03\."
+    expect(status).to_have_text(re.compile(line))
+    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).not_to_be_visible()
+    desktop.press("Attention ▼")
+    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).to_be_visible()
+
+
+def test_a_character_shows_its_rivals_and_the_sliders_move_them(desktop):
+    options = colour(desktop)
+    options.nth(len("Once u")).click()
+    expect(desktop.page.get_by_role("caption")).to_have_text("The ten likeliest characters after “Once u”")
+    expect(desktop.page.get_by_role("rowheader", name="p (stands here)")).to_be_visible()
+    before = shares(desktop)
+    assert len(before) == 10
+    desktop.set("Temperature", 0)
+    expect(desktop.page.get_by_role("row").nth(2).get_by_role("cell").last).to_have_text("0%")
+    after = shares(desktop)
+    assert [row[0] for row in after] == [row[0] for row in before]
+    assert [row[1] for row in after] == ["100%"] + ["0%"] * 9
+    options.last.click()
+    expect(desktop.page.get_by_role("caption")).to_contain_text("a little girl”")
+
+
+def test_bad_text_is_refused_in_place(desktop):
+    desktop.enter("Look inside")
+    box = desktop.page.get_by_role("textbox", name="Text to look into")
+    for text, refusal in (("", "text has no character that this model knows"), ("a" * 4001, "text has 4,001")):
+        box.fill(text)
+        desktop.press("Colour this text")
+        expect(desktop.alert).to_contain_text(refusal)
+        expect(box).to_have_attribute("aria-invalid", "true")
+        expect(box).to_have_value(text)
+
+
+def test_every_model_tells_from_one_prompt_and_seed(desktop):
+    desktop.set("Length, in characters", 200)
+    desktop.enter("Compare")
+    desktop.page.get_by_role("textbox", name="Prompt for all models").fill(TEXT)
+    desktop.press("Compare")
+    cards = desktop.page.get_by_role("article").filter(has=desktop.page.get_by_role("heading", level=2))
+    expect(cards).to_have_count(3)
+    seeds = set()
+    for name, parameters in (("pocket", "211,872"), ("classic-onecycle", "211,664"), ("classic", "211,664")):
+        card = desktop.page.get_by_role("article", name=name, exact=True)
+        figures = re.compile(
+            rf"{parameters} parameters · [\d.]+ nats per character.*characters/s · seed \d+", re.DOTALL
+        )
+        expect(card).to_have_text(figures)
+        expect(card.locator(".given")).to_have_text(TEXT)
+        expect(card).to_have_attribute("aria-busy", "false")
+        seeds.add(re.search(r"seed (\d+)", card.text_content())[1])
+    assert len(seeds) == 1
+    desktop.set("Length, in characters", 4000)
+    desktop.press("Compare")
+    expect(cards.first).to_have_attribute("aria-busy", "true")
+    desktop.page.keyboard.press("Escape")
+    expect(cards.first).to_have_attribute("aria-busy", "false")
+    assert len(cards.first.locator(".told").text_content()) < 4000
+
+
+def test_how_it_was_trained(desktop):
+    desktop.enter("How it was trained")
+    expect(desktop.page.get_by_role("slider", name="Temperature")).not_to_be_visible()
+    curves = desktop.page.get_by_role("img", name=re.compile("^Loss while training, pocket: .* → 0.70$"))
+    path = curves.locator("path.curve.val")
+    linear = path.get_attribute("d")
+    assert linear.count("L") > 5
+    desktop.page.get_by_role("radio", name="logarithmic").check()
+    expect(path).not_to_have_attribute("d", linear)
+    row = desktop.page.get_by_role("row", name=re.compile("^pocket "))
+    expect(row).to_contain_text("0.712")
+    expect(desktop.page.get_by_text("python -m train --preset classic-onecycle")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_nothing_serious_on_any_tab(browser, server, size, scheme):
+    pictures = ROOT / "screenshots"
+    with visit(browser, server.url, "#prompt=Tom&length=80&seed=1", size=size, color_scheme=scheme) as reader:
+        reader.wait_until_told()
+        reader.press("More settings ▼")
+        for tab in TABS:
+            reader.enter(tab)
+            if tab == "Look inside":
+                reader.page.get_by_role("listbox").get_by_role("option").nth(5).click()
+                expect(reader.page.get_by_role("caption")).to_be_visible()
+            reader.page.mouse.move(0, 0)
+            found = Axe().run(reader.page).response["violations"]
+            serious = [each for each in found if each["impact"] in ("serious", "critical")]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == [], tab
+            assert reader.page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], tab
+            reader.page.screenshot(path=pictures / f"{tab.split()[0].lower()}-{size}-{scheme}.png", full_page=True)
+
+
+def tab_to(page, goal: Locator) -> None:
+    """Presses Tab until the goal has the focus."""
+    for _ in range(80):
+        if goal.count() and goal.evaluate("it => it === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    here = page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    pytest.fail(f"the keyboard does not reach {goal}, but {here}")
+
+
+def test_the_keyboard_suffices(desktop):
+    page = desktop.page
+    tab_to(page, desktop.prompt)
+    page.keyboard.type("Tom")
+    page.keyboard.press("Enter")
+    desktop.wait_for_longer("Tom")
+    desktop.wait_until_told()
+    tab_to(page, page.get_by_role("tab", name="Look inside"))
+    page.keyboard.press("Enter")
+    options = page.get_by_role("listbox").get_by_role("option")
+    expect(options.first).to_be_visible()
+    tab_to(page, options.first)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("caption")).to_have_text("The ten likeliest characters after “T”")
+    tab_to(page, page.get_by_role("slider", name="Temperature"))
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("spinbutton", name="number input for Temperature")).to_have_value("0.85")
+
+
+@pytest.mark.parametrize(
+    ("locale", "title", "tell", "about"),
+    [
+        ("de-DE", "Geschichtenerzähler", "Erzählen", "80 Zeichen"),
+        ("hi-IN", "कथावाचक", "सुनाओ", "80 अक्षर"),
+        ("fr-FR", "Storyteller", "Tell", "80 characters"),
+    ],
+)
+def test_the_page_speaks_the_visitor_s_language(browser, server, locale, title, tell, about):
+    with visit(browser, server.url, "#prompt=Tom&model=classic&length=80&seed=1", locale=locale) as reader:
+        expect(reader.page.get_by_role("heading", level=1)).to_have_text(title)
+        expect(reader.button(tell)).to_be_visible()
+        expect(reader.page.get_by_text(about)).to_be_visible()
+        assert reader.page.title() == title
+
+
+def test_reduced_motion_is_respected(browser, server):
+    with visit(browser, server.url, reduced_motion="reduce") as reader:
+        colour(reader).first.click()
+        bar = reader.page.locator(".bar").first
+        expect(bar).to_be_attached()
+        assert bar.evaluate("it => getComputedStyle(it).transitionDuration") in ("0s", "1e-06s")
+
+
+def test_with_one_model_and_with_pytorch(browser, tmp_path):
+    """Attention is there, Compare says what is missing, and a broken model is named."""
+    save_tiny(tmp_path / "models" / "ending", nats=1.0, ends=True)
+    save_broken(tmp_path / "models" / "broken")
+    with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:
+        expect(reader.page.get_by_role("textbox", name="Models that were skipped")).to_have_value(
+            re.compile("^broken: ")
+        )
+        reader.enter("Compare")
+        expect(reader.page.get_by_text("There is one model here.")).to_be_visible()
+        reader.enter("How it was trained")
+        expect(reader.page.get_by_text("train <b>1</b>")).to_be_visible()
+        expect.set_options(timeout=120_000)  # PyTorch is imported first
+        colour(reader, "Tom ran.").nth(4).click()
+        reader.press("Attention ▼")
+        reader.set("Layer", 2)
+        reader.press("Show attention")
+        heading = reader.page.get_by_role(
+            "heading", name="Where layer 2, head 1 looks to find the character after “Tom ”"
+        )
+        expect(heading).to_be_visible()
+        characters = reader.page.get_by_role("listbox", name=re.compile("^Where layer 2")).get_by_role("option")
+        labels = [option.get_attribute("aria-label") for option in characters.all()]
+        assert [label.split(",")[0] for label in labels] == ["T", "o", "m", "blank"]
+        opening = reader.page.get_by_text("goes to the mark that opens the story").text_content()
+        given = [float(re.search(r"([\d.]+)%", text)[1]) for text in [*labels, opening]]
+        assert sum(given) == pytest.approx(100, abs=0.5)

@@ -1,0 +1,64 @@
+"""A seeded monkey presses, types and drags at random for MONKEY_SECONDS: no error in the console, none in the log."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+from playwright.sync_api import Error, expect
+from reading import MARKUP, chromium, visit
+from serving import ROOT, serve
+
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "20"))
+KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
+TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
+# What a visitor can act on, apart from links that lead away.
+TARGETS = "button, [role=tab], [role=option], [role=combobox], textarea, input"
+
+
+def act(page, draw: random.Random) -> None:
+    """Does one thing to one thing that is there."""
+    targets = [each for each in page.query_selector_all(TARGETS) if each.is_visible()]
+    target = draw.choice(targets)
+    kind = target.evaluate("it => it.tagName === 'INPUT' ? it.type : it.tagName.toLowerCase()")
+    if draw.random() < 0.2:
+        page.keyboard.press(draw.choice(KEYS))
+    elif kind == "textarea":
+        target.fill(draw.choice(TEXTS))
+    elif kind == "range":
+        target.fill(str(draw.uniform(float(target.get_attribute("min")), float(target.get_attribute("max")))))
+    elif kind == "number":
+        target.fill(str(draw.choice([-5, 0, 1, 7, 60, 10**6])))
+    else:
+        target.click(timeout=1000)
+
+
+@pytest.mark.parametrize("size", ["desktop"])
+def test_nothing_breaks_under_a_monkey(tmp_path, size):
+    draw = random.Random(int(os.environ.get("MONKEY_SEED", "1")))
+    with (
+        serve(tmp_path, ROOT / "artifacts", torch=False) as server,
+        chromium() as browser,
+        visit(browser, server.url, size=size) as reader,
+    ):
+        done, until = 0, time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            try:
+                act(reader.page, draw)
+                done += 1
+            except Error as error:  # what was drawn went away meanwhile, or something lies over it
+                assert any(text in str(error) for text in ("Timeout", "not attached", "not visible", "Malformed")), (
+                    error
+                )
+            assert reader.troubles == [], f"after {done} actions"
+        assert done > SECONDS / 2
+        reader.page.goto(f"{server.url}/#")
+        reader.page.reload()
+        reader.prompt.fill("Tom")
+        reader.press("Tell")
+        reader.wait_for_longer("Tom")
+        assert server.complaints() == []
+        print(f"{done} actions")
+        expect(reader.alert).to_have_count(0)

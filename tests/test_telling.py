@@ -1,0 +1,48 @@
+"""Stories as they grow: one, one that goes on, and several together."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from model import Sampling
+from page.telling import figures, stream, stream_together
+
+
+def last(tellings):
+    *_, telling = tellings
+    return telling
+
+
+def test_a_story_grows_to_what_the_model_tells(storyteller):
+    sampling = Sampling(length=300, seed=3)
+    told = "".join(storyteller.tell("Tom", sampling))
+    tellings = list(stream(storyteller, "Tom", sampling))
+    assert all(after["text"].startswith(before["text"]) for before, after in pairwise(tellings))
+    assert [telling["running"] for telling in tellings] == [True] * (len(tellings) - 1) + [False]
+    over = tellings[-1]
+    assert (over["prompt"], over["text"], over["written"]) == ("Tom", told, len(told))
+    assert over["ended"] == (len(told) < 300)
+    settings = dict(model=storyteller.name, prompt="Tom", length=300, temperature=0.8, top_k=0, top_p=1.0, min_p=0.0)
+    assert over["settings"] == settings | {"seed": 3}
+    assert figures(over).startswith(f"{len(told)} characters · ") and figures(over).splitlines()[0].endswith("seed 3")
+
+
+def test_what_goes_on_keeps_what_was(storyteller):
+    telling = last(stream(storyteller, "Tom ran.", Sampling(length=5, seed=1), shown="Tom", before=" ran."))
+    assert telling["prompt"] == "Tom" and telling["text"].startswith(" ran.")
+    assert len(telling["text"]) == len(" ran.") + telling["written"]
+
+
+def test_together_each_tells_what_it_tells_alone(storyteller):
+    sampling = Sampling(length=200, seed=5)
+    alone = "".join(storyteller.tell("Ann", sampling))
+    tellings = last(stream_together([storyteller, storyteller], "Ann", sampling))
+    assert [telling["text"] for telling in tellings] == [alone, alone]
+    assert not any(telling["running"] for telling in tellings)
+
+
+def test_what_is_lost_is_named(storyteller):
+    telling = last(stream(storyteller, "☃\x07" + "a" * 40, Sampling(length=1, seed=1)))
+    assert telling["dropped"] == ["☃", "U+0007"]
+    assert telling["kept"] == storyteller.config.context == 32
+    assert "☃ U+0007" in figures(telling) and "the last 32 characters" in figures(telling)

@@ -1,0 +1,26 @@
+"""The table of words is whole in each language, and small enough; so is the page's own code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from page.looks import HERE, SCRIPTS, STYLE
+from page.words import LANGUAGES, TABLE
+
+CODE = "".join(path.read_text() for path in [HERE.parent / "app.py", *HERE.glob("*.py"), *SCRIPTS])
+
+
+@pytest.mark.parametrize("key", TABLE)
+def test_every_word_is_in_each_language_and_used(key):
+    words = TABLE[key]
+    assert tuple(words) == LANGUAGES and all(words.values())
+    assert {frozenset(re.findall(r"\{\w+\}", text)) for text in words.values()} == {
+        frozenset(re.findall(r"\{\w+\}", words["en"]))
+    }
+    assert f'"{key}"' in CODE
+
+
+def test_the_page_adds_less_than_100_kb():
+    assert sum(path.stat().st_size for path in [*SCRIPTS, STYLE, HERE / "words.json"]) < 100_000
