@@ -108,7 +108,7 @@ def test_front_matter_that_the_hub_would_refuse(contents: Contents, old: str, ne
 
 
 def test_gradio_has_one_version(contents: Contents) -> None:
-    pin = re.search(r"gradio==(\S+)", contents.files["requirements.txt"].decode())[1]
+    pin = re.search(r"gradio\[mcp\]==(\S+)", contents.files["requirements.txt"].decode())[1]
     message = refused(check, changed(contents, README_md=README.replace(f"sdk_version: {pin}", "sdk_version: 5.0.0")))
     assert message == (f"README.md: sdk_version ('5.0.0'), but requirements.txt pins gradio=={pin}: make them equal")
     assert "pins no gradio" in refused(check, changed(contents, requirements_txt="numpy\n"))

@@ -1,4 +1,4 @@
-"""What a Space holds: app.py and page/, model/, chosen artifacts, lean requirements and the README; all checked offline."""
+"""What a Space holds: app.py and page/, model/, chosen artifacts, lean requirements, README; all checked offline."""
 
 from __future__ import annotations
 

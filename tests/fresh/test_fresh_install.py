@@ -40,7 +40,7 @@ def test_a_fresh_environment_tells_the_story(
     contents = gather(["pocket"])
     requirements = tmp_path / "requirements.txt"
     requirements.write_bytes(contents.files["requirements.txt"])
-    version = re.search(r"gradio==(\S+)", requirements.read_text())[1]
+    version = re.search(r"gradio\[mcp\]==(\S+)", requirements.read_text())[1]
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     inside = str(tmp_path / "venv" / "bin" / "python")
     image = [package.format(version=version) for package in IMAGE]
