@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import threading
 from pathlib import Path
@@ -24,12 +25,6 @@ STORIES_AT_ONCE = 4  # told at the same time; they share the processor's cores
 LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
 WAITING = 32  # queued behind them; more are turned away
 
-EXAMPLES = [
-    "Once upon a time, there was a little robot who",
-    "The dragon was afraid of the dark.",
-    "Lily found a tiny door behind the big tree.",
-    "One rainy day, Tom and his cat",
-]
 HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES_AT_ONCE, concurrency_id="stories")
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
@@ -123,7 +118,7 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
     )
     refusal = view("refusal")
     with gr.Row(elem_classes="chips"):
-        examples = [gr.Button(text, size="sm", min_width=0) for text in EXAMPLES]
+        examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.best)]
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
         stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop")
@@ -182,6 +177,8 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
     download.click(js="storyteller.download", **HERE)
     for button in examples:
         button.click(js="text => text", inputs=button, outputs=prompt, **HERE)
+    beginnings = json.dumps({name: shelf.prompts(name) for name in shelf.storytellers})
+    settings.model.change(js=f"name => ({beginnings})[name]", inputs=settings.model, outputs=examples, **HERE)
 
     # A link is opened: its settings are put into place, and its story is told.
     linked = [prompt, *settings]
@@ -244,7 +241,11 @@ def compare_tab(shelf: Shelf, settings: Settings) -> None:
     if len(shelf.storytellers) == 1:
         gr.Markdown(WORDS("compare_one"))
     prompt = gr.Textbox(
-        EXAMPLES[0], label=WORDS("compare_prompt"), info=WORDS("prompt_info"), max_lines=8, elem_id="compare_prompt"
+        shelf.prompts(shelf.best)[0],
+        label=WORDS("compare_prompt"),
+        info=WORDS("prompt_info"),
+        max_lines=8,
+        elem_id="compare_prompt",
     )
     refusal = view("refusal", fields={"prompt": "compare_prompt"})
     with gr.Row(elem_classes="buttons"):

@@ -14,6 +14,12 @@ from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text
 from page.telling import Telling, figures, stream, stream_together
 
 LIKELIEST = 10  # next characters that are shown
+EXAMPLES = [  # of beginnings, for a model that has none of its own
+    "Once upon a time, there was a little robot who",
+    "The dragon was afraid of the dark.",
+    "Lily found a tiny door behind the big tree.",
+    "One rainy day, Tom and his cat",
+]
 HAS_TORCH = find_spec("torch") is not None
 
 
@@ -44,6 +50,12 @@ class Shelf:
         if not isinstance(name, str) or name not in self.storytellers:
             raise Refusal(f"model must be one of {', '.join(self.storytellers)}", "model")
         return self.storytellers[name]
+
+    def prompts(self, name: object) -> list[str]:
+        """Beginnings that suit a model, as many as `EXAMPLES`: its own, as its metrics.json has them, first."""
+        own = self.storyteller(name).metrics.get("prompts")
+        own = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
+        return [*own, *EXAMPLES][: len(EXAMPLES)]
 
     # The API: these docstrings and types are its documentation, on the page and for MCP. Gradio reads the types
     # themselves, not their text, and of what is streamed the type of one piece.

@@ -46,7 +46,7 @@ class Server:
         return [line for line in lines if "Traceback" in line or "Error" in line or "Warning" in line]
 
 
-def save_tiny(folder: Path, *, nats: float, ends: bool) -> None:
+def save_tiny(folder: Path, *, nats: float, ends: bool, prompts: object = None) -> None:
     """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or a slower one
     without an end mark, which fills every length and knows no digit."""
     vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
@@ -59,6 +59,7 @@ def save_tiny(folder: Path, *, nats: float, ends: bool) -> None:
     }
     parameters = sum(array.size for array in weights.values())
     metrics = dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=2, command="train <b>1</b>")
+    metrics |= {} if prompts is None else {"prompts": prompts}
     log = [dict(step=step, train=4 / (step + 1), val=4.4 / (step + 1), lr=0.001) for step in range(3)]
     save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card="# tiny\n")
 

@@ -18,7 +18,7 @@ LONG = "Once upon a time"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("browser")
-    save_tiny(home / "artifacts" / "endless", nats=2.0, ends=False)
+    save_tiny(home / "artifacts" / "endless", nats=2.0, ends=False, prompts=["ROMEO:", {"no": "text"}])
     save_tiny(home / "artifacts" / "ending", nats=1.0, ends=True)
     with serve(home, home / "artifacts") as server:
         yield server
@@ -87,6 +87,20 @@ def test_shift_enter_breaks_the_line(desktop):
     desktop.prompt.press_sequentially("Ann")
     expect(desktop.prompt).to_have_value("Tom ran.\nAnn")
     expect(desktop.story).to_have_text("Your story appears here.")
+
+
+def test_a_model_offers_beginnings_of_its_own(desktop):
+    own = desktop.page.get_by_role("button", name="ROMEO:")
+    common = desktop.page.get_by_role("button", name="One rainy day, Tom and his cat")
+    expect(common).to_be_visible()
+    expect(own).to_have_count(0)
+    desktop.choose("endless")
+    expect(own).to_be_visible()
+    expect(common).to_have_count(0)
+    desktop.press("ROMEO:")
+    expect(desktop.prompt).to_have_value("ROMEO:")
+    desktop.choose("ending")
+    expect(common).to_be_visible()
 
 
 def test_a_chip_fills_the_prompt_and_a_new_telling_replaces_the_old(desktop):
