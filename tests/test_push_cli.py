@@ -60,8 +60,8 @@ def test_train_push_tell_retrain_push_tell(hub: Hub, tmp_path: Path, capsys: pyt
         argv = ["--preset", "debug", "--data", str(text), "--out", str(out), "--steps", "30", "--seed", str(seed)]
         assert training.main(argv) == 0
         capsys.readouterr()
-        code, printed, _ = run(capsys, NAME, "--artifact", out)
-        assert code == 0
+        code, printed, err = run(capsys, NAME, "--artifact", out)
+        assert code == 0, err
         assert printed.endswith(f"{URL}\n") and "  --> gradio[oauth]==" in printed
         space = Path(snapshot_download(NAME, repo_type="space", local_dir=tmp_path / "fetched", token=TOKEN))
         kept = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
