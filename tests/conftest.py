@@ -20,6 +20,9 @@ from model.storyteller import Storyteller
 from model.vocab import Vocab
 from train import export_onnx
 
+# So that their assertions print values, as those of tests do.
+pytest.register_assert_rewrite("reading", "serving")
+
 # The same examples on every run, however slow the machine.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")

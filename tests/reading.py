@@ -27,6 +27,7 @@ class Reader:
         host = f"{url}/"
         outside = self.troubles.append
         self.page.on("request", lambda it: it.url.startswith((host, "data:", "blob:")) or outside(f"asked {it.url}"))
+        self.page.on("response", lambda it: it.status >= 400 and self.troubles.append(f"{it.status} {it.url}"))
         self.page.on("console", lambda it: it.type in ("error", "warning") and self.troubles.append(it.text))
         self.page.on("pageerror", lambda it: self.troubles.append(str(it)))
         self.page.goto(host + link)
