@@ -83,9 +83,10 @@ storyteller.keep = async (kept) => {
   return [telling, all, all];
 };
 
+// An array is a list of outputs, even where there is one output: so one that is an array itself stands in another.
 storyteller.halt = async () => {
   await storyteller.settled();
-  return storyteller.compared?.map((telling) => ({ ...telling, running: false })) ?? null;
+  return [storyteller.compared?.map((telling) => ({ ...telling, running: false })) ?? null];
 };
 
 storyteller.clear = async () => {
