@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import json
 import math
@@ -117,10 +116,11 @@ def test_the_same_as_mcp_tools(server, client):
         assert all("description" in each for each in tool.inputSchema["properties"].values())
     texts = {name: "\n".join(part.text for part in answer.content) for name, answer in answers.items()}
     told = client.predict("", "Once", 40, seed=7, api_name="/tell")
-    story, figures = ast.literal_eval(texts["tell"])
+    story, figures = json.loads(texts["tell"])
     assert story == told[0] and "seed 7" in figures
-    assert "bits_per_character" in texts["score"]
-    assert len(json.loads(texts["next_characters"])) == 2
-    assert "ending" in texts["models"]
+    assert json.loads(texts["score"]) == client.predict("ending", "Tom ran.", api_name="/score")
+    likeliest = client.predict("ending", "Tom", count=2, api_name="/next_characters")
+    assert json.loads(texts["next_characters"]) == likeliest and len(likeliest) == 2
+    assert json.loads(texts["models"]) == client.predict(api_name="/models")
     assert answers["refused"].isError
     assert "length (0) must be a whole number from 1 to 4,000" in texts["refused"]
