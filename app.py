@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from model.zerogpu import register
 from page.limits import MAX_LENGTH, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
-from page.mends import CalmStop, answer_in_json
+from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
 from page.shelf import HAS_TORCH, Shelf
 from page.words import ENGLISH, WORDS
 
@@ -312,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_monitoring=False,
         run_history=False,
         footer_links=["api", "settings"],
-        app_kwargs={"middleware": [Middleware(CalmStop)]},
+        app_kwargs={"middleware": [Middleware(CalmStop), Middleware(EarlyStop, page), Middleware(NoFigures)]},
     )
     answer_in_json(page.mcp_server_obj)
     threading.Thread(target=shelf.warm_up, daemon=True).start()

@@ -1,11 +1,15 @@
-"""Two mends of what Gradio 6.31 sends; drop each when its test passes without it."""
+"""Mends of what Gradio 6.31 sends; drop each when its test passes without it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+from gradio import Blocks
 from gradio.mcp import GradioMCPServer
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -29,6 +33,58 @@ class CalmStop:
 
         stream = scope["type"] == "http" and scope["path"].endswith("/queue/data")
         await self.app(scope, receive, sent if stream else send)
+
+
+class EarlyStop:
+    """ASGI middleware: a story can be stopped before its teller's browser knows the number of the event.
+
+    The page then sends null for it, which Gradio refuses, and the story would go on.
+    """
+
+    SECONDS = 2  # for the event itself to arrive, which travels on another connection
+
+    def __init__(self, app: ASGIApp, page: Blocks) -> None:
+        self.app, self.page = app, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].endswith(("/cancel", "/reset")):
+            return await self.app(scope, receive, send)
+        body = await Request(scope, receive).body()
+        try:
+            asked = json.loads(body)
+        except ValueError:  # Gradio says what is wrong with it
+            asked = None
+        if isinstance(asked, dict) and asked.get("event_id", "") is None:
+            body = json.dumps(asked | {"event_id": await self._event(asked)}).encode()
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self.app(scope, again, send)
+
+    async def _event(self, asked: dict) -> str:
+        """The latest event of this session and function; empty if there is none, or nothing to look for."""
+        for _ in range(self.SECONDS * 20 if "fn_index" in asked else 0):
+            for number, event in reversed(self.page._queue.event_ids_to_events.items()):
+                if (event.session_hash, event.fn._id) == (asked.get("session_hash"), asked["fn_index"]):
+                    return number
+            await asyncio.sleep(0.05)
+        return ""
+
+
+class NoFigures:
+    """ASGI middleware: the page's API documentation always asks how often each endpoint was called.
+
+    With monitoring off Gradio forbids that, which browsers log as an error; here the answer is that there are none.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["path"].endswith("/monitoring/summary")
+        await (JSONResponse({"functions": {}}) if asked else self.app)(scope, receive, send)
 
 
 def answer_in_json(server: GradioMCPServer) -> None:

@@ -81,6 +81,41 @@ def test_enter_tells_escape_stops_and_it_goes_on(reader):
     assert "#" not in reader.page.url
 
 
+def test_stop_shows_no_error_however_late_its_answer(desktop):
+    """Gradio's page ends a story twice: when its stream does, and when the request to stop it is answered."""
+    tell_long(desktop)
+    desktop.page.evaluate(
+        """() => {
+          const look = () => (window.seen ||= story.textContent.includes("Error"));
+          new MutationObserver(look).observe(story, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    desktop.page.route("**/reset", lambda route: (desktop.page.wait_for_timeout(500), route.continue_()))
+    with desktop.page.expect_response("**/reset"):
+        desktop.press("Stop")
+    desktop.wait_until_told()
+    assert desktop.page.evaluate("window.seen") is False
+
+
+def test_stop_before_the_story_has_begun(desktop):
+    """What tells the story is still on its way back from the server when Stop is pressed."""
+    desktop.choose("endless")
+    desktop.set("Length, in characters", 4000)
+
+    def late(route):
+        answer = route.fetch()
+        desktop.press("Stop")
+        desktop.page.wait_for_timeout(300)
+        route.fulfill(response=answer)
+
+    desktop.page.route("**/queue/join*", late, times=1)
+    desktop.prompt.fill("Tom")
+    desktop.press("Tell")
+    stopped = desktop.wait_until_told()
+    desktop.page.wait_for_timeout(300)
+    assert desktop.story.text_content() == stopped and len(stopped) < 4000
+
+
 def test_shift_enter_breaks_the_line(desktop):
     desktop.prompt.fill("Tom ran.")
     desktop.prompt.press("Shift+Enter")
