@@ -137,6 +137,16 @@ def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.Capture
     assert "\n2 told stories (temperature 0.8, top-k 0, top-p 1, min-p 0) beside 2 of held_out.txt:\n" in kept.card
     assert kept.hashes["model.onnx"] == before.hashes["model.onnx"] and kept.warning is None
 
+    assert evaluate([str(out), "--data", str(held_out), "--first", "3", "--record"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert model.load(out).metrics["others"] == {"held_out.txt": {key: line[key] for key in line if key != "artifact"}}
+    # what a model of another text has no figure of is left out of a check, and a check of nothing is no success
+    assert evaluate([str(out), "--data", str(held_out), "--check"]) == 2
+    assert capsys.readouterr().err == (
+        "out not checked: its figures are of stories (the part held out)\n"
+        "error: no artifact has figures of held_out.txt\n"
+    )
+
 
 def test_evaluate_checks_what_was_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

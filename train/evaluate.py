@@ -123,6 +123,12 @@ def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
     return by_count[result["stories"]]
 
 
+def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
+    """Adds figures to the metrics.json of an artifact, and renews its card."""
+    metrics = dict(storyteller.metrics) | figures
+    add_figures(storyteller.folder, figures, card(metrics, storyteller.network, storyteller.vocab))
+
+
 def judged(storyteller: Storyteller, judge: Judge, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
     """Figures of `count` told stories, and the same ones of the first `count` held-out stories."""
     real = [Told(story, True) for story in islice(read_stories(held_out), count)]
@@ -140,19 +146,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
     parser.add_argument("--first", type=int, metavar="N", help="quick: score the first N stories only")
     parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json is off by more than {TOLERANCE}")
+    parser.add_argument("--record", action="store_true", help="add the figures to metrics.json, and to the card")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     told = parser.add_argument_group("judge told stories instead")
     told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and judge them beside N held-out ones")
     told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
     for name, default in (("temperature", 0.8), ("top_p", 1.0), ("min_p", 0.0)):
         told.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="X", help="(%(default)s)")
-    told.add_argument("--record", action="store_true", help="write the figures into metrics.json and the model card")
     args = parser.parse_args(argv)
     if args.stories is not None and (args.stories < 1 or args.train is None):
         parser.error("--stories takes a number of at least 1, and --train FILE, what the artifact was trained on")
     if args.first is not None and args.first < 1:
         parser.error(f"--first ({args.first}) must be at least 1")
-    off = []
+    if args.check and (args.record or args.stories):
+        parser.error("--check compares with what is recorded: give it without --record and --stories")
+    off, checked = [], 0
     try:
         device = pick_device(args.device)
         judge = Judge(read_stories(args.train)) if args.stories else None
@@ -162,9 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
                 figures = judged(storyteller, judge, args.data, args.stories, sampling)
                 if args.record:
-                    metrics = storyteller.metrics | {"stories": figures}
-                    add_figures(folder, {"stories": figures}, card(metrics, storyteller.network, storyteller.vocab))
+                    record(storyteller, {"stories": figures})
                 print(json.dumps({"artifact": storyteller.name, **figures}), flush=True)
+                continue
+            if args.check and storyteller.metrics["evaluation"]["data"] != args.data.name:
+                theirs = storyteller.metrics["evaluation"]["data"]
+                print(f"{storyteller.name} not checked: its figures are of {theirs}", file=sys.stderr)
                 continue
             stories = islice(read_stories(args.data), args.first)
             sequences = [sequence(storyteller.vocab, story) for story in stories]
@@ -172,13 +183,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise CorpusError(f"{args.data} holds no story to score")
             result = evaluation(storyteller.network.to(device), sequences, args.data.name)
             line = {"artifact": storyteller.name, **result}
+            if args.record:
+                others = storyteller.metrics.get("others", {}) | {args.data.name: result}
+                record(storyteller, {"others": others})
             if args.check:
+                checked += 1
                 line["recorded"] = recorded(storyteller.metrics, result)
                 if abs(line["recorded"] - result["nats_per_character"]) > TOLERANCE:
                     off.append(storyteller.name)
             print(json.dumps(line), flush=True)
     except (ValueError, OSError) as error:  # ArtifactError and CorpusError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.check and not checked:
+        print(f"error: no artifact has figures of {args.data.name}", file=sys.stderr)
         return 2
     if off:
         print(f"not as recorded: {', '.join(off)}", file=sys.stderr)

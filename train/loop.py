@@ -448,5 +448,7 @@ def part(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[np.ndarray, np.n
 
 def held_out_name(text: corpus.Corpus) -> str:
     """What the validation text of a corpus is called on a card."""
+    if "tales" in text.report:
+        return f"{text.name} (the held-out tales)"
     files = [source["file"] for source in text.report["validation_sources"]]
     return ", ".join(files) or f"{text.name} (the part held out)"

@@ -41,6 +41,7 @@ PROMPTS = {
     ),
 }
 TINYSTORIES_MB = 1_900  # TinyStories-train.txt
+NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
     "known_words": "words that occur in the training text",
@@ -234,7 +235,8 @@ def _figure(value: float | None) -> str:
 
 def results(artifacts: Path, runs: Path) -> dict[str, str]:
     """The tables of the README by the name of their block, made of the metrics.json of artifacts and of other seeds."""
-    models = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
+    every = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
+    models = [m for m in every if "tinystories" in m["data"]["name"].lower()]
     rows = [
         "| model | parameters | nats per character | first 500 stories | characters seen | training |",
         "|---|---|---|---|---|---|",
@@ -257,7 +259,32 @@ def results(artifacts: Path, runs: Path) -> dict[str, str]:
             train, val = (sum(m[key] for m in metrics) / 3 for key in ("train_loss", "val_loss"))
             each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
             seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
-    return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)}
+    return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)} | {
+        "voices": _voices([m for m in every if m not in models])
+    }
+
+
+def _voices(models: Sequence[dict[str, Any]]) -> str:
+    """The models of other texts, each measured on a part of its own text that it did not see."""
+    if not models:
+        return "None has been trained yet."
+    lines = [
+        "| model | parameters | held-out text | nats per character | beside | TinyStories, first 100 stories |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in models:
+        beside = []
+        if windows := m.get("windows"):
+            beside.append(f"{windows['nats_per_character']:.3f} by nanoGPT's rule, where {NANOGPT}")
+        if base := m.get("base"):
+            beside.append(f"{base['nats_per_character']:.3f}: {base['name']}, untuned")
+        other = m.get("others", {}).get("valid.txt", {})
+        kept = f"{other['nats_per_character']:.3f}" if other.get("stories") == 100 else ""
+        lines.append(
+            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['evaluation']['data']} "
+            f"| {m['nats_per_character']:.3f} | {'; '.join(beside)} | {kept} |"
+        )
+    return "\n".join(lines)
 
 
 def _readings(models: Sequence[dict[str, Any]]) -> str:
