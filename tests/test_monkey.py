@@ -28,11 +28,12 @@ REACHED = """it => {
 def act(page, draw: random.Random) -> None:
     """Does one thing to one thing that is there."""
     targets = page.query_selector_all(TARGETS)
-    target = next(each for each in draw.sample(targets, len(targets)) if each.evaluate(REACHED))
-    kind = target.evaluate("it => it.tagName === 'INPUT' ? it.type : it.tagName.toLowerCase()")
-    if draw.random() < 0.2:
+    target = next((each for each in draw.sample(targets, len(targets)) if each.evaluate(REACHED)), None)
+    if target is None or draw.random() < 0.2:  # none: a dialog has just opened over all of them
         page.keyboard.press(draw.choice(KEYS))
-    elif kind == "textarea":
+        return
+    kind = target.evaluate("it => it.tagName === 'INPUT' ? it.type : it.tagName.toLowerCase()")
+    if kind == "textarea":
         target.fill(draw.choice(TEXTS), timeout=1000)
     elif kind == "range":
         target.fill(
