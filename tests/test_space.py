@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from serving import ROOT, save_broken, save_tiny
 
-from model import zerogpu
+from model import find, zerogpu
 from model.artifacts import ArtifactError, file_bytes
 from train.page import rehearse, tell
 from train.space import Contents, PushError, check, gather, secrets
@@ -178,7 +178,7 @@ def test_a_broken_artifact_stops_the_push(tmp_path: Path, tiny_onnx: Path) -> No
 def test_the_page_is_rehearsed_from_its_files_alone(contents: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     spy = "import os, sys\nsys.exit(f'{sorted(os.listdir())}, {os.getenv(\"HF_TOKEN\")}')\n"
-    expected = ["README.md", "app.py", "artifacts", "model", "page.log", "requirements.txt"]
+    expected = ["README.md", "app.py", "artifacts", "model", "page", "page.log", "requirements.txt"]
     message = refused(rehearse, changed(contents, app_py=spy))
     assert message == f"the page does not start:\n{expected}, None"
 
