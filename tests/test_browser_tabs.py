@@ -61,7 +61,7 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     assert options.first.get_attribute("title") == options.first.get_attribute("aria-label")
     assert len({option.get_attribute("class") for option in options.all()[:60]}) > 2
     status = desktop.page.get_by_role("status").filter(has_text="bits per character")
-    line = r"[\d.]+ bits per character over \d+ characters; the average of pocket on .+ is 1\.03\."
+    line = r"[\d.]+ bits per character over \d+ characters; the average of storyteller on .+ is 0\.80\."
     expect(status).to_have_text(re.compile(line))
     expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).not_to_be_visible()
     desktop.press("Attention ▼")
@@ -101,7 +101,7 @@ def test_every_model_tells_from_one_prompt_and_seed(desktop):
     desktop.page.get_by_role("textbox", name="Prompt for all models").fill(TEXT)
     desktop.press("Compare")
     cards = desktop.page.get_by_role("article").filter(has=desktop.page.get_by_role("heading", level=2))
-    expect(cards).to_have_count(3)
+    expect(cards).to_have_count(6)
     seeds = set()
     for name, parameters in (("pocket", "211,872"), ("classic-onecycle", "211,664"), ("classic", "211,664")):
         card = desktop.page.get_by_role("article", name=name, exact=True)

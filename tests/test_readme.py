@@ -31,7 +31,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith((".venv/bin/python ", ".venv/bin/torchrun ", "make ", "git "))
 ]
-ARTIFACTS = ("pocket", "classic", "classic-onecycle")
+ARTIFACTS = sorted(folder.name for folder in (ROOT / "artifacts").glob("[!.]*/"))
 
 
 def test_tables_are_made_of_the_runs_own_figures() -> None:
