@@ -249,6 +249,7 @@ def test_the_history_stays_in_the_browser(browser, server, desktop):
         expect(other.page.get_by_role("listitem").get_by_role("button")).to_have_count(0)
 
     desktop.page.reload()
+    desktop.wait_until_told()  # the link's story is told again, and kept
     desktop.press("Stories of this visit ▼")
     expect(kept).to_have_count(2)
     desktop.press("Forget them")
