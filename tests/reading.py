@@ -86,7 +86,8 @@ class Reader:
 
     def wait_until_told(self) -> str:
         """The story once it is over and its address is there."""
-        over = "storyteller.current && !storyteller.current.running && location.hash.includes('seed=')"
+        here = "typeof storyteller !== 'undefined' && storyteller.current"  # not yet where the page is just opened
+        over = f"{here} && !storyteller.current.running && location.hash.includes('seed=')"
         self.page.wait_for_function(over)
         return self.story.text_content()
 
