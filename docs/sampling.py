@@ -21,7 +21,7 @@ from train.judge import Judge, Told, tell_many  # noqa: E402
 from train.report import fill  # noqa: E402
 
 OUTCOMES = ROOT / "docs/sampling.jsonl"
-STORIES = 50
+STORIES = 100
 # Shares between 0 and 1 that tell a good story from a bad one; a copy is no virtue, so it is shown and does not count.
 JUDGED = ("known_words", "distinct_2", "distinct_3", "closed_quotes", "ended", "name_returns")
 SETTINGS: list[dict[str, float]] = [

@@ -83,6 +83,7 @@
     ["table_seen", (it) => it.characters_seen && number(it.characters_seen)],
     ["table_minutes", (it) => it.seconds && number(it.seconds / 60)],
     ["table_device", (it) => it.device],
+    ["table_data", (it) => it.data?.name],
   ];
 
   // A command in a box that scrolls by itself, on a phone too.
@@ -106,7 +107,7 @@
       make("p", {}, say("retrain_text")),
       command('make train ARGS="--preset pocket"', say("retrain")),
       make("p", {}, say("deploy_text")),
-      command("git push https://huggingface.co/spaces/YOU/YOUR-SPACE HEAD:main", say("deploy_text")),
+      command("python -m train.push YOU/YOUR-SPACE", say("deploy_text")),
       make("h2", {}, say("data")),
       make("p", {}, say("data_text")),
     );

@@ -99,7 +99,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(CHROMIUM_MISSING)
     if path is None:
         pytest.fail(CHROMIUM_MISSING)
-    expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=5_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
@@ -111,7 +111,7 @@ def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **s
     """A fresh visitor, whose console must stay clean and whose page must not scroll sideways."""
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, **settings)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(5_000)
     reader = Reader(context.new_page()).open(url, link)
     yield reader
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -93,7 +93,7 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
     try:
         url = f"http://127.0.0.1:{port}"
         while not _answers(url):
-            if process.poll() is not None or time.monotonic() - started > 180:
+            if process.poll() is not None or time.monotonic() - started > 60:
                 raise RuntimeError(f"app.py did not start:\n{log.read_text()}")
             time.sleep(0.02)
         yield Server(url, log, time.monotonic() - started)

@@ -222,7 +222,7 @@ def test_with_one_model_and_with_pytorch(browser, tmp_path):
         expect(reader.page.get_by_text("There is one model here.")).to_be_visible()
         reader.enter("How it was trained")
         expect(reader.page.get_by_text("train <b>1</b>")).to_be_visible()
-        expect.set_options(timeout=120_000)  # PyTorch is imported first
+        expect.set_options(timeout=30_000)  # PyTorch is imported first
         colour(reader, "Tom ran.").nth(4).click()
         reader.press("Attention ▼")
         reader.set("Layer", 2)

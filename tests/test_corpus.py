@@ -33,6 +33,20 @@ def text(made: Corpus, part: str) -> str:
     return "".join("|" if i == made.vocab.end else made.vocab.itos[i] for i in getattr(made, part))
 
 
+def test_a_text_in_given_symbols_has_a_cache_of_its_own(here: Path) -> None:
+    """The same file with the classic cleaning, in its own symbols, in those of a gpt and in fewer than it has."""
+    path = write("own.txt", "Tom ran.", "Ann sat!")
+    own = prepare(path, cleaning="classic", progress=False)
+    gpt = prepare(path, cleaning="classic", vocab=Vocab.ascii(), progress=False)
+    few = prepare(path, cleaning="classic", vocab=Vocab(list(" .Tanomr")), progress=False)
+    assert own.vocab == Vocab.from_text("Tom ran. Ann sat!") and gpt.vocab == Vocab.ascii()
+    assert text(own, "train") + text(own, "valid") == "Tom ran. Ann sat!"
+    assert text(gpt, "train") + text(gpt, "valid") == "|Tom ran. Ann sa||t!|"
+    assert text(few, "train") + text(few, "valid") == "Tom ran. nn a"
+    assert few.report["dropped_characters"] == {"!": 1, "A": 1, "s": 1, "t": 1}
+    assert len({made.report["fingerprint"] for made in (own, gpt, few)}) == 3
+
+
 def leftovers(folder: Path) -> list[str]:
     return [p.name for p in folder.glob(".cache/corpus/*")]
 

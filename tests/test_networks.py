@@ -243,3 +243,15 @@ def test_a_shape_that_does_not_fit_is_refused(fields: dict, message: str) -> Non
     with pytest.raises(ValueError) as error:
         ModelConfig(**fields)
     assert str(error.value) == message
+
+
+def test_attention_by_blocks_drops_single_weights() -> None:
+    """With unit vectors as values the output is the weights: each is 0, or what it was over the share that stays."""
+    torch.manual_seed(5)
+    q, k = torch.randn(2, 1, 2, 96, 16)
+    v = torch.eye(96).expand(1, 2, 96, 96)
+    whole = attend_by_blocks(q, k, v, 0.25)
+    dropped = attend_by_blocks(q, k, v, 0.25, dropout=0.25)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    assert kept[whole > 0].float().mean() == pytest.approx(0.75, abs=0.02)

@@ -14,7 +14,7 @@ from stories import write_stories
 import model
 from train import __main__ as training
 from train import deploy, page, push, refusals
-from train.page import PROMPT, SEED, tell
+from train.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
 NAME = "ann/stories"

@@ -118,6 +118,12 @@ def test_a_workflow_runs_what_is_here(name: str) -> None:
     assert name == "ci" or job["steps"][-1]["env"]["HF_TOKEN"] == "${{ secrets.HF_TOKEN }}"
 
 
+def test_whatever_a_space_holds_is_pushed_when_it_changes() -> None:
+    paths = yaml.safe_load((ROOT / ".github/workflows/space.yml").read_text())[True]["push"]["paths"]  # YAML's "on"
+    held = {path.split("/")[0] + "/**" if "/" in path else path for path in gather(["pocket"]).files}
+    assert set(paths) == held
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " -m model " in c])
 def test_a_telling_command_parses(command: str) -> None:
     build_parser().parse_args(shlex.split(command)[3:])

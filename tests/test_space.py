@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from serving import ROOT, save_broken, save_tiny
 
-from model import find, zerogpu
+from model import find
 from model.artifacts import ArtifactError, file_bytes
-from train.page import rehearse, tell
+from page import zerogpu
+from train.rehearsal import rehearse, tell
 from train.space import Contents, PushError, check, gather, secrets
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

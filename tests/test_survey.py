@@ -34,8 +34,8 @@ def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> N
     )
     assert lines[4:] == [
         f"warning: {len(made.valid):,} characters to validate on are few: their loss will jump; give a file as --valid",
-        f"warning: {len(made.train):,} characters are few for 29,952 parameters: give --dropout 0.2 and --patience 3, "
-        "a smaller preset such as pocket, or a trained model as --init",
+        f"warning: {len(made.train):,} characters are few for 29,952 parameters: give --dropout 0.2 and --patience 3 "
+        "--eval-every 200, a smaller preset such as pocket, or a trained model as --init",
     ]
 
 
@@ -45,8 +45,8 @@ def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> Non
     passes = 10_000 * 8 * 256 / len(made.train)
     assert survey(made, config)[-2:] == [
         f"warning: 10,000 steps read the text {passes:,.0f} times: it will be learned by heart; "
-        "give fewer --steps, or --patience 3 to stop in time",
+        "give fewer --steps, or --patience 3 --eval-every 200 to stop in time",
         f"warning: {len(made.train):,} characters are few for 211,872 parameters: give --dropout 0.2 and "
-        "--patience 3, a smaller preset such as pocket, or a trained model as --init",
+        "--patience 3 --eval-every 200, a smaller preset such as pocket, or a trained model as --init",
     ]
     assert not any("by heart" in line or "few for" in line for line in survey(made, replace(config, patience=3)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.vocab import END
-from train.corpus import prepare
+from train.corpus import CorpusError, prepare
 from train.tales import HELD_OUT, main, tales, write
 
 PROSE = "There was once a _monkey_ [3] who lived in a tree on the bank [Pg 7] of a great river.\n" * 6
@@ -114,6 +114,13 @@ def test_of_other_books_every_tenth_tale_is_held_out(tmp_path: Path) -> None:
     assert made.report["tales"]["held_out"] == [f"TALE {'X' * 9}A", f"TALE {'X' * 19}A"]
     assert (made.report["train"]["stories"], made.report["validation"]["stories"]) == (18, 2)
     assert [book["file"] for book in made.report["tales"]["books"]] == ["book.txt"]
+
+
+def test_one_tale_is_too_little(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text(PROSE, encoding="utf-8")
+    with pytest.raises(CorpusError) as error:
+        prepare(tmp_path / "book.txt", cleaning="tales", cache=tmp_path / "cache", progress=False)
+    assert str(error.value) == f"{tmp_path / 'book.txt'} gives 1 tale: to train and validate takes two"
 
 
 def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -500,10 +500,17 @@ def test_patience_keeps_the_weights_of_the_best_evaluation_and_ends_the_run(
     assert metrics["nats_per_character"] == pytest.approx(best["val"], abs=2e-3)  # but for rounding to fp16
 
 
+def test_patience_waits_until_windows_are_whole(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    rising = {"schedule": "onecycle", "pct_start": 0.9, "lr": 2.0, "muon_lr": 2.0, "ema": 0.0}
+    run(replace(config, **rising, eval_every=1, steps=20, patience=1, window=8, widen=0.5))
+    metrics = model.load(tmp_path / "out").metrics
+    assert metrics["best_step"] >= 10 and metrics["steps"] > 10
+
+
 def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
     text = loop.corpus.prepare(config.data, cache=tmp_path / "cache")
     end = text.vocab.end
-    training, watched = loop.part(text.train, text.vocab, 8)
+    training, watched = loop.keep_apart(text.train, text.vocab, 8)
 
     def split(stream: np.ndarray) -> list[bytes]:
         assert stream[0] == stream[-1] == end

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from model.artifacts import read
+from model import load
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.presets import PRESETS, TrainConfig
@@ -168,7 +168,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         given["track"] = "none"
     base = PRESETS[args.preset]
     if init := given.get("init", base.init):
-        shape = replace(read(init).config, dropout=base.model.dropout)
+        shape = replace(load(init).config, dropout=base.model.dropout)
         window = base.window if base.window and shape.context % base.window == 0 else None
         base = replace(base, model=shape, window=window)
     shape = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}

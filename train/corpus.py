@@ -62,7 +62,9 @@ def prepare(
     """
     cache = Path(cache or CACHE)
     try:
-        plan = replace(_plan(data, valid, cleaning, stories, cache, progress), vocab=vocab)
+        plan = _plan(data, valid, cleaning, stories, cache, progress)
+        if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
+            plan = replace(plan, vocab=vocab)
         about = {
             "name": plan.name,
             "sources": [_source(path) for path in plan.files],
@@ -72,8 +74,8 @@ def prepare(
         }
         if plan.tales:
             about["tales"] = plan.tales
-        if vocab and vocab != Vocab.ascii():
-            about["fitted_to"] = vocab.itos
+        if plan.vocab:
+            about["fitted_to"] = plan.vocab.itos
         fingerprint = hashlib.sha256(json.dumps([_VERSION, about]).encode()).hexdigest()[:16]
         folder = cache / f"{plan.name}-{fingerprint}"
         try:
@@ -114,6 +116,9 @@ def _plan(
     if cleaning == "tales" or data == "panchatantra":
         folder = cache / "tales" / hashlib.sha256(repr([_source(path) for path in files]).encode()).hexdigest()[:16]
         books = {"books": [_source(path) for path in files], **tales.write(files, folder)}
+        if not books["tales"]["train"]:
+            found = books["tales"]["valid"]
+            raise CorpusError(f"{data} gives {found} tale{'s' * (found != 1)}: to train and validate takes two")
         files, own_valid = [folder / "train.txt"], [folder / "valid.txt"]
         if cleaning == "classic":  # which splits its text by itself
             files += own_valid

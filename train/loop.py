@@ -69,7 +69,7 @@ def train(
             valid=None if own_split else config.valid,
             cleaning=config.cleaning,
             stories=config.stories,
-            vocab=artifacts.read(config.init).vocab if config.init else None,
+            vocab=load(config.init).vocab if config.init else None,
             cache=cache,
             progress=ranks.leads,
         )
@@ -125,7 +125,7 @@ class Run:
         size = {"context": config.model.context, "device": self.device}
         training, watched = text.train, text.valid
         if config.apart:
-            training, watched = part(text.train, text.vocab, config.apart)
+            training, watched = keep_apart(text.train, text.vocab, config.apart)
         starts = None if text.vocab.end is None else np.flatnonzero(training == text.vocab.end)
         rows = {"starts": starts, "opening": config.opening, "part": ranks.part}
         self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **rows)
@@ -287,14 +287,14 @@ class Run:
 
     def record(self, progress: Progress) -> None:
         """Evaluates, adds a line to the log, and stops a run whose loss is no number."""
+        source = self.source()
         with self.holding(self.average):
             if self.probes:
                 windows = self.config.eval_windows
                 train_nats, val_nats = (self.probe(self.probes[name], windows) for name in ("train", "val"))
             else:
                 # a network that has seen short windows only is lost beyond them
-                context = self.source().context
-                nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=context)
+                nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=source.context)
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = (
                     float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
@@ -302,7 +302,7 @@ class Run:
         self.loss_sum.zero_()
         self.loss_count = 0
         self.check_finite(train_nats + val_nats)
-        if self.config.patience:
+        if self.config.patience and source is self.batches:  # short windows make another figure, and no finished model
             self.remember(val_nats)
         next_lr = self.lr if self.over() else schedule(self.config, *self.position()) * self.config.lr
         seconds, characters = self.seconds, self.characters
@@ -403,8 +403,8 @@ class Run:
         self.finished = True
         self.save()
         print(
-            f"{out}: {figures['nats_per_character']:.4f} nats per character on {figures['stories']} stories "
-            f"of {figures['data']}, {metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
+            f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
+            f"{metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
         )
         print(export.after_training(out, sequences), file=sys.stderr)
 
@@ -435,7 +435,7 @@ def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:
     return [stream[a : b + 1] for a, b in pairwise(marks)]
 
 
-def part(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[np.ndarray, np.ndarray]:
+def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[np.ndarray, np.ndarray]:
     """A stream of stories in two: without every so many-th story, and those alone, each from end mark to end mark."""
     marks = np.flatnonzero(stream == vocab.end) if vocab.end is not None else np.empty(0, int)
     if len(marks) - 1 < every:

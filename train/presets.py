@@ -35,11 +35,11 @@ class TrainConfig:
     valid: str | None = setting(None, "a file of stories to validate on, instead of a part of the data")
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")
-    init: str | None = setting(None, "start from the weights, shape and vocabulary of this artifact")
+    init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
     max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")
-    patience: int = setting(0, "stop after N evaluations without a better one, and keep the best weights; 0 never")
+    patience: int = setting(0, "once windows are whole: stop after N evaluations without a better one, keep the best")
     seed: int = setting(1, "seed of weights, batches and dropout")
     # batch
     batch_size: int = setting(16, "windows in a batch")

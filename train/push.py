@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checked(args: argparse.Namespace, token: str | None, say: Callable[..., None]) -> Contents:
     """Stage 1: all that can be known without the Hub."""
-    from train.page import rehearse
+    from train.rehearsal import rehearse
 
     contents = gather(args.artifact)
     check(contents, token)
@@ -135,7 +135,7 @@ def _publish(repo_id: str, contents: Contents, token: str | None, say: Callable[
 
 def _watch(space: Space, commit: str, token: str | None, say: Callable[..., None], artifact: str | None = None) -> int:
     """Stage 3: the build, and a sentence from the page on the Hub."""
-    from train.page import tell
+    from train.rehearsal import tell
 
     try:
         info = space.wait(commit)

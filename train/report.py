@@ -40,6 +40,7 @@ PROMPTS = {
         "There was once a king of Benares",
     ),
 }
+TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of karpathy/char-rnn
 TINYSTORIES_MB = 1_900  # TinyStories-train.txt
 NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
@@ -143,7 +144,7 @@ A character-level GPT of {metrics["parameters"]:,} parameters, trained from scra
 
 | | |
 |---|---|
-| nats per character | {metrics["nats_per_character"]:.4f} on {figures["stories"]:,} stories of {figures["data"]} |
+| nats per character | {metrics["nats_per_character"]:.4f} on {scored(figures)} |
 | bits per character | {metrics["bits_per_character"]:.4f} |
 {rows}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
 hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
@@ -192,6 +193,11 @@ def besides(metrics: dict[str, Any], context: int) -> str:
     return rows
 
 
+def scored(figures: dict[str, Any]) -> str:
+    """What a figure was measured on; a single text is no story."""
+    return f"{figures['stories']:,} stories of {figures['data']}" if figures["stories"] > 1 else figures["data"]
+
+
 def source(metrics: dict[str, Any]) -> str:
     """What is known of the training text: whose it is, how much of it was used, under which licence."""
     data, name = metrics["data"], metrics["data"]["name"].lower()
@@ -199,11 +205,12 @@ def source(metrics: dict[str, Any]) -> str:
     of = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
     if "tinystories" in name:
         text = f"{megabytes:,.1f} MB of TinyStories, {megabytes / TINYSTORIES_MB:.0%} of its training text: {of}."
-    elif "shakespeare" in name:
+    elif data["sources"][0]["sha256"] == TINY_SHAKESPEARE:
         text = f"Tiny Shakespeare, {megabytes:,.1f} MB of his plays, in the public domain."
-    elif "panchatantra" in name:
-        books = len(data["tales"]["books"])
-        text = f"{books} books of Indian tales in English, {megabytes:,.1f} MB, in the public domain."
+    elif "tales" in data:
+        books = ", ".join(file["file"] for file in data["tales"]["books"])
+        text = f"Tales out of {books}: {megabytes:,.1f} MB. "
+        text += "Those that `--data panchatantra` fetches are in the public domain."
     else:
         return f"{data['name']}, {megabytes:,.1f} MB; its licence is that of the text."
     if "base" in metrics:

@@ -65,11 +65,11 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
         if passes > MOST_PASSES and not config.patience:
             found.append(
                 f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; "
-                "give fewer --steps, or --patience 3 to stop in time"
+                "give fewer --steps, or --patience 3 --eval-every 200 to stop in time"
             )
     if parameters > characters and not shape.dropout and not config.patience:
         found.append(
-            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and --patience 3, "
-            "a smaller preset such as pocket, or a trained model as --init"
+            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and --patience 3 "
+            "--eval-every 200, a smaller preset such as pocket, or a trained model as --init"
         )
     return found

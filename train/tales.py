@@ -6,6 +6,7 @@ What is left out is counted: licences, front matter, headings, notes, pictures, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -109,7 +110,9 @@ def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         text = "".join(f"{tale.text}\n{END}\n" for tale in part)
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        fresh = folder / f".{name}.{os.getpid()}"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(folder / f"{name}.txt")  # another run may be reading it
     return {
         "tales": {name: len(part) for name, part in parts.items()},
         "characters": {name: sum(len(tale.text) for tale in part) for name, part in parts.items()},

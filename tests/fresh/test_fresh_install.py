@@ -12,7 +12,7 @@ import pytest
 from stand_in_hub import ADDRESS, Account, Hub
 
 from train import push
-from train.page import tell
+from train.rehearsal import tell
 from train.space import gather
 
 TOKEN = "hf_" + "Mnbvcxzlkj" * 3 + "Hgfd"  # of nobody

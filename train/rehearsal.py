@@ -16,7 +16,7 @@ from typing import Any
 
 from train.space import Contents, PushError
 
-START_SECONDS, ANSWER_SECONDS = 300, 60  # until the page is there, and until it answers a request
+START_SECONDS, ANSWER_SECONDS = 120, 60  # until the page is there, and until it answers a request
 TELL_SECONDS = 300  # a Space on a shared processor, its model not read yet
 PROMPT, SEED = "Once upon a time", 7
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")  # the page has no use for them
