@@ -13,7 +13,7 @@ from stories import write_stories
 
 import model
 from train import __main__ as training
-from train import deploy, page, push, refusals
+from train import deploy, push, refusals, rehearsal
 from train.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
@@ -34,8 +34,8 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
 @pytest.fixture
 def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the page out, here and on the Hub, where a test is of something else."""
-    monkeypatch.setattr(page, "rehearse", lambda contents: {})
-    monkeypatch.setattr(page, "tell", lambda url, **settings: f"{PROMPT} there was a page.")
+    monkeypatch.setattr(rehearsal, "rehearse", lambda contents: {})
+    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: f"{PROMPT} there was a page.")
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -167,7 +167,7 @@ def test_a_private_space_stays_what_it_is(
     hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[object] = []
-    monkeypatch.setattr(page, "tell", lambda url, **settings: used.append(settings["token"]) or f"{PROMPT}!")
+    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: used.append(settings["token"]) or f"{PROMPT}!")
     assert run(capsys, "ann/hidden", "--artifact", tiny_onnx, "--private")[0] == 0
     assert hub.space("ann/hidden").settings["private"] and used == [TOKEN]
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0 and used == [TOKEN, None]
