@@ -89,3 +89,21 @@ def test_windows_open_at_starts_for_the_share_that_is_asked() -> None:
 def test_starts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^no story begins 8 characters before the end: windows cannot open stories$"):
         Batches(TEXT, context=8, batch_size=4, seed=1, starts=np.array([250]), opening=0.5)
+
+
+def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> None:
+    """Each lies wholly in one of the two texts, and every window of either may come."""
+    other = np.full(30, 252, dtype=np.uint8)
+    other[::3] = 253
+    made = Batches(TEXT, context=8, batch_size=4, seed=1, replay=other, replay_share=0.25)
+    rows = torch.cat([made.batch(step)[0] for step in range(2_000)])
+    replayed = (rows > 250).all(dim=1)
+    assert torch.equal(replayed, (rows > 250).any(dim=1))
+    assert float(replayed.float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert len(set(rows[~replayed][:, 0].tolist())) == 243
+    assert len({tuple(row) for row in rows[replayed].tolist()}) == 3  # the text repeats itself every three characters
+    plain = Batches(TEXT, context=8, batch_size=4, seed=1)
+    same = ~replayed[:4]
+    assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay where they were
+    with pytest.raises(ValueError, match=r"^the text \(8 characters\) must be longer than the context \(8\)$"):
+        Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)

@@ -26,11 +26,12 @@ from torch._dynamo.exc import TorchDynamoException
 
 import model
 from model.artifacts import ArtifactError
+from model.vocab import END
 from tests.stories import write_stories
-from train import checkpoint, loop
+from train import checkpoint, corpus, loop
 from train.checkpoint import CheckpointError
 from train.corpus import CorpusError
-from train.evaluate import score
+from train.evaluate import evaluation, score
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
 from train.optim import schedule
@@ -545,6 +546,34 @@ def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
     assert storyteller.metrics["nats_per_character"] < metrics["nats_per_character"] - 0.1
     assert f"| tuned from | base ({metrics['base']['data']}): " in storyteller.card
     assert "trained from scratch, tuned from base." in storyteller.card
+
+
+def test_what_is_replayed_is_not_forgotten(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config, "base")
+    base = model.load(tmp_path / "base")
+    tales = tmp_path / "tales.txt"
+    tales.write_text(f"\n{END}\n".join(f"{n} times {n} is {n * n}!" * 9 for n in range(60)))
+    tuned = replace(config, data=str(tales), init=str(tmp_path / "base"), model=base.config, ema=0.0)
+    run(tuned, "forgetful")
+    capsys.readouterr()
+    run(replace(tuned, replay=config.data, replay_share=0.6), "mindful")
+    assert re.search(
+        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows$", capsys.readouterr().err, re.M
+    )
+    mindful = model.load(tmp_path / "mindful")
+    network, known = mindful.network, corpus.prepare(config.data, cache=tmp_path / "cache").valid
+    stories = loop.stories_in(known, base.vocab)
+    kept, lost, before = (
+        evaluation(model.load(tmp_path / name).network, stories, "")["nats_per_character"]
+        for name in ("mindful", "forgetful", "base")
+    )
+    assert network.config == base.config and kept < before + 0.05 < lost
+    replayed = mindful.metrics["data"]["replay"]
+    assert replayed["name"].endswith("stories.txt") and replayed["share"] == 0.6
+    with pytest.raises(ValueError, match=r"^replay_share \(1.0\) must be from 0 up to, not including, 1$"):
+        replace(tuned, replay_share=1.0)
 
 
 def test_a_classic_goes_on_learning_in_its_own_vocabulary(

@@ -17,7 +17,8 @@ class Batches:
 
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
     every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
-    at one of `starts`, where stories do. `part` (number, count) takes the rows of one of several equal parts.
+    at one of `starts`, where stories do. A share `replay_share` of all rows comes from another text, `replay`. `part`
+    (number, count) takes the rows of one of several equal parts.
     """
 
     def __init__(
@@ -30,11 +31,17 @@ class Batches:
         device: torch.device | str = "cpu",
         starts: np.ndarray | None = None,
         opening: float = 0.0,
+        replay: np.ndarray | None = None,
+        replay_share: float = 0.0,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        if len(text) <= context:
-            raise ValueError(f"the text ({len(text)} characters) must be longer than the context ({context})")
-        self.text = torch.from_numpy(np.array(text, dtype=np.uint8)).to(device)  # (N,)
+        texts = [text] if replay is None else [text, replay]
+        for one in texts:
+            if len(one) <= context:
+                raise ValueError(f"the text ({len(one)} characters) must be longer than the context ({context})")
+        self.text = torch.from_numpy(np.concatenate(texts, dtype=np.uint8)).to(device)  # (N + M,), M of them to replay
+        self.own, self.replayed = len(text), len(self.text) - len(text)
+        self.replay_share = replay_share if replay is not None else 0.0
         self.seed = seed
         self.batch_size, self.part = batch_size, part
         self.rows = rows_of(batch_size, part).to(device)
@@ -62,10 +69,14 @@ class Batches:
         """Inputs and targets, the same windows one character later: (B, T) int64 each."""
         counters = self.rows + step * self.batch_size
         numbers = hash64(counters, self.seed)
-        offsets = numbers % (len(self.text) - len(self.columns) + 1)
+        offsets = numbers % (self.own - self.context)
         if self.opening:
             opening = self.rows < round(self.opening * self.batch_size)
             offsets = torch.where(opening, self.starts[numbers % len(self.starts)], offsets)
+        if self.replay_share:
+            draws = hash64(numbers, self.seed)
+            elsewhere = self.own + draws % (self.replayed - self.context)
+            offsets = torch.where(hash64(draws, self.seed) < int(self.replay_share * 2**63), elsewhere, offsets)
         windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]
 

@@ -36,6 +36,7 @@ class Corpus:
     train: np.ndarray  # uint8 ids (N,), memory-mapped
     valid: np.ndarray  # uint8 ids (M,), memory-mapped
     report: dict  # JSON-able: sources, cleaning, counts; for the model card
+    replay: np.ndarray | None = None  # uint8 ids of another text to train on, so that it is not forgotten
 
 
 def prepare(
@@ -89,6 +90,14 @@ def prepare(
             mend = "free some, or keep the cache on another disk"
             raise CorpusError(f"no space left to prepare {data} in {cache}: {mend}") from None
         raise CorpusError(f"{error.filename or cache}: {error.strerror or error}") from None
+
+
+def replaying(text: Corpus, other: Corpus) -> Corpus:
+    """`text` with the training part of another corpus, in the same symbols, to be replayed beside it."""
+    both = [text.report["fingerprint"], other.report["fingerprint"]]
+    about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train")}
+    fingerprint = hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16]
+    return replace(text, replay=other.train, report=text.report | {"replay": about, "fingerprint": fingerprint})
 
 
 def _plan(

@@ -167,6 +167,7 @@ class Ranks:
         with together():
             if self.local == 0:
                 store.delete_key(str(self.machine))
+        self.barrier()
         return result
 
     def barrier(self) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,17 @@ def train(
             torch.set_num_threads(config.threads)
         # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
         own_split = config.cleaning == "classic"
-        text = ranks.in_turn(
-            corpus.prepare,
+        vocab = load(config.init).vocab if config.init else None
+        prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
+        text = prepare(
             config.data,
             valid=None if own_split else config.valid,
             cleaning=config.cleaning,
             stories=config.stories,
-            vocab=load(config.init).vocab if config.init else None,
-            cache=cache,
-            progress=ranks.leads,
+            vocab=vocab,
         )
+        if config.replay:
+            text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab))
         ranks.require_same(text.report["fingerprint"], "text")
         run = Run(config, text, checkpoint_path(out), ranks)
         try:
@@ -128,6 +130,7 @@ class Run:
             training, watched = keep_apart(text.train, text.vocab, config.apart)
         starts = None if text.vocab.end is None else np.flatnonzero(training == text.vocab.end)
         rows = {"starts": starts, "opening": config.opening, "part": ranks.part}
+        rows |= {"replay": text.replay, "replay_share": config.replay_share}
         self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **rows)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches

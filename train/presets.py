@@ -36,6 +36,8 @@ class TrainConfig:
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
+    replay: str | None = setting(None, "another text to go on training on as well: what --init knows, and would forget")
+    replay_share: float = setting(0.5, "share of the windows that come from --replay")
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
     max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")
@@ -105,7 +107,7 @@ class TrainConfig:
         for name in ("warmup", "cooldown", "pct_start", "widen", "opening"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) is a share of the run: from 0 to 1")
-        for name in ("beta1", "beta2", "momentum", "ema"):
+        for name in ("beta1", "beta2", "momentum", "ema", "replay_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be from 0 up to, not including, 1")
         if self.warmup + self.cooldown > 1:

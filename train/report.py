@@ -77,13 +77,22 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "precision": run.precision,
         "seed": run.config.seed,
         "preset": run.config.preset,
-        "data": run.text.report | {"name": "/".join(Path(run.config.data).parts[-2:])},
+        "data": run.text.report | named(run),
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best else {}),
         **({"prompts": list(PROMPTS[run.config.preset])} if run.config.preset in PROMPTS else {}),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
+
+
+def named(run: Run) -> dict[str, Any]:
+    """What the texts of a run are called on its card."""
+    names: dict[str, Any] = {"name": "/".join(Path(run.config.data).parts[-2:])}
+    if run.config.replay:
+        about = {"name": "/".join(Path(run.config.replay).parts[-2:]), "share": run.config.replay_share}
+        names["replay"] = run.text.report["replay"] | about
+    return names
 
 
 def commit() -> str | None:
@@ -215,6 +224,8 @@ def source(metrics: dict[str, Any]) -> str:
         return f"{data['name']}, {megabytes:,.1f} MB; its licence is that of the text."
     if "base" in metrics:
         text += f" It was tuned from {metrics['base']['name']}, which learned from {metrics['base']['data']}."
+    if replay := data.get("replay"):
+        text += f" So as not to forget it, {replay['share']:.0%} of the windows came from {replay['name']}."
     return f"{text} None of the text is in this repository; the weights are under the MIT licence."
 
 

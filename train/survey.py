@@ -24,6 +24,10 @@ def survey(text: Corpus, config: TrainConfig) -> list[str]:
     if "tales" in report:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
+    if replay := report.get("replay"):
+        lines.append(
+            f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows"
+        )
     counts = np.bincount(text.train, minlength=len(text.vocab))
     order = [id for id in np.argsort(-counts, kind="stable") if counts[id]]
     first = " ".join(f"{text.vocab.itos[id]!r} {counts[id]:,}" for id in order[:SHOWN])
