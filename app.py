@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
-from page.limits import MAX_LENGTH, Refusal, in_place
+from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
 from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
 from page.shelf import HAS_TORCH, Shelf
@@ -98,12 +98,12 @@ def settings_column(shelf: Shelf) -> Settings:
         return gr.Slider(least, most, value, step=step, label=WORDS(name), elem_id=name, buttons=[], **more)
 
     model = gr.Dropdown(names, value=shelf.best, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
-    length = slider("length", 1, MAX_LENGTH, 600, 1)
-    temperature = slider("temperature", 0, 2, 0.8, 0.05, info=WORDS("temperature_info"))
+    length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
+    temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
     with gr.Accordion(WORDS("more"), open=False):
-        top_k = slider("top_k", 0, 100, 0, 1, info=WORDS("top_k_info"))
-        top_p = slider("top_p", 0.05, 1, 1, 0.05, info=WORDS("top_p_info"))
-        min_p = slider("min_p", 0, 0.95, 0, 0.05, info=WORDS("min_p_info"))
+        top_k = slider("top_k", 0, 100, USUAL.top_k, 1, info=WORDS("top_k_info"))
+        top_p = slider("top_p", 0.05, 1, USUAL.top_p, 0.05, info=WORDS("top_p_info"))
+        min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.05, info=WORDS("min_p_info"))
         seed = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
     return Settings(model, length, temperature, top_k, top_p, min_p, seed)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model import Sampling, Storyteller, TorchDecoder, find
-from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
+from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, check_text, check_whole
 from page.telling import Telling, figures, stream, stream_together
 
 LIKELIEST = 10  # next characters that are shown
@@ -64,11 +64,11 @@ class Shelf:
         self,
         model: str = "",
         prompt: str = "",
-        length: int = 600,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        length: int = USUAL.length,
+        temperature: float = USUAL.temperature,
+        top_k: int = USUAL.top_k,
+        top_p: float = USUAL.top_p,
+        min_p: float = USUAL.min_p,
         seed: int = -1,
     ) -> tuple[str, str]:
         """Tells a story that begins with the prompt, in simple English, as for small children.
@@ -120,10 +120,10 @@ class Shelf:
         self,
         model: str,
         prompt: str,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        temperature: float = USUAL.temperature,
+        top_k: int = USUAL.top_k,
+        top_p: float = USUAL.top_p,
+        min_p: float = USUAL.min_p,
         count: int = LIKELIEST,
     ) -> list[dict[str, Any]]:
         """Says which characters a model expects after a text, before and after the settings of the sampler.

@@ -10,12 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from serving import ROOT, Server, save_broken, save_tiny, serve
+
+from docs.sampling import distance
+from page.limits import USUAL
 
 STORIES_AT_ONCE, STORIES_WAITING = 4, 32  # as app.py has them
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed"]
@@ -339,3 +343,9 @@ def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_pat
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("{'tiny': 'tiny/model.onnx ") and "PyTorch tells its stories" in shown
     assert str(tmp_path) not in shown
+
+
+def test_the_page_begins_with_the_settings_that_read_most_like_real_stories():
+    outcomes = [json.loads(line) for line in (ROOT / "docs/sampling.jsonl").read_text().splitlines()]
+    best = min(outcomes, key=lambda outcome: distance(outcome["told"], outcome["real"]))
+    assert replace(USUAL, **best["settings"]) == USUAL
