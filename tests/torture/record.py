@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+FULL = os.environ.get("TORTURE") == "1"  # make torture; a plain make test tries a few of each
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 SECTIONS = ("Training", "The page", "Reproducible")
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
