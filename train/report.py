@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +85,18 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best else {}),
         **({"prompts": list(PROMPTS[run.config.preset])} if run.config.preset in PROMPTS else {}),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        **environment(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """What besides settings and data decides about every bit of the weights."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in ("safetensors", "onnx", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    machine = {"platform": platform.platform(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
+    return {"versions": versions, "environment": machine}
 
 
 def commit() -> str | None:
