@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from model.artifacts import spelled
 from model.vocab import END, Vocab
 from train import tales
 from train.flags import nearest
@@ -67,7 +68,7 @@ def prepare(
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
             plan = replace(plan, vocab=vocab)
         about = {
-            "name": plan.name,
+            "name": spelled(plan.name),
             "sources": [_source(path) for path in plan.files],
             "validation_sources": [_source(path) for path in plan.valid],
             "cleaning": plan.cleaning,
@@ -141,7 +142,7 @@ def _plan(
 def _source(path: Path) -> dict:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": spelled(path.name), "bytes": path.stat().st_size, "sha256": digest}
 
 
 class _Damaged(Exception):

@@ -26,6 +26,7 @@ from train.batches import Batches
 from train.device import memory_explained, pick_device
 from train.distributed import ALONE, Ranks, joined
 from train.evaluate import evaluation, score, sequence
+from train.flags import printable
 from train.guard import ROW, Diverged, Guard
 from train.interrupts import Interrupted, Stop, stop_signals
 from train.lock import Locked, locked
@@ -435,7 +436,7 @@ class Run:
         if not self.ranks.leads:
             self.save()  # waits for the one that writes
             return
-        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command) | besides
+        metrics = artifacts.spelled(report.metrics(self, out.name, figures, round(seconds, 1), command) | besides)
         artifacts.save(
             out,
             config=self.config.model,
@@ -448,11 +449,12 @@ class Run:
         exported = export.after_training(out, sequences)
         self.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
         self.save()
-        print(
+        line = (
             f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
             f"{metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
         )
-        print(exported, file=sys.stderr)
+        print(printable(line))
+        print(artifacts.spelled(exported), file=sys.stderr)
 
     def comparisons(self, network: GPT | ClassicGPT) -> dict[str, Any]:
         """What the settings ask to be measured besides: by nanoGPT's rule, and the model that this one started from."""

@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AWKWARD = "Größe & Maß (ü) 'n' mehr"
 BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII, as Python once took it
-LEFT_OUT = ("artifacts/", "docs/")
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,18 @@ class Place:
         )
 
 
-def settle(folder: Path, variables: dict[str, str], *, ordinary: bool = False) -> Place:
-    """Copies the repository into `folder`, with a HOME that nobody may write to."""
+def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *, ordinary: bool) -> Place:
+    """Copies the repository into `folder`, without some of its folders, with a HOME that nobody may write to."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     for name in listed.stdout.split("\0"):
-        if name and not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
+        if name and not name.startswith(left_out) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     for name in ("tmp", "home", "artifacts"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     place = Place(folder, variables, ordinary)
     if place.prefix():
         for path in [folder, *folder.rglob("*")]:
@@ -77,7 +76,7 @@ def locale(folder: Path, name: str, language: str, charmap: str) -> dict[str, st
     return {"LC_ALL": name, "LANG": name, "LOCPATH": str(folder)}
 
 
-def make_places(home: Path, *, few: bool = False) -> dict[str, Place]:
+def make_places(home: Path, *, few: bool = False, left_out: tuple[str, ...] = ()) -> dict[str, Place]:
     """Places by what is awkward about them, the first one plain; a few: that one and another."""
     found = {
         "plain": ("plain", {"LC_ALL": "C.UTF-8", "TZ": "UTC"}),
@@ -97,6 +96,6 @@ def make_places(home: Path, *, few: bool = False) -> dict[str, Place]:
             "no locale, no time zone": ("none", {}),
         }
     return {
-        about: settle(home / name, variables | {"PYTHONHASHSEED": str(number)}, ordinary=number > 1)
+        about: settle(home / name, variables | {"PYTHONHASHSEED": str(number)}, left_out, ordinary=number > 1)
         for number, (about, (name, variables)) in enumerate(found.items(), 1)
     }

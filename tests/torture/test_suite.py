@@ -11,6 +11,7 @@ from tests.torture.record import record
 
 # Without a browser, and without what compiles: what reads, writes, trains, exports, tells and answers.
 SUITE = [
+    "api",
     "artifacts",
     "batches",
     "cli_tell",
@@ -23,7 +24,6 @@ SUITE = [
     "muon",
     "networks",
     "optim",
-    "page",
     "record",
     "sampling",
     "storyteller",
