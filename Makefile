@@ -1,6 +1,8 @@
 # Everything a user or a reviewer types. Paths with blanks work: all paths below are relative to this folder.
 PYTHON ?= python3
 BIN := .venv/bin
+# Whatever the locale.
+export PYTHONUTF8 = 1
 
 .PHONY: app test test-engines test-space torture figures lint train screenshots clean
 

@@ -29,6 +29,8 @@ SHORT = ["--steps", "20", "--eval-every", "8", "--context", "32", "--batch-size"
 TEXT, OUT = "a text.txt", "artifacts/my model"
 FOREIGN_TEXT, FOREIGN_OUT = "Ein schöner Text.txt", "artifacts/Mär chen"
 PROMPT = "Once upon a time"
+LATIN = {"LOCPATH", "PYTHONUTF8"}  # where Gradio's own banner, which has a picture in it, cannot be printed
+UNLIKE = {"seconds", "chars_per_second", "commit"}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +53,15 @@ def trained(places: dict[str, Place]) -> dict[str, Path]:
     return made
 
 
-def untimed(text: str) -> Any:
-    """JSON lines without what depends on the clock."""
-    lines = [json.loads(line) for line in text.splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "chars_per_second")} for line in lines]
+def untimed(value: Any) -> Any:
+    """JSON without what depends on the clock, or on whether there is a repository around the copy."""
+    if isinstance(value, dict):
+        return {key: untimed(each) for key, each in value.items() if key not in UNLIKE}
+    return value
+
+
+def lines(path: Path) -> list[Any]:
+    return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
@@ -66,10 +73,8 @@ def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
     for other in others:
         for name in ("model.safetensors", "stoi.json", "itos.json", "model.onnx"):
             assert (plain / name).read_bytes() == (other / name).read_bytes(), (other, name)
-        theirs = json.loads((other / "metrics.json").read_text())
-        # whether there is a repository around the copy is no matter of the run
-        assert {**theirs, "seconds": 0, "commit": 0} == {**metrics, "seconds": 0, "commit": 0}
-        assert untimed((other / "log.jsonl").read_text()) == untimed((plain / "log.jsonl").read_text())
+        assert untimed(json.loads((other / "metrics.json").read_text())) == untimed(metrics)
+        assert lines(other / "log.jsonl") == lines(plain / "log.jsonl")
         assert (other / "README.md").read_text() == (plain / "README.md").read_text()
     record(
         "the same seed, data, preset and thread count, in as many places",
@@ -140,11 +145,11 @@ def test_the_same_story_is_told_everywhere(places: dict[str, Place], trained: di
     for name, place in list(places.items())[0 if FULL else 1 :]:
         told = place.run("-m", "model", PROMPT, "--model", OUT, "--length", "80", "--seed", "7")
         assert (told.returncode, told.stdout) == (0, f"{PROMPT}{story}\n"), (name, told.stderr)
-        if FULL:
+        if FULL and not LATIN & place.variables.keys():
             with page(place) as url:
                 assert story.strip() in told_by_page(url), name
     record(
-        "told by the command and by the page in those places",
+        "told by the command in those places, and by the page where the locale is UTF-8",
         len(places),
         "the same story each time",
         'make torture ARGS="-k same_story"',
