@@ -68,22 +68,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(forked: Job, home: Path) -> dict[str, Any]:
-    """An undisturbed run, and the calls within each of its phases and the writes to its disk."""
-    folder = home / "whole"
-    folder.mkdir()
-    done = forked(folder, count=True, room=1e18)
-    assert done["code"] == 0, done["err"]
-    return done | {"folder": folder}
-
-
-@pytest.fixture(scope="module")
 def older(forked: Job, home: Path) -> Path:
     """The artifact that stands where the others go: of another seed."""
     folder = home / "older"
     folder.mkdir()
     assert forked(folder, "--seed", "9", "--steps", "2")["code"] == 0
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def whole(forked: Job, home: Path, older: Path) -> dict[str, Any]:
+    """An undisturbed run, and the calls within each of its phases and the writes to its disk."""
+    folder = home / "whole"
+    shutil.copytree(older, folder / "out")
+    done = forked(folder, count=True, room=1e18)
+    assert done["code"] == 0, done["err"]
+    return done | {"folder": folder}
 
 
 @pytest.fixture
@@ -148,13 +148,25 @@ def moments(whole: dict[str, Any], count: int, seed: int) -> Iterator[tuple[str,
         yield phase, draw.randint(1, int(0.95 * whole["counts"][phase]))
 
 
+def hurt(
+    forked: Job, fresh: Callable[[], Path], phase: str, at: int, signals: list[int]
+) -> tuple[Path, dict[str, Any]]:
+    """A run that got those signals at that moment, or at an earlier one where the phase had fewer moments this time."""
+    while at:
+        folder = fresh()
+        done = forked(folder, phase=phase, at=at, signals=signals)
+        if done["code"]:
+            return folder, done
+        at = at * 9 // 10
+    raise AssertionError(f"no signal arrived in {phase}")
+
+
 def test_killed_and_resumed_is_undisturbed(
     forked: Job, whole: dict[str, Any], older: Path, fresh: Callable[[], Path]
 ) -> None:
     kills, seen = 30 if FULL else 3, {"old": 0, "new": 0}
     for phase, at in moments(whole, kills, seed=1):
-        folder = fresh()
-        killed = forked(folder, phase=phase, at=at, signals=[9])
+        folder, killed = hurt(forked, fresh, phase, at, [9])
         assert killed["code"] == -9, (phase, at, killed)
         seen[assert_old_or_new(folder / "out", older, whole)] += 1
         assert (folder / ".out.run" / "lock").exists()
@@ -186,8 +198,7 @@ def test_a_signal_ends_a_run_in_one_line(
     """The second SIGINT comes at the very next call: there is no time for a checkpoint, and no need of one."""
     count = 2 * len(PHASES) if FULL else 1
     for phase, at in moments(whole, count, seed=2 + code + len(signals)):
-        folder = fresh()
-        stopped = forked(folder, phase=phase, at=at, signals=signals)
+        folder, stopped = hurt(forked, fresh, phase, at, signals)
         assert stopped["code"] == code, (phase, at, stopped)
         kept = checkpoint_path(folder / "out").exists()
         assert stopped["err"].splitlines()[-1] == f"{name.split(',')[0]}: {KEPT if kept else LOST}"
