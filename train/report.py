@@ -103,8 +103,9 @@ def commit() -> str | None:
     """The commit of the code that ran, with "+" behind it where files differed; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        return run.stdout.strip()
+        command, quiet = ["git", *arguments], subprocess.DEVNULL  # git complains in the language of the locale
+        run = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=quiet, check=True)
+        return run.stdout.decode(errors="replace").strip()
 
     try:
         changed = git("status", "--porcelain", "--", "../model", ".")
