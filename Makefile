@@ -1,6 +1,8 @@
 # Everything a user or a reviewer types. Paths with blanks work: all paths below are relative to this folder.
 PYTHON ?= python3
 BIN := .venv/bin
+# Whatever the locale.
+export PYTHONUTF8 = 1
 
 .PHONY: app test test-engines test-space torture figures lint train screenshots clean
 
@@ -23,8 +25,9 @@ test-engines: .venv/dev.stamp  ## do other engines tell the same stories?
 test-space: .venv/dev.stamp  ## does a Space build from what is pushed, and tell?
 	$(BIN)/python -m pytest -rs tests/fresh $(ARGS)
 
-torture: .venv/dev.stamp  ## half an hour of a monkey on the page, and the page's speeds
-	MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s tests/test_monkey.py tests/torture $(ARGS)
+# With RECORD=1 the tests write their rows of docs/reliability.md.
+torture: .venv/dev.stamp  ## half an hour of a monkey on the page, its speeds, and faults of every kind in full
+	TORTURE=1 MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s tests/test_monkey.py tests/torture $(ARGS)
 
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp

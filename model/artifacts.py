@@ -344,6 +344,17 @@ def _canonical(config: ModelConfig) -> str:
     return json.dumps(config.to_dict(), sort_keys=True)
 
 
+def spelled(value: Any) -> Any:
+    """JSON-able values whose texts can be written as UTF-8: names of files need not be spelled as the locale has it."""
+    if isinstance(value, dict):
+        return {spelled(key): spelled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [spelled(each) for each in value]
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return os.fsencode(value).decode(errors="replace")
+    return value
+
+
 def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:
     try:
         return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()

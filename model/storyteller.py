@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model import hub
-from model.artifacts import FILES, GRAPH, Artifact, ArtifactError, file_bytes, read
+from model.artifacts import FILES, GRAPH, Artifact, ArtifactError, file_bytes, read, spelled
 from model.atomic import replace_folder
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import Sampling, pick, probabilities
@@ -52,7 +52,7 @@ class Storyteller:
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
         self.repo_id = repo_id  # on the Hub, if that is where it comes from
         # of a link, the name that was asked for
-        self.name = Path(repo_id).name if repo_id else Path(os.path.abspath(artifact.folder)).name
+        self.name = spelled(Path(repo_id or os.path.abspath(artifact.folder)).name)
         self.weights, self.hashes = artifact.weights, artifact.hashes
         self._onnx, self._opening = artifact.graph, threading.Lock()
         self._graph: OnnxGraph | None = None
@@ -119,7 +119,7 @@ class Storyteller:
             return self._graph
 
     def _warn(self, trouble: str) -> None:
-        self.warning = f"{trouble}; until then PyTorch tells its stories, more slowly"
+        self.warning = f"{spelled(trouble)}; until then PyTorch tells its stories, more slowly"
         logging.getLogger(__name__).warning(self.warning)
 
     def prepare(self, prompt: str) -> Prompt:
@@ -231,5 +231,5 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
         try:
             found.append(load(path))
         except ArtifactError as error:
-            skipped[path.name] = str(error)
+            skipped[spelled(path.name)] = spelled(str(error))
     return sorted(found, key=lambda storyteller: storyteller.metrics["nats_per_character"]), skipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,19 @@ def tiny_classic_onnx(tiny_classic: Path, tmp_path_factory: pytest.TempPathFacto
 def storyteller(request: pytest.FixtureRequest) -> Storyteller:
     """Each of the two, loaded."""
     return model.load(request.getfixturevalue(request.param))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "run the files, and the tests within each, in a seeded random order"
+    parser.addoption("--shuffle", type=int, metavar="SEED", help=about)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("--shuffle")) is not None:
+        draw = random.Random(seed)
+        files = sorted({item.path for item in items})
+        place = {path: number for number, path in enumerate(draw.sample(files, len(files)))}
+        items.sort(key=lambda item: (place[item.path], draw.random()))
 
 
 def pytest_unconfigure() -> None:

@@ -1,5 +1,6 @@
 """Preparing corpora: exact streams, splits, limits, the cache and every error."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.vocab import END, Vocab
-from train import corpus
+from train import corpus, lock
 from train.corpus import Corpus, CorpusError, prepare, read_stories
 
 ROOT = Path(__file__).parents[1]
@@ -209,14 +210,43 @@ def test_the_cache_is_reused_until_something_changes(here: Path) -> None:
     assert inode(cache="elsewhere") not in (first, inode())
 
 
-def test_a_damaged_cache_is_made_again(here: Path) -> None:
+def test_a_damaged_cache_is_made_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("a.txt", "one", "two", "three")
-    for part, damage in [("train.bin", b"\x60"), ("train.bin", b""), ("corpus.json", b"{"), ("corpus.json", b"{}")]:
-        folder = Path(prepare("a.txt").train.filename).parent
-        (folder / part).write_bytes(damage)
-        assert text(prepare("a.txt"), "train") == "|one|two|"
-    (folder / "valid.bin").unlink()
-    assert text(prepare("a.txt"), "valid") == "|three|"
+    folder = Path(prepare("a.txt").train.filename).parent.relative_to(here)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads(whole["corpus.json"])
+    flipped = bytes([whole["train.bin"][0] ^ 1]) + whole["train.bin"][1:]
+    foreign = {key: value for key, value in report.items() if key != "sha256"} | {"fingerprint": "0" * 16}
+    foreign["sha256"] = hashlib.sha256(json.dumps(foreign).encode()).hexdigest()
+    differs = "is not what was written (its SHA-256 differs)"
+    for name, damage, message in [
+        ("train.bin", b"\x60", "/train.bin has 1 of 9 bytes"),
+        ("valid.bin", b"", "/valid.bin has 0 of 7 bytes"),
+        ("train.bin", flipped, f"/train.bin {differs}"),
+        ("corpus.json", whole["corpus.json"].replace(b'"stories": 2', b'"stories": 3'), f"/corpus.json {differs}"),
+        ("corpus.json", json.dumps(foreign).encode(), " is of another text"),
+        ("corpus.json", b"{}", "/corpus.json is of an older version: it has no SHA-256"),
+        ("corpus.json", b"{", " is damaged (Expecting property name"),
+        ("corpus.json", b"\xff", " is damaged ('utf-8' codec can't decode"),
+        ("valid.bin", None, " is damaged ([Errno 2] No such file"),
+    ]:
+        (folder / name).write_bytes(damage) if damage is not None else (folder / name).unlink()
+        made = prepare("a.txt")
+        assert (text(made, "train"), text(made, "valid")) == ("|one|two|", "|three|")
+        said = capsys.readouterr().err
+        assert said.startswith(f"{folder}{message}") and said.endswith(": it is made again\n")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_what_a_killed_preparation_left_is_removed(here: Path) -> None:
+    """But not what another one is at."""
+    write("a.txt", "one", "two", "three")
+    Path(".cache/corpus/.preparing-dead").mkdir(parents=True)
+    with lock.scratch(Path(".cache/corpus"), ".preparing-") as other:
+        assert not Path(".cache/corpus/.preparing-dead").exists()
+        made = prepare("a.txt")
+        assert other.exists() and text(made, "train") == "|one|two|"
+    assert leftovers(here) == [Path(made.train.filename).parent.name]
 
 
 def test_two_processes_may_prepare_the_same(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (full["stories"], quick["stories"]) == (7, 3)
     assert quick["symbols"] < full["symbols"]
     assert {"artifact", "nats_per_character", "bits_per_character", "data"} <= full.keys()
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an archive of another system leaves them: said and recorded as well as they can be."""
+    text = write_stories(tmp_path / os.fsdecode(b"caf\xe9.txt"), 40)
+    out = tmp_path / os.fsdecode(b"d\xe9j\xe0")
+    argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "1", "--out", str(out)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path}/d\\udce9j\\udce0: ")
+    [storyteller], _ = model.find(tmp_path)
+    assert storyteller.name == storyteller.metrics["name"] == "d\ufffdj\ufffd"
+    assert storyteller.metrics["data"]["sources"][0]["file"] == "caf\ufffd.txt"
 
 
 def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

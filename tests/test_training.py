@@ -297,25 +297,87 @@ def test_a_run_that_fails_at_the_end_leaves_the_old_artifact_and_can_finish(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
-    with pytest.raises(loop.Diverged, match=r"^the loss is no finite number at step \d+: lower --lr and --muon-lr"):
+    message = r"^the loss is no finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
+    with pytest.raises(loop.Diverged, match=message):
         run(replace(config, optimiser="adamw", lr=1e30, schedule="constant", ema=0.0))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_no_number_spoils_no_checkpoint(
-    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Checkpoints come after every step; the loss breaks in the fourth."""
+def spoiling(monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[int], bool], factor: float = torch.nan) -> None:
+    """Multiplies the training loss of some steps."""
     original = loop.Run.loss
 
     def loss(self: loop.Run, *arguments: object) -> torch.Tensor:
-        return original(self, *arguments) * (torch.nan if self.step == 3 else 1.0)
+        return original(self, *arguments) * (factor if self.network.training and spoilt(self.step) else 1.0)
 
     monkeypatch.setattr(loop.Run, "loss", loss)
+
+
+@pytest.mark.parametrize("factor", [torch.nan, torch.inf, 1e4])
+def test_a_step_without_a_usable_loss_is_left_out(
+    config: TrainConfig,
+    run: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    factor: float,
+) -> None:
+    """Its gradients count as zero, its loss not at all; also where the run is resumed between it and the next line."""
+    spoiling(monkeypatch, {3, 4}.__contains__, factor)
+    run(config, "whole")
+    reason = "no finite gradients, or a loss above 46 nats per character"
+    assert f"\nsteps left out since the last evaluation: 2 ({reason})\n" in capsys.readouterr().err
+    whole = model.load(tmp_path / "whole")
+    assert [line["step"] for line in whole.log] == [0, 5, 10, 12] and all(line["train"] < 4.7 for line in whole.log)
+    original, seen = loop.Run.train_step, iter(range(1, 10**6))
+    monkeypatch.setattr(
+        loop.Run,
+        "train_step",
+        lambda self: (original(self), next(seen) == 4 and os.kill(os.getpid(), signal.SIGTERM)),
+    )
+    with pytest.raises(Interrupted):
+        run(config, "parts")
+    assert run(config, "parts", resume=True)
+    assert [line["train"] for line in model.load(tmp_path / "parts").log] == [line["train"] for line in whole.log]
+    assert np.array_equal(weights(tmp_path / "parts")["norm.weight"], weights(tmp_path / "whole")["norm.weight"])
+
+
+def test_steps_without_a_usable_loss_stop_the_run(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiling(monkeypatch, lambda step: step >= 15)
+    message = r"^25 steps in a row up to step 40 had no usable loss: lower --lr \(0\.005\) and --muon-lr \(0\.02\), "
+    with pytest.raises(loop.Diverged, match=message + r"or set --clip 1$"):
+        run(replace(config, steps=1000, eval_every=10**6))
+    assert not checkpoint_path(tmp_path / "out").exists()
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    """A rate a thousand times too high, a checkpoint after every step; with --clip 1 the run goes on from the last."""
+    wild = replace(config, optimiser="adamw", lr=5.0, schedule="wsd", warmup=0.5, cooldown=0.0, steps=200, ema=0.0)
     path = checkpoint_path(tmp_path / "out")
-    with pytest.raises(loop.Diverged, match=rf"; {path} is of an earlier step, and stays$"):
-        run(replace(config, checkpoint_minutes=1e-9, eval_every=10**6))
-    assert checkpoint.read(path)[1]["step"] == 3
+    message = (
+        r"^the weights of step \d+ have a loss of [\de.+]+ nats per character: lower --lr \(5\), or set --clip 1; "
+    )
+    with pytest.raises(loop.Diverged, match=message) as error:
+        run(replace(wild, checkpoint_minutes=1e-9, eval_every=10**6))
+    kept = checkpoint.read(path)[1]["step"]
+    assert str(error.value).endswith(f"; {path} is of step {kept} and stays: --resume --clip 1 goes on from it")
+    assert kept > 5
+    slower = replace(wild, clip=1.0, steps=10**6, eval_every=10**6)
+    assert not run(slower, resume=True, stop_after=0.001)
+    assert checkpoint.read(path)[1]["step"] > kept
+
+
+def test_weights_too_large_for_their_file_are_refused(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    huge = replace(config, optimiser="adamw", lr=1e5, schedule="constant", ema=0.0, steps=2)
+    with pytest.raises(loop.Diverged, match=r"^the weights of step 2 are too large for fp16: lower --lr \(100000\)"):
+        run(huge)
+    assert not (tmp_path / "out").exists()
 
 
 def test_speeds_are_those_of_the_unrounded_clock(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
@@ -357,7 +419,8 @@ def test_windows_widen_to_the_context_within_a_run(
     monkeypatch.setattr(loop, "score", spied)
 
     def loss(self: loop.Run, forward: object, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        shapes.append(tuple(inputs.shape))
+        if self.network.training:  # and not what is scored before a checkpoint
+            shapes.append(tuple(inputs.shape))
         return original(self, forward, inputs, targets)
 
     monkeypatch.setattr(loop.Run, "loss", loss)
@@ -433,6 +496,9 @@ class SkippingScaler:
 
     def __init__(self, skipped: int) -> None:
         self.calls, self.skipped, self.current = 0, skipped, 2.0**16
+
+    def is_enabled(self) -> bool:
+        return True
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         return loss

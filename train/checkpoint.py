@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from train.loop import Run
 
-FORMAT = 2
+FORMAT = 3
+OLDER = (2,)  # which can be read as well: it has no SHA-256
 COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished", "best_val", "best_step", "stale")
-# What may differ between a run and its resumption: how long it is, where it runs and how it is watched.
-FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track"} | {
+# What may differ between a run and its resumption: how long it is, where it runs, how it is watched, and the mend of
+# a loss that exploded.
+FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track", "clip"} | {
     "eval_every",
     "eval_stories",
     "final_stories",
@@ -36,7 +40,7 @@ def save(run: Run, path: Path) -> None:
     tensors |= {f"average.{number}": weight for number, weight in enumerate(run.average)}
     tensors |= {f"best.{number}": weight for number, weight in enumerate(run.best)}
     tensors |= optimiser_tensors(run.optimisers)
-    tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": run.loss_sum}
+    tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": run.loss_sum} | run.guard.tensors()
     if run.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
     state = {name: getattr(run, name) for name in COUNTERS} | {
@@ -79,6 +83,7 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
     if run.device.type == "cuda" and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
     run.loss_sum.copy_(tensors["loss_sum"])
+    run.guard.restore(tensors)
     run.scaler.load_state_dict(state["scaler"])
     for name in COUNTERS:
         setattr(run, name, state[name])
@@ -89,8 +94,9 @@ def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None
     """Replaces `path` in one step with tensors and JSON-able state; a failed write leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    header = {"state": json.dumps({"format": FORMAT, **state})}
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"state": json.dumps({"format": FORMAT, **state})}
+    header["sha256"] = digest(header["state"], on_host)
     try:
         with temporary.open("wb") as file:
             file.write(to_safetensors(on_host, header))
@@ -107,13 +113,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            header = file.metadata() or {}
+        state = json.loads(header.get("state", "{}"))
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it to start anew") from error
     found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
+    if isinstance(found, int) and found > FORMAT:
+        mend = "go on with that version, or delete it to start anew"
+        raise CheckpointError(f"{path} has format {found} of a newer version, this one reads {FORMAT}: {mend}")
+    if found not in (FORMAT, *OLDER):
         raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start anew")
+    if (found == FORMAT or "sha256" in header) and header.get("sha256") != digest(header["state"], tensors):
+        raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start anew")
     return tensors, state
+
+
+def digest(state: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint holds: safetensors would take a flipped bit of a weight for the weight."""
+    found = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def optimiser_tensors(optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -4,16 +4,18 @@ import errno
 import hashlib
 import json
 import shutil
-import tempfile
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from model.artifacts import spelled
 from model.vocab import END, Vocab
 from train import tales
 from train.flags import nearest
+from train.lock import scratch
 from train.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
 from train.streams import Plan, Tally, write_stories, write_text
 
@@ -67,7 +69,7 @@ def prepare(
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
             plan = replace(plan, vocab=vocab)
         about = {
-            "name": plan.name,
+            "name": spelled(plan.name),
             "sources": [_source(path) for path in plan.files],
             "validation_sources": [_source(path) for path in plan.valid],
             "cleaning": plan.cleaning,
@@ -79,12 +81,14 @@ def prepare(
             about["fitted_to"] = plan.vocab.itos
         fingerprint = hashlib.sha256(json.dumps([_VERSION, about]).encode()).hexdigest()[:16]
         folder = cache / f"{plan.name}-{fingerprint}"
-        try:
-            return _load(folder)
-        except (FileNotFoundError, ValueError, KeyError):  # not there, or damaged
-            shutil.rmtree(folder, ignore_errors=True)
-            _build(plan, about | {"fingerprint": fingerprint}, folder, progress)
-            return _load(folder)
+        if folder.exists():
+            try:
+                return _load(folder, fingerprint)
+            except _Damaged as damage:
+                print(f"{damage}: it is made again", file=sys.stderr)
+                shutil.rmtree(folder, ignore_errors=True)
+        _build(plan, about | {"fingerprint": fingerprint}, folder, progress)
+        return _load(folder, fingerprint)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             mend = "free some, or keep the cache on another disk"
@@ -147,38 +151,64 @@ def _plan(
 def _source(path: Path) -> dict:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": spelled(path.name), "bytes": path.stat().st_size, "sha256": digest}
 
 
-def _load(folder: Path) -> Corpus:
-    """The cached corpus. Raises FileNotFoundError, ValueError or KeyError where it is missing or damaged."""
-    report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+class _Damaged(Exception):
+    """A cached corpus is not the one that was written; the message says what is wrong."""
+
+
+def _load(folder: Path, fingerprint: str) -> Corpus:
+    """The cached corpus. Raises _Damaged where it is incomplete, changed, of another text or of another version."""
+    path = folder / "corpus.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "sha256" not in report:
+            raise _Damaged(f"{path} is of an older version: it has no SHA-256")
+        if report.pop("sha256") != _digest(report):
+            raise _Damaged(f"{path} is not what was written (its SHA-256 differs)")
+        if report["fingerprint"] != fingerprint:
+            raise _Damaged(f"{folder} is of another text")
+        for name, sha256 in report.pop("files").items():
+            _check(folder / name, report["train" if name == "train.bin" else "validation"]["symbols"], sha256)
+    except (FileNotFoundError, ValueError, TypeError, RecursionError) as error:
+        raise _Damaged(f"{folder} is damaged ({error})") from error
     train, valid = (np.memmap(folder / f"{part}.bin", np.uint8, "r") for part in ("train", "valid"))
-    if (len(train), len(valid)) != (report["train"]["symbols"], report["validation"]["symbols"]):
-        raise ValueError(f"{folder} was cut")
     vocab = Vocab(report.pop("vocabulary"))
     return Corpus(name=report["name"], vocab=vocab, train=train, valid=valid, report=report)
+
+
+def _check(path: Path, symbols: int, sha256: str) -> None:
+    size = path.stat().st_size
+    if size != symbols:
+        raise _Damaged(f"{path} has {size:,} of {symbols:,} bytes")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise _Damaged(f"{path} is not what was written (its SHA-256 differs)")
+
+
+def _digest(report: dict) -> str:
+    return hashlib.sha256(json.dumps(report).encode()).hexdigest()
 
 
 def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
     """Writes the cached corpus beside its place and renames it, so that no other process sees half of it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
     as_text = plan.single or plan.cleaning == "classic"
     passes = 1 if plan.valid or as_text else 2
     size = passes * sum(path.stat().st_size for path in plan.files) + sum(path.stat().st_size for path in plan.valid)
     disable = None if progress else True  # None: only where there is no terminal
-    try:
+    with scratch(folder.parent, ".preparing-") as making:
         with tqdm(total=size, desc=f"preparing {plan.name}", unit="B", unit_scale=True, disable=disable) as bar:
             tally = Tally(bar)
-            counts = (write_text if as_text else write_stories)(plan, scratch, tally)
+            counts = (write_text if as_text else write_stories)(plan, making, tally)
         dropped = dict(sorted(tally.dropped.items(), key=lambda item: (-item[1], item[0])))
         report = about | counts | {"dropped_characters": dropped, "normalised_characters": tally.normalised}
-        (scratch / "corpus.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        report["files"] = {name: _source(making / name)["sha256"] for name in ("train.bin", "valid.bin")}
+        report["sha256"] = _digest(report)
+        (making / "corpus.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         try:
-            scratch.rename(folder)
+            making.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first: its work serves
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -3,8 +3,38 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from train.presets import TrainConfig
+
+# How devices that have no error of their own for it say that memory is short: mps, and the CPU
+SHORT = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class OutOfMemory(ValueError):
+    """A run does not fit into the memory of its device; the message says what might."""
+
+
+@contextmanager
+def memory_explained(config: TrainConfig, ranks: int = 1) -> Iterator[None]:
+    """Raises OutOfMemory, with smaller settings to try, in the place of what the device says when it is full."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).lower()
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in said for words in SHORT):
+            raise
+        batch, context = config.batch_size, config.model.context
+        tries = [f"--context {context // 2}"] if context > 1 else []
+        if batch % (2 * ranks) == 0:
+            tries.insert(0, f"--batch-size {batch // 2} --accumulate {2 * config.accumulate} (steps of the same size)")
+        raise OutOfMemory(
+            f"out of memory on {config.device}: {batch} windows (batch_size) of {context} characters (context) and "
+            f"{config.model.layers} layers of width {config.model.width} do not fit; try {' or '.join(tries)}"
+        ) from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """A signal ended the run; `number` is the signal's."""
+class Interrupted(BaseException):
+    """A signal ended the run; `number` is the signal's. Like KeyboardInterrupt, nothing that tries again catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -34,9 +34,10 @@ class Stop:
             self.patient = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        if not self.patient or self.received:
+        again = self.received is not None
+        self.received = number  # first: an exception that is raised within a finaliser goes no further
+        if again or not self.patient:
             raise Interrupted(number)
-        self.received = number
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -24,20 +24,19 @@ from model.gpt import GPT
 from model.vocab import Vocab
 from train import checkpoint, corpus, export, report
 from train.batches import Batches
-from train.device import pick_device
+from train.device import memory_explained, pick_device
 from train.distributed import ALONE, Ranks, joined
 from train.evaluate import evaluation, score, sequence
+from train.flags import printable
+from train.guard import ROW, Diverged, Guard
 from train.interrupts import Interrupted, Stop, stop_signals
+from train.lock import Locked, locked
 from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
 from train.survey import survey
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
-
-
-class Diverged(ValueError):
-    """The loss is no longer a finite number."""
 
 
 def train(
@@ -54,7 +53,7 @@ def train(
     False: `stop_after` minutes were over, and a checkpoint beside `out` lets `resume` go on. Raises Interrupted after
     SIGINT or SIGTERM, ValueError and its kin (CorpusError, CheckpointError, ArtifactError) for what cannot be run.
     """
-    with stop_signals() as stop, joined(config, stop) as ranks:
+    with stop_signals() as stop, joined(config, stop) as ranks, memory_explained(config, ranks.count):
         # what is wrong with the settings is said before gigabytes are fetched, and of the folder before hours are spent
         pick_device(config.device)
         require_tracker(config)
@@ -62,42 +61,57 @@ def train(
             raise ValueError(f"{out} is a file: choose another --out, or move it away")
         if config.threads:
             torch.set_num_threads(config.threads)
-        # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
-        own_split = config.cleaning == "classic"
-        vocab = load(config.init).vocab if config.init else None
-        prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
-        text = prepare(
-            config.data,
-            valid=None if own_split else config.valid,
-            cleaning=config.cleaning,
-            stories=config.stories,
-            vocab=vocab,
-        )
-        if config.replay:
-            text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab))
-        ranks.require_same(text.report["fingerprint"], "text")
-        run = Run(config, text, checkpoint_path(out), ranks)
+        with alone_at(out) if ranks.leads else nullcontext():
+            run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
+            kept, written = ranks.agree((run.path.exists(), out.exists()))
+            if kept and resume:
+                if run.restore() and written:
+                    ranks.say(f"{out} is finished: nothing to do")
+                    return True
+            elif kept:
+                ranks.say(f"{run.path} of an earlier run will be replaced; --resume would go on from it")
+            ranks.say("\n".join(survey(run.text, config)))
+            with stop.patiently():
+                if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
+                    run.save()
+                    if stop.received:
+                        raise Interrupted(stop.received)
+                    return False
+            run.finish(out, command)
+            return True
+
+
+def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Corpus:
+    """The text of a run, made once by one of the ranks."""
+    # The original's corpus validates on its own last tenth; a validation file then serves the final score alone.
+    own_split = config.cleaning == "classic"
+    vocab = load(config.init).vocab if config.init else None
+    prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
+    text = prepare(
+        config.data,
+        valid=None if own_split else config.valid,
+        cleaning=config.cleaning,
+        stories=config.stories,
+        vocab=vocab,
+    )
+    if config.replay:
+        text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab))
+    ranks.require_same(text.report["fingerprint"], "text")
+    return text
+
+
+@contextmanager
+def alone_at(out: Path) -> Iterator[None]:
+    """Within, no other run may write to `out`. Raises ValueError naming the one that does."""
+    with ExitStack() as held:
         try:
-            if ranks.leads:
-                run.path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(checkpoint_path(out).with_name("lock")))
+        except Locked as error:
+            mend = "wait until it ends, stop it, or choose another --out"
+            raise ValueError(f"{out} is being trained by {error}: {mend}") from None
         except OSError as error:
             raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
-        kept, written = ranks.agree((run.path.exists(), out.exists()))
-        if kept and resume:
-            if run.restore() and written:
-                ranks.say(f"{out} is finished: nothing to do")
-                return True
-        elif kept:
-            ranks.say(f"{run.path} of an earlier run will be replaced; --resume would go on from it")
-        ranks.say("\n".join(survey(text, config)))
-        with stop.patiently():
-            if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
-                run.save()
-                if stop.received:
-                    raise Interrupted(stop.received)
-                return False
-        run.finish(out, command)
-        return True
+        yield
 
 
 def checkpoint_path(out: Path) -> Path:
@@ -145,9 +159,11 @@ class Run:
         self.step = self.updates = 0  # they part where the GradScaler skips an update
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
+        self.guard = Guard(len(text.vocab), self.device)
         self.log: list[dict[str, Any]] = []
         self.recorded = 0.0, 0  # seconds and characters at the last line of the log
         self.finished = False
+        self.kept: int | None = None  # step of this run's own checkpoint
         self.seconds_before = 0.0  # of the processes that ran before this one
         self.seconds_told = 0.0  # by the first of several ranks, after its last step
         self.lr = 0.0
@@ -262,8 +278,13 @@ class Run:
             self.scaler.scale(loss / config.accumulate).backward()
             losses.append(loss.detach().float())
         self.ranks.average_gradients(self.network, losses)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        usable = self.guard.usable(losses, gradients)
+        if not self.scaler.is_enabled():  # it leaves such steps out by itself, and learns its scale from them
+            for gradient in gradients:
+                gradient.masked_fill_(~usable, 0)
         for loss in losses:
-            self.loss_sum += loss
+            self.loss_sum += torch.where(usable, loss, 0)
             self.loss_count += 1
         if config.clip:
             for optimiser in self.optimisers:
@@ -280,6 +301,8 @@ class Run:
         if self.average:
             decay = min(config.ema, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.network.parameters()], 1 - decay)
+        if self.step % ROW == 0 and (row := int(self.guard.row)) >= ROW:
+            raise self.diverged(f"{row} steps in a row up to step {self.step} had no usable loss")
 
     def loss(self, forward: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per character of targets (B, T) given inputs (B, T), in the run's precision."""
@@ -288,9 +311,16 @@ class Run:
             logits = forward(inputs)  # (B, T, V)
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
+    def mean_loss(self) -> float:
+        """Of the steps since the last evaluation that had a usable loss; before the first step that of a guess."""
+        if not self.loss_count:
+            return math.log(len(self.text.vocab))
+        return float(self.loss_sum / (self.loss_count - self.guard.missed * self.config.accumulate))
+
     def record(self, progress: Progress) -> None:
         """Evaluates, adds a line to the log, and stops a run whose loss is no number."""
         source = self.source()
+        missed = int(self.guard.missed)
         with self.holding(self.average):
             if self.probes:
                 windows = self.config.eval_windows
@@ -299,9 +329,11 @@ class Run:
                 # a network that has seen short windows only is lost beyond them
                 nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=source.context)
                 val_nats = float(nats.sum() / symbols.sum())
-                train_nats = (
-                    float(self.loss_sum / self.loss_count) if self.loss_count else math.log(len(self.text.vocab))
-                )
+                train_nats = self.mean_loss()
+        if missed:
+            reason = f"no finite gradients, or a loss above {self.guard.limit:.0f} nats per character"
+            self.ranks.say(f"steps left out since the last evaluation: {missed} ({reason})")
+        self.guard.missed.zero_()
         self.loss_sum.zero_()
         self.loss_count = 0
         self.check_finite(train_nats + val_nats)
@@ -332,12 +364,20 @@ class Run:
 
     def check_finite(self, loss: float) -> None:
         """Raises Diverged for a loss that is NaN or infinite."""
-        if math.isfinite(loss):
-            return
-        kept = f"; {self.path} is of an earlier step, and stays" if self.path.exists() else ""
-        raise Diverged(
-            f"the loss is no finite number at step {self.step}: lower --lr and --muon-lr, or set --clip 1{kept}"
+        if not math.isfinite(loss):
+            raise self.diverged(f"the loss is no finite number at step {self.step}")
+
+    def diverged(self, what: str) -> Diverged:
+        """The error about a run that went wrong, with its mends and what is left of it."""
+        config, kept = self.config, ""
+        rates = f"lower --lr ({config.lr:g})" + (
+            f" and --muon-lr ({config.muon_lr:g})" if config.optimiser == "muon" else ""
         )
+        clip = "" if config.clip else ", or set --clip 1"
+        if self.kept is not None:
+            go_on = "" if config.clip else ": --resume --clip 1 goes on from it"
+            kept = f"; {self.path} is of step {self.kept} and stays{go_on}"
+        return Diverged(f"{what}: {rates}{clip}{kept}")
 
     @torch.inference_mode()
     def probe(self, batches: Batches, count: int, network: GPT | ClassicGPT | None = None) -> float:
@@ -364,14 +404,18 @@ class Run:
 
     def save(self) -> None:
         """Writes the checkpoint, unless the weights are spoilt: the one before is then worth more."""
-        self.check_finite(float(self.loss_sum))
+        loss = self.probe(self.source(), 1)
+        if not loss < self.guard.limit:  # or NaN
+            raise self.diverged(f"the weights of step {self.step} have a loss of {loss:.4g} nats per character")
         if self.ranks.leads:
             checkpoint.save(self, self.path)
+        self.kept = self.step
         self.ranks.barrier()  # a rank that ended before would have torchrun end the one that writes
 
     def restore(self) -> bool:
         """Goes back to the checkpoint; True if it is of a finished run. Raises CheckpointError if it is of another."""
         checkpoint.restore(self, self.path)
+        self.kept = self.step
         self.recorded = (self.log[-1]["seconds"], self.log[-1]["characters"]) if self.log else (0.0, 0)
         return self.finished
 
@@ -382,6 +426,8 @@ class Run:
         dtype = torch.float16 if self.config.weights == "fp16" else torch.float32
         with self.holding(self.best or self.average):
             weights = {n: p.detach().to(dtype, copy=True).cpu() for n, p in self.network.state_dict().items()}
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise self.diverged(f"the weights of step {self.step} are too large for {self.config.weights}")
         network = self.config.model.build().to(self.device)
         network.load_state_dict(weights)
         sequences, data = self.valid, held_out_name(self.text)
@@ -393,7 +439,7 @@ class Run:
         if not self.ranks.leads:
             self.save()  # waits for the one that writes
             return
-        metrics = report.metrics(self, out.name, figures, round(seconds, 1), command) | besides
+        metrics = artifacts.spelled(report.metrics(self, out.name, figures, round(seconds, 1), command) | besides)
         artifacts.save(
             out,
             config=self.config.model,
@@ -403,13 +449,15 @@ class Run:
             log=self.log,
             card=report.card(metrics, network.cpu().eval(), self.text.vocab),
         )
-        self.finished = True
+        exported = export.after_training(out, sequences)
+        self.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
         self.save()
-        print(
+        line = (
             f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
             f"{metrics['parameters']:,} parameters, {self.step:,} steps in {seconds:.0f} s"
         )
-        print(export.after_training(out, sequences), file=sys.stderr)
+        print(printable(line))
+        print(artifacts.spelled(exported), file=sys.stderr)
 
     def comparisons(self, network: GPT | ClassicGPT) -> dict[str, Any]:
         """What the settings ask to be measured besides: by nanoGPT's rule, and the model that this one started from."""

@@ -38,7 +38,7 @@ class Progress:
         if not self.bar.disable and time.monotonic() - self.shown >= 1:  # reading a loss waits for the device
             self.shown = time.monotonic()
             run = self.run
-            loss = float(run.loss_sum / max(1, run.loss_count))
+            loss = run.mean_loss()
             left = ""
             if run.config.max_minutes:
                 left = f", {max(0, run.config.max_minutes - run.seconds / 60):.1f} min left"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +85,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best else {}),
         **({"prompts": list(PROMPTS[run.config.preset])} if run.config.preset in PROMPTS else {}),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        **environment(),
     }
 
 
@@ -95,12 +98,23 @@ def named(run: Run) -> dict[str, Any]:
     return names
 
 
+def environment() -> dict[str, Any]:
+    """What besides settings and data decides about every bit of the weights."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in ("safetensors", "onnx", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    machine = {"platform": platform.platform(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
+    return {"versions": versions, "environment": machine}
+
+
 def commit() -> str | None:
     """The commit of the code that ran, with "+" behind it where files differed; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        return run.stdout.strip()
+        command, quiet = ["git", *arguments], subprocess.DEVNULL  # git complains in the language of the locale
+        run = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=quiet, check=True)
+        return run.stdout.decode(errors="replace").strip()
 
     try:
         changed = git("status", "--porcelain", "--", "../model", ".")

@@ -1,0 +1,157 @@
+"""The same run twice gives the same files and tells the same story, also where everything around it differs.
+
+The short form compares a plain place with the most awkward one; `make torture` goes through more of them, and starts
+the page in each.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import model
+from tests.stories import write_stories
+from tests.torture.elsewhere import Place, make_places
+from tests.torture.record import FULL, record
+
+SHORT = ["--steps", "20", "--eval-every", "8", "--context", "32", "--batch-size", "4"]
+TEXT, OUT = "a text.txt", "artifacts/my model"
+FOREIGN_TEXT, FOREIGN_OUT = "Ein schöner Text.txt", "artifacts/Mär chen"
+PROMPT = "Once upon a time"
+LATIN = {"LOCPATH", "PYTHONUTF8"}  # where Gradio's own banner, which has a picture in it, cannot be printed
+UNLIKE = {"seconds", "chars_per_second", "commit"}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
+    """The places by what is awkward about them; the first one is plain."""
+    return make_places(tmp_path_factory.mktemp("places"), few=not FULL, left_out=("artifacts/", "docs/"))
+
+
+@pytest.fixture(scope="module")
+def trained(places: dict[str, Place]) -> dict[str, Path]:
+    """The artifact that each place made of the same text by the same command."""
+    made = {}
+    for name, place in places.items():
+        write_stories(place.folder / TEXT, 80)
+        settings = ["--preset", "debug", "--data", TEXT, "--out", OUT, "--device", "cpu", "--threads", "1"]
+        done = place.run("-m", "train", *settings, *([] if FULL else SHORT))
+        assert done.returncode == 0, (name, done.stderr)
+        assert done.stdout.splitlines()[-1].startswith(f"{OUT}: "), done.stdout
+        made[name] = place.folder / OUT
+    return made
+
+
+def untimed(value: Any) -> Any:
+    """JSON without what depends on the clock, or on whether there is a repository around the copy."""
+    if isinstance(value, dict):
+        return {key: untimed(each) for key, each in value.items() if key not in UNLIKE}
+    return value
+
+
+def lines(path: Path) -> list[Any]:
+    return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
+    plain, *others = trained.values()
+    metrics = json.loads((plain / "metrics.json").read_text())
+    assert metrics["environment"].keys() == {"platform", "cpu", "cores"}
+    assert {"python", "torch", "numpy", "safetensors", "onnx", "onnxruntime"} == metrics["versions"].keys()
+    assert metrics["threads"] == 1
+    for other in others:
+        for name in ("model.safetensors", "stoi.json", "itos.json", "model.onnx"):
+            assert (plain / name).read_bytes() == (other / name).read_bytes(), (other, name)
+        assert untimed(json.loads((other / "metrics.json").read_text())) == untimed(metrics)
+        assert lines(other / "log.jsonl") == lines(plain / "log.jsonl")
+        assert (other / "README.md").read_text() == (plain / "README.md").read_text()
+    record(
+        "the same seed, data, preset and thread count, in as many places",
+        len(trained),
+        "weights, vocabulary, ONNX graph and card byte for byte the same, metrics and log but for times; hash seeds, "
+        "users, folders, locales and time zones differed",
+        'make torture ARGS="-k same_files"',
+        section="Reproducible",
+    )
+
+
+def test_names_are_kept_where_the_locale_cannot_spell_them(places: dict[str, Place], trained: dict[str, Path]) -> None:
+    able = {name: place for name, place in places.items() if "LOCPATH" not in place.variables}
+    for place in list(able.values())[0 if FULL else 1 :]:
+        write_stories(place.folder / FOREIGN_TEXT, 80)
+        done = place.run("-m", "train", "--preset", "debug", "--data", FOREIGN_TEXT, "--out", FOREIGN_OUT, *SHORT)
+        assert done.returncode == 0, done.stderr
+        assert " nats per character on " in done.stdout.splitlines()[-1]
+        metrics = model.load(place.folder / FOREIGN_OUT).metrics
+        assert (metrics["name"], metrics["data"]["name"]) == ("Mär chen", FOREIGN_TEXT)
+
+
+@contextmanager
+def page(place: Place) -> Iterator[str]:
+    """The address of the page, as it is started in a place."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = place.environment() | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    command, log = [*place.prefix(), sys.executable, "app.py"], place.folder / "tmp" / "log"
+    with log.open("w") as output, subprocess.Popen(
+        command, cwd=place.folder, env=variables, stdout=output, stderr=subprocess.STDOUT
+    ) as process:  # fmt: skip
+        try:
+            url, patience = f"http://127.0.0.1:{port}", time.monotonic() + 120
+            while not answers(url):
+                assert process.poll() is None and time.monotonic() < patience, log.read_text()
+                time.sleep(0.05)
+            yield url
+        finally:
+            process.terminate()
+    assert "Traceback" not in log.read_text(errors="replace")
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def told_by_page(url: str) -> str:
+    """The whole story of /tell."""
+    body = json.dumps({"data": ["my model", PROMPT, 80, 0.8, 0, 1.0, 0.0, 7]}).encode()
+    request = urllib.request.Request(f"{url}/gradio_api/call/tell", body, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
+    with urllib.request.urlopen(f"{url}/gradio_api/call/tell/{event}", timeout=60) as answer:
+        said = answer.read().decode()
+    [last] = re.findall(r"event: complete\ndata: (.+)", said)
+    return json.loads(last)[0]
+
+
+def test_the_same_story_is_told_everywhere(places: dict[str, Place], trained: dict[str, Path]) -> None:
+    """By the command, whose output is in whatever the locale writes, and by the page."""
+    storyteller = model.load(next(iter(trained.values())))
+    story = "".join(storyteller.tell(PROMPT, model.Sampling(length=80, seed=7)))
+    for name, place in list(places.items())[0 if FULL else 1 :]:
+        told = place.run("-m", "model", PROMPT, "--model", OUT, "--length", "80", "--seed", "7")
+        assert (told.returncode, told.stdout) == (0, f"{PROMPT}{story}\n"), (name, told.stderr)
+        if FULL and not LATIN & place.variables.keys():
+            with page(place) as url:
+                assert story.strip() in told_by_page(url), name
+    record(
+        "told by the command in those places, and by the page where the locale is UTF-8",
+        len(places),
+        "the same story each time",
+        'make torture ARGS="-k same_story"',
+        section="Reproducible",
+    )

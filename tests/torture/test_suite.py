@@ -1,0 +1,61 @@
+"""The tests that need no browser, in awkward places and in random order: a user's machine, not ours."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.torture.elsewhere import Place, make_places
+from tests.torture.record import record
+
+# Without a browser, and without what compiles: what reads, writes, trains, exports, tells and answers.
+SUITE = [
+    "api",
+    "artifacts",
+    "batches",
+    "cli_tell",
+    "corpus",
+    "decoder",
+    "export",
+    "hub",
+    "imports",
+    "judge",
+    "muon",
+    "networks",
+    "optim",
+    "record",
+    "sampling",
+    "storyteller",
+    "survey",
+    "tales",
+    "telling",
+    "train_cli",
+    "vocab",
+    "words",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
+    return make_places(tmp_path_factory.mktemp("places"))
+
+
+def test_the_suite_passes_elsewhere(places: dict[str, Place]) -> None:
+    """As `make test` runs it, which sets PYTHONUTF8."""
+    files = [f"tests/test_{name}.py" for name in SUITE]
+    chosen = [name for name in places if "HOME" in name or "tr_TR" in name]
+    passed = []
+    for seed, name in enumerate(chosen, 1):
+        place = places[name]
+        place.variables["PYTHONUTF8"] = "1"
+        done = place.run("-m", "pytest", f"--shuffle={seed}", "-p", "no:cacheprovider", *files)
+        assert done.returncode == 0, f"{name}, seed {seed}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+        passed.append(int(re.findall(r"(\d+) passed", done.stdout)[-1]))
+    record(
+        f"{len(files)} test files that need no browser, in another order each time: {'; '.join(chosen)}",
+        len(passed),
+        f"{min(passed)} tests passed each time",
+        'make torture ARGS="-k suite_passes"',
+        section="Reproducible",
+    )
