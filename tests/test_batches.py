@@ -107,3 +107,16 @@ def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> No
     assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay where they were
     with pytest.raises(ValueError, match=r"^the text \(8 characters\) must be longer than the context \(8\)$"):
         Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)
+
+
+def test_a_text_without_stories_teaches_what_the_mark_opens() -> None:
+    """One row in eight opens with it; all else is as without."""
+    made, plain = (Batches(TEXT, context=8, batch_size=4, seed=1, mark=mark) for mark in (255, None))
+    marked = 0
+    for step in range(500):
+        (inputs, targets), (as_is, same) = made.batch(step), plain.batch(step)
+        opened = inputs[:, 0] == 255
+        marked += int(opened.sum())
+        assert torch.equal(inputs[:, 1:], as_is[:, 1:]) and torch.equal(targets, same)
+        assert torch.equal(inputs[~opened], as_is[~opened])
+    assert marked / 2_000 == pytest.approx(1 / 8, abs=0.03)

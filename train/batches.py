@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MARKED = 8  # of so many rows one opens with the mark, where there is one
+
 
 class Batches:
     """Random windows of an encoded text that is held as one uint8 tensor on the training device.
@@ -18,7 +20,8 @@ class Batches:
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
     every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
     at one of `starts`, where stories do. A share `replay_share` of all rows comes from another text, `replay`. `part`
-    (number, count) takes the rows of one of several equal parts.
+    (number, count) takes the rows of one of several equal parts. `mark` takes the place of the first symbol of one row in
+    MARKED: in a text without stories a network could not learn otherwise that the mark opens a prompt.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Batches:
         opening: float = 0.0,
         replay: np.ndarray | None = None,
         replay_share: float = 0.0,
+        mark: int | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         texts = [text] if replay is None else [text, replay]
@@ -42,7 +46,7 @@ class Batches:
         self.text = torch.from_numpy(np.concatenate(texts, dtype=np.uint8)).to(device)  # (N + M,), M of them to replay
         self.own, self.replayed = len(text), len(self.text) - len(text)
         self.replay_share = replay_share if replay is not None else 0.0
-        self.seed = seed
+        self.seed, self.mark = seed, mark
         self.batch_size, self.part = batch_size, part
         self.rows = rows_of(batch_size, part).to(device)
         self.columns = torch.arange(context + 1, device=device)
@@ -78,6 +82,8 @@ class Batches:
             elsewhere = self.own + draws % (self.replayed - self.context)
             offsets = torch.where(hash64(draws, self.seed) < int(self.replay_share * 2**63), elsewhere, offsets)
         windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
+        if self.mark is not None:
+            windows[:, 0] = torch.where(hash64(~numbers, self.seed) % MARKED == 0, self.mark, windows[:, 0])
         return windows[:, :-1], windows[:, 1:]
 
 

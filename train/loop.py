@@ -145,6 +145,8 @@ class Run:
         starts = None if text.vocab.end is None else np.flatnonzero(training == text.vocab.end)
         rows = {"starts": starts, "opening": config.opening, "part": ranks.part}
         rows |= {"replay": text.replay, "replay_share": config.replay_share}
+        if "stories" not in text.report["train"]:
+            rows["mark"] = text.vocab.end
         self.batches = Batches(training, batch_size=config.batch_size, seed=config.seed, **size, **rows)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches

@@ -53,7 +53,7 @@ def random_text(characters: int = 1_000_000) -> Corpus:
     vocab = Vocab.ascii()
     ids = np.random.default_rng(0).integers(0, len(vocab), characters, dtype=np.uint8)
     ids[0] = ids[-1] = vocab.end
-    return Corpus(name="random", vocab=vocab, train=ids, valid=ids[:1000], report={"fingerprint": ""})
+    return Corpus(name="random", vocab=vocab, train=ids, valid=ids[:1000], report={"fingerprint": "", "train": {}})
 
 
 def measure(run: Run, config: TrainConfig) -> dict[str, object]:
