@@ -20,8 +20,8 @@ class Batches:
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
     every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
     at one of `starts`, where stories do. A share `replay_share` of all rows comes from another text, `replay`. `part`
-    (number, count) takes the rows of one of several equal parts. `mark` takes the place of the first symbol of one row in
-    MARKED: in a text without stories a network could not learn otherwise that the mark opens a prompt.
+    (number, count) takes the rows of one of several equal parts. `mark` takes the place of the first symbol of one row
+    in MARKED: in a text without stories a network could not learn otherwise that the mark opens a prompt.
     """
 
     def __init__(
