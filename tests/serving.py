@@ -34,11 +34,12 @@ CHROMIUM_FLAGS = [  # it runs as root in CI, and calls nobody but the page
 
 @dataclass(frozen=True)
 class Server:
-    """A page that runs: its address, its log and the seconds from its start to its first answer."""
+    """A page that runs: its address, its log, the seconds from its start to its first answer, its process."""
 
     url: str
     log: Path
     seconds: float
+    pid: int
 
     def complaints(self) -> list[str]:
         """The lines of the log that no visitor should be able to cause."""
@@ -96,7 +97,7 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
             if process.poll() is not None or time.monotonic() - started > 60:
                 raise RuntimeError(f"app.py did not start:\n{log.read_text()}")
             time.sleep(0.02)
-        yield Server(url, log, time.monotonic() - started)
+        yield Server(url, log, time.monotonic() - started, process.pid)
     finally:
         process.terminate()
         process.wait(10)
