@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Gradio tabulates all calls at the end of each, with pandas, for a dashboard that this page does not have.
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
 
 import gradio as gr

@@ -8,6 +8,8 @@ Shapes: L applications of a block, B stories, H heads, T time, D head width, V v
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -180,6 +182,8 @@ class Teller(threading.Thread):
             self.awake.notify()
 
     def run(self) -> None:
+        if sys.platform == "linux":  # where threads have priorities: who asks comes before who is told
+            os.setpriority(os.PRIO_PROCESS, self.native_id, int(os.environ.get("NICE", 5)))
         while True:
             for story in self._next_in_line():
                 try:

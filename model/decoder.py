@@ -5,6 +5,8 @@ Shapes: B stories, L applications of a block, H heads, T time, D head width, V v
 
 from __future__ import annotations
 
+import math
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,7 +156,9 @@ class OnnxGraph:
         """Room for the keys and values of `length` symbols of each story: (2 L, B, H, length, D) of float32."""
         config = self.config
         shape = (2 * config.layers * config.loops, rows, config.heads, length, config.head_width)
-        return np.zeros(shape, np.float32)
+        # Pages of its own, zero until they are written, go back whole; malloc keeps large pieces for the next one.
+        pages = mmap.mmap(-1, 4 * math.prod(shape))
+        return np.frombuffer(pages, np.float32).reshape(shape)
 
     def bind(self, ids: np.ndarray, place: Place, cache: np.ndarray, logits: np.ndarray) -> IOBinding:
         """The graph reading and writing these arrays where they are; the caller keeps them alive."""

@@ -1,20 +1,17 @@
-"""The page's figures over HTTP, with the best model of artifacts/: for a machine that does nothing else meanwhile.
+"""The page's figures over HTTP, with the best model of artifacts/: for two cores that do nothing else meanwhile.
 
-The client of the measurements runs on the same cores. A second file of the server's is not opened: what is measured is
-`python app.py`, from its start to many readers.
+Those who read share the cores with the page. What is asserted are the targets.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,10 +26,10 @@ PROMPT = "Once upon a time there was an "  # 30 characters
 class Reader:
     """One story, asked for over plain HTTP; when each of its pieces came."""
 
-    def __init__(self, server: Server, length: int, seed: int) -> None:
-        self.asked, self.times, self.text = time.monotonic(), [], ""
+    def __init__(self, server: Server, length: int, seed: int, prompt: str = PROMPT) -> None:
+        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], "", prompt
         self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-        body = json.dumps({"data": ["", PROMPT, length, 0.8, 0, 1.0, 0.0, seed]})
+        body = json.dumps({"data": ["", prompt, length, 0.8, 0, 1.0, 0.0, seed]})
         self.connection.request("POST", "/gradio_api/call/tell", body, {"Content-Type": "application/json"})
         event = json.load(self.connection.getresponse())["event_id"]
         self.connection.request("GET", f"/gradio_api/call/tell/{event}")
@@ -67,20 +64,23 @@ class Reader:
         return max(after - before for before, after in pairwise(self.times))
 
 
-def together(server: Server, readers: int, length: int, seed: int) -> list[Reader]:
+def together(server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT) -> list[Reader]:
     with ThreadPoolExecutor(readers) as pool:
-        return list(pool.map(lambda i: Reader(server, length, seed + i).whole(), range(readers)))
+        return list(pool.map(lambda i: Reader(server, length, seed + i, prompt).whole(), range(readers)))
 
 
 def speed(readers: list[Reader]) -> float:
     """Characters per second of all together."""
     seconds = max(each.times[-1] for each in readers) - min(each.asked for each in readers)
-    return sum(len(each.text) - len(PROMPT) for each in readers) / seconds
+    return sum(len(each.text) - len(each.prompt) for each in readers) / seconds
 
 
-def megabytes(server: Server) -> int:
-    status = Path(f"/proc/{server.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) // 1024
+def report(what: str, seconds: list[float]) -> float:
+    """Prints median and 95th percentile in milliseconds, of which it returns the first."""
+    ranked = sorted(1000 * each for each in seconds)
+    median, p95, worst = statistics.median(ranked), ranked[int(0.95 * len(ranked))], ranked[-1]
+    print(f"\n{what}: median {median:.0f} ms, p95 {p95:.0f}, worst {worst:.0f} ({len(ranked)} times)", end="")
+    return median
 
 
 @pytest.fixture(scope="module")
@@ -94,78 +94,73 @@ def server(tmp_path_factory):
 
 def test_the_first_character_of_one_reader(server):
     firsts = [together(server, 1, 30, seed)[0].first for seed in range(21)]
-    print(
-        f"\nfirst character, one reader: median {statistics.median(firsts) * 1000:.0f} ms, worst {max(firsts) * 1000:.0f}"
-    )
-    assert statistics.median(firsts) < 0.06
+    assert report("first character, one reader", firsts) < 60
 
 
 def test_eight_readers_at_once(server):
     alone, crowd, firsts = [], [], []
-    for round_ in range(5):
-        alone.append(speed(together(server, 1, 600, round_)))
-        readers = together(server, STORIES, 600, 10 * round_)
+    for seed in range(0, 50, 10):
+        alone.append(speed(together(server, 1, 600, seed)))
+        readers = together(server, STORIES, 600, seed)
         crowd.append(speed(readers))
         firsts += [each.first for each in readers]
-    p95 = sorted(firsts)[int(0.95 * len(firsts))]
-    gain = statistics.median(crowd) / statistics.median(alone)
+    one, all_ = statistics.median(alone), statistics.median(crowd)
+    report(f"first character, {STORIES} readers at once", firsts)
     print(
-        f"\n{STORIES} readers at once: first character p95 {p95 * 1000:.0f} ms, median {statistics.median(firsts) * 1000:.0f}"
+        f"\ncharacters/s over HTTP: one reader {one:,.0f}, {STORIES} readers {all_:,.0f}, {all_ / one:.2f} times",
+        end="",
     )
-    print(
-        f"characters/s over HTTP: one {statistics.median(alone):,.0f}, all {statistics.median(crowd):,.0f}: {gain:.2f} times"
-    )
-    assert p95 < 0.4
-    assert gain > 1.8
+    assert sorted(firsts)[int(0.95 * len(firsts))] < 0.4
+    assert all_ > 1.8 * one
 
 
 @pytest.mark.parametrize("readers", [1, STORIES])
 def test_a_full_context_is_no_pause(server, readers):
-    pauses = sorted(each.longest_pause for seed in range(3) for each in together(server, readers, 4000, 100 * seed))
-    print(
-        f"\nlongest pause in 4,000 characters, {readers} readers: median {pauses[len(pauses) // 2] * 1000:.0f} ms, worst {pauses[-1] * 1000:.0f}"
+    """The prompt leaves room for some hundred characters, so all stories fill the context at the same time."""
+    prompt = ("Once upon a time, there was a little girl named Lily. She had a red ball. " * 20)[:900]
+    stories = [each for seed in range(5) for each in together(server, readers, 600, 100 * seed, prompt)]
+    assert any(len(each.text) > 1024 + 64 for each in stories)
+    assert (
+        report(f"longest pause of a story across a full context, {readers}", [it.longest_pause for it in stories]) < 150
     )
-    assert pauses[len(pauses) // 2] < 0.15
 
 
 def test_leaving_frees_the_place(server):
     seconds = []
-    for round_ in range(10):
-        readers = [Reader(server, 4000, 10 * round_ + i) for i in range(STORIES)]
+    for seed in range(0, 100, 10):
+        readers = [Reader(server, 4000, seed + i) for i in range(STORIES)]
         for each in readers:
             each.piece()
-        waiting = Reader(server, 1, round_)
+        waiting = Reader(server, 1, seed)
         left = time.monotonic()
-        readers[round_ % STORIES].close()
-        waiting.whole()
-        seconds.append(waiting.times[0] - left)
+        readers[seed // 10 % STORIES].close()
+        seconds.append(waiting.whole().times[0] - left)
         for each in readers:
             each.close()
-    print(
-        f"\na place free after {statistics.median(seconds) * 1000:.0f} ms at the median, worst {max(seconds) * 1000:.0f}"
-    )
+    assert report("from a reader's leaving to the first character of the next in line", seconds) < 200
 
 
 def test_memory(server):
-    print(f"\nmemory after all that: {megabytes(server)} MB")
-    assert megabytes(server) < 400
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    megabytes = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    print(f"\nmemory after all that: {megabytes:.0f} MB", end="")
+    assert megabytes < 400
 
 
 def test_start(tmp_path):
-    seconds = {"absent": [], "there": []}
-    for round_ in range(3):
-        for name in seconds:
-            home = tmp_path / f"{name}{round_}"
+    seconds = {"absent": [], "there": [], "imported": []}
+    for turn in range(3):
+        for name in ("absent", "there"):
+            home = tmp_path / f"{name}{turn}"
             home.mkdir()
             with serve(home, ROOT / "artifacts", torch=name == "there") as server:
                 seconds[name].append(server.seconds)
-    imported = []
-    for _ in range(3):
         began = time.monotonic()
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
-        imported.append(time.monotonic() - began)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
+        seconds["imported"].append(time.monotonic() - began)
+    absent, there, imported = (statistics.median(each) for each in seconds.values())
     print(
-        f"\nto the first answer: torch absent {medians['absent']:.2f} s, there {medians['there']:.2f}; import torch {statistics.median(imported):.2f}"
+        f"\nto the first answer: torch absent {absent:.2f} s, there {there:.2f} s; import torch takes {imported:.2f} s"
     )
-    assert medians["absent"] < 6
+    assert absent < 6
+    assert there < absent + 1  # it is not imported
