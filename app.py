@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Gradio tabulates all calls at the end of each, with pandas, for a dashboard that this page does not have.
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
 
 import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
+from model.batching import STORIES
 from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
 from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
@@ -23,7 +26,7 @@ from page.shelf import HAS_TORCH, Shelf
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
 
-STORIES_AT_ONCE = 4  # told at the same time; they share the processor's cores
+STORIES_AT_ONCE = STORIES  # told at the same time, a character each in turn
 LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
 WAITING = 32  # queued behind them; more are turned away
 

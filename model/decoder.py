@@ -1,10 +1,12 @@
 """What reads symbols and gives the logits of the next one; it remembers what it has read of a story.
 
-Shapes: L applications of a block, H heads, T time, D head width, V vocabulary.
+Shapes: B stories, L applications of a block, H heads, T time, D head width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ from model.config import ModelConfig
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding
     from torch import Tensor, nn
+
+
+CHUNK = 64  # symbols that a graph reads at once: where several stories are told, all wait for them, about 4 ms
 
 
 class Decoder(Protocol):
@@ -123,9 +128,10 @@ class TorchDecoder(CachingDecoder):
 class OnnxGraph:
     """The graph of a model.onnx, opened once and shared by its decoders, from as many threads as there are stories.
 
-    Its inputs are ids (1, T) of int64, `last` (1,) and `total` () of int32, the position of the newest symbol and the
-    number of symbols in all, and the cache, keys and values of each layer (1, H, context, D), into which it writes;
-    it gives logits (1, T, V). Raises ArtifactError where ONNX Runtime is not installed or cannot open the graph.
+    Its inputs are ids (B, T) of int64, `last` (B,) and `total` () of int32, the position of each story's newest symbol
+    and the number of symbols in the longest, and the cache, keys and values of each layer (B, H, context, D), into
+    which it writes; it gives logits (B, T, V). Raises ArtifactError where ONNX Runtime is not installed or cannot open
+    the graph.
     """
 
     def __init__(self, data: bytes, config: ModelConfig, folder: Path) -> None:
@@ -146,11 +152,13 @@ class OnnxGraph:
             trouble = f"cannot be opened by ONNX Runtime ({str(error).splitlines()[0]})"
             raise ArtifactError(export_again(folder, trouble)) from error
 
-    def new_cache(self, length: int) -> np.ndarray:
-        """Room for the keys and values of `length` symbols: (2 L, 1, H, length, D) of float32."""
+    def new_cache(self, length: int, rows: int = 1) -> np.ndarray:
+        """Room for the keys and values of `length` symbols of each story: (2 L, B, H, length, D) of float32."""
         config = self.config
-        shape = (2 * config.layers * config.loops, 1, config.heads, length, config.head_width)
-        return np.zeros(shape, np.float32)
+        shape = (2 * config.layers * config.loops, rows, config.heads, length, config.head_width)
+        # Pages of its own, zero until they are written, go back whole; malloc keeps large pieces for the next one.
+        pages = mmap.mmap(-1, 4 * math.prod(shape))
+        return np.frombuffer(pages, np.float32).reshape(shape)
 
     def bind(self, ids: np.ndarray, place: Place, cache: np.ndarray, logits: np.ndarray) -> IOBinding:
         """The graph reading and writing these arrays where they are; the caller keeps them alive."""
@@ -175,15 +183,21 @@ class OnnxGraph:
 
 
 class Place:
-    """Where the newest symbol stands, in arrays that a graph reads in place."""
+    """Where the newest symbol of each story stands, in arrays that a graph reads in place."""
 
-    def __init__(self, total: int = 0) -> None:
-        self.last, self.total = np.zeros(1, np.int32), np.zeros((), np.int32)
+    def __init__(self, total: int = 0, rows: int = 1) -> None:
+        self.last, self.total = np.zeros(rows, np.int32), np.zeros((), np.int32)
         self.move(total)
+
+    def first(self, rows: int) -> Place:
+        """That of the first stories alone, in the same arrays."""
+        place = Place()
+        place.last, place.total = self.last[:rows], self.total
+        return place
 
     def move(self, total: int) -> None:
         """To the end of `total` symbols."""
-        self.last[0], self.total[()] = total - 1, total
+        self.last[:], self.total[()] = total - 1, total
 
 
 class OnnxDecoder(CachingDecoder):
@@ -208,7 +222,13 @@ class OnnxDecoder(CachingDecoder):
         return self._graph.read(ids, Place(len(ids)), self._graph.new_cache(len(ids)))
 
     def _append(self, ids: list[int]) -> np.ndarray:
-        self._place.move(len(self._ids) + len(ids))
+        *chunks, ids = (ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK))  # other chunks would round otherwise
+        total = len(self._ids)
+        for chunk in chunks:
+            total += len(chunk)
+            self._place.move(total)
+            self._graph.read(chunk, self._place, self._cache)
+        self._place.move(total + len(ids))
         if len(ids) > 1:
             return self._graph.read(ids, self._place, self._cache)[-1].copy()
         self._id[0, 0] = ids[0]

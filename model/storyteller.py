@@ -104,11 +104,11 @@ class Storyteller:
 
     def decoder(self) -> Decoder:
         """A new decoder; each story needs its own. It runs model.onnx where that can be had, else the network."""
-        graph = self._open_graph()
+        graph = self.open_graph()
         return TorchDecoder(self.network) if graph is None else OnnxDecoder(graph)
 
-    def _open_graph(self) -> OnnxGraph | None:
-        """The graph that all decoders share, opened on first use."""
+    def open_graph(self) -> OnnxGraph | None:
+        """The graph that all decoders share, opened on first use; None where PyTorch tells."""
         with self._opening:
             if self._onnx is not None:
                 data, self._onnx = self._onnx, None  # what is open needs its bytes no more
@@ -141,7 +141,7 @@ class Storyteller:
 
     def chances(self, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         """The probability (V,), float64, with which `tell` draws each symbol from these logits (V,)."""
-        return probabilities(_allowed(logits, self.vocab, sampling), sampling)
+        return probabilities(allowed(logits, self.vocab, sampling), sampling)
 
     def score(self, text: str, *, k: int = 10, ending: bool = False) -> list[Scored]:
         """Each character of `text`, as far as the vocabulary has it, with the nats that it cost and k alternatives.
@@ -184,14 +184,14 @@ def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Ite
     generator = np.random.default_rng(sampling.seed)
     ids = prepare(prompt, vocab, decoder.context).ids
     for _ in range(sampling.length):
-        chosen = pick(_allowed(decoder.feed(ids), vocab, sampling), sampling, generator)
+        chosen = pick(allowed(decoder.feed(ids), vocab, sampling), sampling, generator)
         if chosen == vocab.end:
             return
         yield vocab.itos[chosen]
         ids = [chosen]
 
 
-def _allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
+def allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
     """The logits (V,) with the end mark ruled out where the story must go on."""
     if sampling.stop_at_end or vocab.end is None:
         return logits

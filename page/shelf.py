@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from model import Sampling, Storyteller, TorchDecoder, find
+from model.batching import Company
 from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, check_text, check_whole
 from page.telling import Telling, figures, stream, stream_together
 
@@ -28,7 +29,7 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
-        self.folder = folder
+        self.folder, self.company = folder, Company()
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
         # Visitors read the reasons, and where the folder lies is no business of theirs.
         self.skipped = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in skipped.items()}
@@ -177,7 +178,7 @@ class Shelf:
         """The story and what is known about it; the parameters are those of `tell`."""
         storyteller = self.storyteller(model)
         sampling = check_sampling(*settings)
-        yield from stream(storyteller, check_text("prompt", prompt), sampling)
+        yield from stream(storyteller, check_text("prompt", prompt), sampling, company=self.company)
 
     def go_on(self, model: object, story: object, prompt_length: object, *settings: object) -> Iterator[Telling]:
         """Continues the story that is shown, whose first `prompt_length` characters are the visitor's."""
@@ -187,7 +188,8 @@ class Shelf:
         if not story:
             raise Refusal("there is no story to continue yet: press Tell first", "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
-        yield from stream(storyteller, story[-MAX_TEXT:], sampling, shown=story[:cut], before=story[cut:])
+        parts = dict(shown=story[:cut], before=story[cut:])
+        yield from stream(storyteller, story[-MAX_TEXT:], sampling, company=self.company, **parts)
 
     def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
         """The stories of all models from one prompt and one seed, together."""

@@ -8,9 +8,8 @@ from contextlib import ExitStack, closing
 from typing import TypedDict
 
 from model import Sampling, Storyteller
+from model.batching import Company, grouped
 from page.words import ENGLISH
-
-PIECE_SECONDS = 0.05  # an update of the page costs about a millisecond, so characters travel in groups
 
 
 class Telling(TypedDict):
@@ -28,12 +27,18 @@ class Telling(TypedDict):
 
 
 def stream(
-    storyteller: Storyteller, prompt: str, sampling: Sampling, *, shown: str | None = None, before: str = ""
+    storyteller: Storyteller,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    company: Company | None = None,
+    shown: str | None = None,
+    before: str = "",
 ) -> Iterator[Telling]:
     """Yields the story as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
 
-    The story begins with `shown`, None standing for what the model knows of the prompt, then `before`, which a model
-    wrote earlier.
+    It is told by `company` together with other readers' stories, or in this thread. The story begins with `shown`, None
+    standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
     """
     read = storyteller.prepare(prompt)
     telling = Telling(
@@ -57,8 +62,12 @@ def stream(
         kept=len(read.text) - read.cut if read.cut else None,
     )
     started = time.monotonic()
-    with closing(storyteller.tell(prompt, sampling)) as characters:
-        for piece in _grouped(characters):
+    with ExitStack() as stack:
+        if company is None:
+            pieces = grouped(stack.enter_context(closing(storyteller.tell(prompt, sampling))))
+        else:
+            pieces = stack.enter_context(closing(company.tell(storyteller, prompt, sampling)))
+        for piece in pieces:
             _grow(telling, piece, time.monotonic() - started)
             yield telling.copy()
     yield _over(telling, sampling)
@@ -103,15 +112,3 @@ def _grow(telling: Telling, piece: str, seconds: float) -> None:
 
 def _over(telling: Telling, sampling: Sampling) -> Telling:
     return telling | Telling(running=False, ended=telling["written"] < sampling.length)
-
-
-def _grouped(characters: Iterator[str]) -> Iterator[str]:
-    """Joins characters that come within `PIECE_SECONDS` of each other; the first leaves at once."""
-    piece, due = "", 0.0
-    for character in characters:
-        piece += character
-        if time.monotonic() >= due:
-            yield piece
-            piece, due = "", time.monotonic() + PIECE_SECONDS
-    if piece:
-        yield piece

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from model import ModelConfig, Vocab
-from model.artifacts import save
+from model.artifacts import add_graph, graph_mark, read, save
+from train.export_onnx import build
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM_MISSING = "no Chromium found; on Debian install it with: apt-get install chromium"
@@ -34,11 +35,12 @@ CHROMIUM_FLAGS = [  # it runs as root in CI, and calls nobody but the page
 
 @dataclass(frozen=True)
 class Server:
-    """A page that runs: its address, its log and the seconds from its start to its first answer."""
+    """A page that runs: its address, its log, the seconds from its start to its first answer, its process."""
 
     url: str
     log: Path
     seconds: float
+    pid: int
 
     def complaints(self) -> list[str]:
         """The lines of the log that no visitor should be able to cause."""
@@ -46,11 +48,11 @@ class Server:
         return [line for line in lines if "Traceback" in line or "Error" in line or "Warning" in line]
 
 
-def save_tiny(folder: Path, *, nats: float, ends: bool, prompts: object = None) -> None:
+def save_tiny(folder: Path, *, nats: float, ends: bool, prompts: object = None, graph: bool = False) -> None:
     """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or a slower one
-    without an end mark, which fills every length and knows no digit."""
+    without an end mark, which fills every length and knows no digit. With a `graph` it is wider, and as slow."""
     vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-    shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=2, width=32)
+    shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=2, width=192 if graph else 32)
     config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
     generator = np.random.default_rng(0)
     weights = {
@@ -62,6 +64,9 @@ def save_tiny(folder: Path, *, nats: float, ends: bool, prompts: object = None) 
     metrics |= {} if prompts is None else {"prompts": prompts}
     log = [dict(step=step, train=4 / (step + 1), val=4.4 / (step + 1), lr=0.001) for step in range(3)]
     save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card="# tiny\n")
+    if graph:
+        mark = graph_mark(read(folder).hashes["model.safetensors"])
+        add_graph(folder, build(config, weights, bits=32, mark=mark))
 
 
 def save_broken(folder: Path) -> None:
@@ -96,7 +101,7 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
             if process.poll() is not None or time.monotonic() - started > 60:
                 raise RuntimeError(f"app.py did not start:\n{log.read_text()}")
             time.sleep(0.02)
-        yield Server(url, log, time.monotonic() - started)
+        yield Server(url, log, time.monotonic() - started, process.pid)
     finally:
         process.terminate()
         process.wait(10)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import GPT, calm_weights, parts
 
+import model
 from model import artifacts, bench
+from model.sampling import Sampling, pick
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +46,41 @@ def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_what_is_no_artifact_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main([str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")
+
+
+def test_the_readme_quotes_the_whole_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("storyteller", "pocket"):
+        result = json.loads((ROOT / "docs" / f"bench-{name}.json").read_text())
+        assert (
+            result["rounds"] == 5
+            and result["parameters"] == model.load(ROOT / "artifacts" / name).metrics["parameters"]
+        )
+        assert f"<!-- bench-{name} -->\n{bench.table(result)}\n<!-- /bench-{name} -->" in readme
+
+
+def test_targets_are_reached_or_missed() -> None:
+    rows = [(bench.BASE, 100.0, {}), (bench.HF, 50.0, {}), (bench.OURS, 599.0, {"8": 1100.0})]
+    engines = [dict(engine=name, characters_per_second=speed, readers=readers) for name, speed, readers in rows]
+    assert bench.targets({"artifact": "storyteller", "engines": engines})[2:] == [
+        "| one story, against PyTorch, cache | 6 | 5.99 | missed |",
+        "| one story, against transformers generate | 10 | 11.98 | reached |",
+        "| 8 readers against one | 1.8 | 1.84 | reached |",
+    ]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(seed=1), Sampling(seed=1, top_p=0.95)])
+def test_sampling_takes_less_than_15_percent_of_a_character(sampling: Sampling) -> None:
+    """Of the smallest network, whose characters are the cheapest; in time of this thread."""
+    decoder, generator = model.load(ROOT / "artifacts" / "pocket").decoder(), np.random.default_rng(1)
+    shares = []
+    for _ in range(9):
+        decoder.reset()
+        started, read, ids = time.thread_time(), 0.0, [1]
+        for _ in range(200):
+            began = time.thread_time()
+            logits = decoder.feed(ids)
+            read += time.thread_time() - began
+            ids = [pick(logits, sampling, generator)]
+        shares.append(1 - read / (time.thread_time() - started))
+    assert statistics.median(shares) < 0.15

@@ -1,0 +1,154 @@
+"""Stories told together: each is the one that it is alone, and nobody waits for the whole story of another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import parts, random_weights
+
+import model
+from model import artifacts
+from model.batching import STORIES, Batch, Company, Story, grouped
+from model.config import ModelConfig
+from model.decoder import CHUNK, OnnxDecoder
+from model.sampling import Sampling
+from model.storyteller import Storyteller
+from train import export_onnx
+
+LONG = ModelConfig(context=4 * CHUNK, layers=2, heads=2, width=32)  # its newer half is two chunks
+
+
+@pytest.fixture(scope="module", params=["tiny_onnx", "tiny_classic_onnx", "long", "rounded"])
+def storyteller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Storyteller:
+    """Contexts of half a chunk and of four, weights of 32 bits and of 8."""
+    if "tiny" in request.param:
+        return model.load(request.getfixturevalue(request.param))
+    folder = tmp_path_factory.mktemp("batching") / request.param
+    artifacts.save(folder, **parts(LONG) | {"weights": random_weights(LONG, seed=3)})
+    mark = export_onnx.graph_mark(model.load(folder).hashes["model.safetensors"])
+    bits = 8 if request.param == "rounded" else 32
+    artifacts.add_graph(folder, export_onnx.build(LONG, random_weights(LONG, seed=3), bits=bits, mark=mark))
+    return model.load(folder)
+
+
+PROMPTS = ["", "Once upon a time", "Tom " * 40, "a", "Lily saw a bird " * 30, "The end", "x" * 63, "y" * 64, "z" * 65]
+
+
+def settings(i: int, length: int) -> Sampling:
+    return Sampling(length=length, temperature=[0, 0.7, 1.5][i % 3], top_k=[0, 5][i % 2], seed=i, stop_at_end=False)
+
+
+def recorded(story: Story) -> list[np.ndarray]:
+    """The logits that it draws from, from now on."""
+    logits, write = [], story.write
+    story.write = lambda row: (logits.append(row.copy()), write(row))
+    return logits
+
+
+def test_logits_are_bit_for_bit_those_of_each_story_alone(storyteller: Storyteller) -> None:
+    """Stories of all lengths come and go, and go on through several contexts."""
+    graph, batch = storyteller.open_graph(), Batch(storyteller.open_graph(), 4)
+    coming = [Story(storyteller, graph, prompt, settings(i, 20 + 40 * i)) for i, prompt in enumerate(PROMPTS)]
+    rows = [(story, list(story.unread), recorded(story)) for story in coming]
+    while coming or batch.stories:
+        while coming and len(batch.stories) < 4:
+            batch.stories.append(coming.pop(0))
+        batch.advance()
+    for story, prompt, logits in rows:
+        decoder, ids = OnnxDecoder(graph), prompt
+        assert len(logits) == story.sampling.length
+        for row, character in zip(logits, "".join(story.pieces()), strict=True):
+            np.testing.assert_array_equal(row, decoder.feed(ids))
+            ids = [story.vocab.stoi[character]]
+
+
+def test_the_same_seed_tells_the_same_story_alone_and_beside_others(storyteller: Storyteller) -> None:
+    company = Company()
+    with ThreadPoolExecutor(12) as readers:  # more than are told at once
+        jobs = [(PROMPTS[i % 9], settings(i, 150)) for i in range(12)]
+        told = list(readers.map(lambda job: "".join(company.tell(storyteller, *job)), jobs))
+    assert told == ["".join(storyteller.tell(*job)) for job in jobs]
+
+
+def test_stories_of_several_models_and_of_pytorch(
+    tiny_onnx: Path, tiny_classic_onnx: Path, tiny_artifact: Path
+) -> None:
+    company, sampling = Company(), Sampling(length=200, seed=2, stop_at_end=False)
+    tellers = [model.load(folder) for folder in (tiny_onnx, tiny_classic_onnx, tiny_artifact)]
+    with ThreadPoolExecutor(3) as readers:
+        told = list(readers.map(lambda each: "".join(company.tell(each, "Once", sampling)), tellers))
+    assert told == ["".join(each.tell("Once", sampling)) for each in tellers]
+
+
+def test_a_story_ends_where_its_model_ends_it(tiny_onnx: Path) -> None:
+    storyteller = model.load(tiny_onnx)
+    sampling = Sampling(length=4000, temperature=1.5, seed=1)
+    told = "".join(Company().tell(storyteller, "", sampling))
+    assert told == "".join(storyteller.tell("", sampling)) and len(told) < 4000
+
+
+@pytest.fixture
+def company(monkeypatch: pytest.MonkeyPatch) -> Iterator[Company]:
+    """One that tells endless stories of a tiny model, each step slow enough to be watched."""
+    advance = Batch.advance
+    monkeypatch.setattr(Batch, "advance", lambda batch: (time.sleep(0.002), advance(batch)))
+    yield Company()
+
+
+def endless(company: Company, storyteller: Storyteller) -> Iterator[str]:
+    return company.tell(storyteller, "", Sampling(length=10**6, seed=1, stop_at_end=False))
+
+
+def test_the_next_in_line_begins_when_a_reader_leaves(company: Company, tiny_onnx: Path) -> None:
+    storyteller = model.load(tiny_onnx)
+    stories = [endless(company, storyteller) for _ in range(STORIES)]
+    assert all(len(next(story)) == 1 for story in stories)  # the first character leaves at once
+    assert [teller.load for teller in company.tellers] == [STORIES // 2] * 2
+    begun = threading.Event()
+
+    def late() -> None:
+        with closing(endless(company, storyteller)) as story:
+            next(story)
+            begun.set()
+
+    waits = threading.Thread(target=late)
+    waits.start()
+    assert not begun.wait(0.1)
+    for story in stories[::2]:  # of both tellers
+        story.close()
+    assert begun.wait(1)
+    waits.join()
+    for story in stories:
+        story.close()
+    deadline = time.monotonic() + 5
+    while any(teller.load or teller.batches for teller in company.tellers):  # no memory is kept
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_fails_reaches_its_readers_and_nobody_else(company: Company, tiny_onnx: Path) -> None:
+    broken, sound = model.load(tiny_onnx), model.load(tiny_onnx)
+    broken.open_graph().session = None
+    with pytest.raises(AttributeError):
+        "".join(endless(company, broken))
+    assert "".join(company.tell(sound, "", Sampling(length=50, seed=1))) == "".join(
+        sound.tell("", Sampling(length=50, seed=1))
+    )
+
+
+def test_characters_are_joined_by_time() -> None:
+    def slow() -> Iterator[str]:
+        for i in range(30):
+            time.sleep(0.01)
+            yield "ab"[i % 2]
+
+    pieces = list(grouped(slow()))
+    assert pieces[0] == "a" and "".join(pieces) == "ab" * 15
+    assert 3 < len(pieces) < 9

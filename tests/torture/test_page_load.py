@@ -1,0 +1,166 @@
+"""The page's figures over HTTP, with the best model of artifacts/: for two cores that do nothing else meanwhile.
+
+Those who read share the cores with the page. What is asserted are the targets.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from serving import ROOT, Server, serve
+
+from model.batching import STORIES
+
+PROMPT = "Once upon a time there was an "  # 30 characters
+
+
+class Reader:
+    """One story, asked for over plain HTTP; when each of its pieces came."""
+
+    def __init__(self, server: Server, length: int, seed: int, prompt: str = PROMPT) -> None:
+        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], "", prompt
+        self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+        body = json.dumps({"data": ["", prompt, length, 0.8, 0, 1.0, 0.0, seed]})
+        self.connection.request("POST", "/gradio_api/call/tell", body, {"Content-Type": "application/json"})
+        event = json.load(self.connection.getresponse())["event_id"]
+        self.connection.request("GET", f"/gradio_api/call/tell/{event}")
+        self.answer = self.connection.getresponse()
+
+    def piece(self) -> bool:
+        """Waits for the next piece; False after the last."""
+        while line := self.answer.readline().decode():
+            if line.startswith("data: ["):
+                self.times.append(time.monotonic())
+                self.text = json.loads(line.removeprefix("data: "))[0]
+                return True
+        return False
+
+    def whole(self) -> Reader:
+        while self.piece():
+            pass
+        self.close()
+        return self
+
+    def close(self) -> None:
+        self.answer.close()
+        self.connection.close()
+
+    @property
+    def first(self) -> float:
+        """Seconds until there was more than the prompt."""
+        return self.times[0] - self.asked
+
+    @property
+    def longest_pause(self) -> float:
+        return max(after - before for before, after in pairwise(self.times))
+
+
+def together(server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT) -> list[Reader]:
+    with ThreadPoolExecutor(readers) as pool:
+        return list(pool.map(lambda i: Reader(server, length, seed + i, prompt).whole(), range(readers)))
+
+
+def speed(readers: list[Reader]) -> float:
+    """Characters per second of all together."""
+    seconds = max(each.times[-1] for each in readers) - min(each.asked for each in readers)
+    return sum(len(each.text) - len(each.prompt) for each in readers) / seconds
+
+
+def report(what: str, seconds: list[float]) -> float:
+    """Prints median and 95th percentile in milliseconds, of which it returns the first."""
+    ranked = sorted(1000 * each for each in seconds)
+    median, p95, worst = statistics.median(ranked), ranked[int(0.95 * len(ranked))], ranked[-1]
+    print(f"\n{what}: median {median:.0f} ms, p95 {p95:.0f}, worst {worst:.0f} ({len(ranked)} times)", end="")
+    return median
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Warm, without PyTorch."""
+    with serve(tmp_path_factory.mktemp("load"), ROOT / "artifacts", torch=False) as server:
+        together(server, STORIES, 600, 1)
+        yield server
+        assert server.complaints() == []
+
+
+def test_the_first_character_of_one_reader(server):
+    firsts = [together(server, 1, 30, seed)[0].first for seed in range(21)]
+    assert report("first character, one reader", firsts) < 60
+
+
+def test_eight_readers_at_once(server):
+    alone, crowd, firsts = [], [], []
+    for seed in range(0, 50, 10):
+        alone.append(speed(together(server, 1, 600, seed)))
+        readers = together(server, STORIES, 600, seed)
+        crowd.append(speed(readers))
+        firsts += [each.first for each in readers]
+    one, all_ = statistics.median(alone), statistics.median(crowd)
+    report(f"first character, {STORIES} readers at once", firsts)
+    print(
+        f"\ncharacters/s over HTTP: one reader {one:,.0f}, {STORIES} readers {all_:,.0f}, {all_ / one:.2f} times",
+        end="",
+    )
+    assert sorted(firsts)[int(0.95 * len(firsts))] < 0.4
+    assert all_ > 1.8 * one
+
+
+@pytest.mark.parametrize("readers", [1, STORIES])
+def test_a_full_context_is_no_pause(server, readers):
+    """The prompt leaves room for some hundred characters, so all stories fill the context at the same time."""
+    prompt = ("Once upon a time, there was a little girl named Lily. She had a red ball. " * 20)[:900]
+    stories = [each for seed in range(5) for each in together(server, readers, 600, 100 * seed, prompt)]
+    assert any(len(each.text) > 1024 + 64 for each in stories)
+    assert (
+        report(f"longest pause of a story across a full context, {readers}", [it.longest_pause for it in stories]) < 150
+    )
+
+
+def test_leaving_frees_the_place(server):
+    seconds = []
+    for seed in range(0, 100, 10):
+        readers = [Reader(server, 4000, seed + i) for i in range(STORIES)]
+        for each in readers:
+            each.piece()
+        waiting = Reader(server, 1, seed)
+        left = time.monotonic()
+        readers[seed // 10 % STORIES].close()
+        seconds.append(waiting.whole().times[0] - left)
+        for each in readers:
+            each.close()
+    assert report("from a reader's leaving to the first character of the next in line", seconds) < 200
+
+
+def test_memory(server):
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    megabytes = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    print(f"\nmemory after all that: {megabytes:.0f} MB", end="")
+    assert megabytes < 400
+
+
+def test_start(tmp_path):
+    seconds = {"absent": [], "there": [], "imported": []}
+    for turn in range(3):
+        for name in ("absent", "there"):
+            home = tmp_path / f"{name}{turn}"
+            home.mkdir()
+            with serve(home, ROOT / "artifacts", torch=name == "there") as server:
+                seconds[name].append(server.seconds)
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        seconds["imported"].append(time.monotonic() - began)
+    absent, there, imported = (statistics.median(each) for each in seconds.values())
+    print(
+        f"\nto the first answer: torch absent {absent:.2f} s, there {there:.2f} s; import torch takes {imported:.2f} s"
+    )
+    assert absent < 6
+    assert there < absent + 1  # it is not imported
