@@ -23,6 +23,7 @@ from model.storyteller import Storyteller, allowed
 
 STORIES = 8  # told at once; more wait
 THREADS = 2  # a free Space has two cores; four stories a thread are the fastest, with eight the cache is too small
+NICE = 5  # of these threads, so that who asks comes before who is told
 PIECE_SECONDS = 0.05  # an update of the page costs over a millisecond, so characters travel in groups
 
 
@@ -182,8 +183,8 @@ class Teller(threading.Thread):
             self.awake.notify()
 
     def run(self) -> None:
-        if sys.platform == "linux":  # where threads have priorities: who asks comes before who is told
-            os.setpriority(os.PRIO_PROCESS, self.native_id, int(os.environ.get("NICE", 5)))
+        if sys.platform == "linux":  # where threads have priorities
+            os.setpriority(os.PRIO_PROCESS, self.native_id, NICE)
         while True:
             for story in self._next_in_line():
                 try:

@@ -58,32 +58,37 @@ def shown(value: object) -> str:
 
 def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     """The probability (V,), float64, of each next symbol, out of its logit (V,). Of equals the lower id is kept."""
-    logits = np.asarray(logits, dtype=np.float64)
     if sampling.temperature == 0:
         likeliest = np.zeros(len(logits))
-        likeliest[logits.argmax()] = 1
+        likeliest[np.argmax(logits)] = 1
         return likeliest
+    kept = weights(logits, sampling)
+    return kept / kept.sum()
+
+
+def weights(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """What the probabilities (V,) are in proportion to, float64, at a temperature above 0."""
+    logits = np.asarray(logits, dtype=np.float64)
     with np.errstate(over="ignore"):  # a tiny temperature takes all but the likeliest to -inf
-        weights = np.exp((logits - logits.max()) / sampling.temperature)  # the likeliest weighs 1
-    if 0 < sampling.top_k < len(weights) or sampling.top_p < 1:
-        order = np.argsort(-logits, kind="stable")
-        ranked = weights[order]
-        if sampling.top_k:
-            ranked[sampling.top_k :] = 0
+        kept = np.exp((logits - logits.max()) / sampling.temperature)  # the likeliest weighs 1
+    if 0 < sampling.top_k < len(kept) or sampling.top_p < 1:
+        ranked = np.sort(kept)[::-1][: sampling.top_k or None]
         if sampling.top_p < 1:
             shares = ranked.cumsum()
-            ranked[shares.searchsorted(sampling.top_p * shares[-1]) + 1 :] = 0
-        weights[order] = ranked
+            ranked = ranked[: shares.searchsorted(sampling.top_p * shares[-1]) + 1]
+        kept[kept < ranked[-1]] = 0
+        if (surplus := np.count_nonzero(kept) - len(ranked)) > 0:  # of equals the lower ids stay
+            kept[np.flatnonzero(kept == ranked[-1])[-surplus:]] = 0
     if sampling.min_p:
-        weights[weights < sampling.min_p] = 0
-    return weights / weights.sum()
+        kept[kept < sampling.min_p] = 0
+    return kept
 
 
 def pick(logits: np.ndarray, sampling: Sampling, generator: np.random.Generator) -> int:
     """The id of the next symbol, by one draw from `generator`; a symbol of probability 0 is never picked."""
     if sampling.temperature == 0:
         return int(np.argmax(logits))
-    shares = probabilities(logits, sampling).cumsum()
+    shares = weights(logits, sampling).cumsum()
     return int(shares.searchsorted(generator.random() * shares[-1], side="right"))
 
 

@@ -28,7 +28,7 @@ def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
     assert rows[0] == [*bench.LISTED, "2 readers", "8 readers"]
-    table = {row[0]: row[1:] for row in rows[2:]}
+    table = {row[0]: row[1:] for row in rows[2 : 2 + len(result["engines"])]}
     assert list(table) == [row["engine"] for row in result["engines"]]
     ours = {"PyTorch, no cache", "PyTorch, cache", "ONNX Runtime, 32 bits", "ONNX Runtime, 8 bits"}
     assert ours <= table.keys()
@@ -69,10 +69,11 @@ def test_targets_are_reached_or_missed() -> None:
     ]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(seed=1), Sampling(seed=1, top_p=0.95)])
-def test_sampling_takes_less_than_15_percent_of_a_character(sampling: Sampling) -> None:
-    """Of the smallest network, whose characters are the cheapest; in time of this thread."""
-    decoder, generator = model.load(ROOT / "artifacts" / "pocket").decoder(), np.random.default_rng(1)
+@pytest.mark.parametrize("name", ["pocket", "storyteller"])
+def test_sampling_takes_less_than_15_percent_of_a_character(name: str) -> None:
+    """Of the smallest network, whose characters are the cheapest, and of the page's own; in time of this thread."""
+    sampling = Sampling(seed=1)
+    decoder, generator = model.load(ROOT / "artifacts" / name).decoder(), np.random.default_rng(1)
     shares = []
     for _ in range(9):
         decoder.reset()
