@@ -200,6 +200,8 @@ PRESETS: dict[str, TrainConfig] = {
             weight_decay=0.1,
             patience=8,
             eval_every=500,
+            max_minutes=None,
+            steps=7_000,
             final_windows=200,
         ),
         replace(
