@@ -69,8 +69,8 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
 def weights(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     """What the probabilities (V,) are in proportion to, float64, at a temperature above 0."""
     logits = np.asarray(logits, dtype=np.float64)
-    with np.errstate(over="ignore"):  # a tiny temperature takes all but the likeliest to -inf
-        kept = np.exp((logits - logits.max()) / sampling.temperature)  # the likeliest weighs 1
+    coldest = max(sampling.temperature, 1e-300)  # below that the quotients of float32 logits would overflow
+    kept = np.exp((logits - logits.max()) / coldest)  # the likeliest weighs 1
     if 0 < sampling.top_k < len(kept) or sampling.top_p < 1:
         ranked = np.sort(kept)[::-1][: sampling.top_k or None]
         if sampling.top_p < 1:

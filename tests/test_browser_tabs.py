@@ -183,7 +183,7 @@ def test_the_keyboard_suffices(desktop):
     expect(page.get_by_role("caption")).to_have_text("The ten likeliest characters after “T”")
     tab_to(page, page.get_by_role("slider", name="Temperature"))
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("spinbutton", name="number input for Temperature")).to_have_value("0.85")
+    expect(page.get_by_role("spinbutton", name="number input for Temperature")).to_have_value("1.05")
 
 
 @pytest.mark.parametrize(

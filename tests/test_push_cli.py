@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stand_in_hub import ADDRESS, Account, Hub
 from stories import write_stories
 
 import model
+from page.limits import USUAL
 from train import __main__ as training
 from train import deploy, push, refusals, rehearsal
 from train.rehearsal import PROMPT, SEED, tell
@@ -48,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
 
 def told(folder: Path, length: int) -> str:
     """What the model in a folder tells here."""
-    sampling = model.Sampling(length=length, temperature=0.8, seed=SEED)
+    sampling = replace(USUAL, length=length, seed=SEED)
     return PROMPT + "".join(model.load(folder).tell(PROMPT, sampling))
 
 

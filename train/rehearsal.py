@@ -80,7 +80,7 @@ def tell(url: str, *, model: str | None = None, length: int = 200, token: str | 
     # Of None the client would make the saved token, and send it to whoever serves this address.
     credential: Any = token if token else False
     patience = {"timeout": ANSWER_SECONDS}
-    settings = {"prompt": PROMPT, "length": length, "temperature": 0.8, "seed": SEED}
+    settings = {"prompt": PROMPT, "length": length, "seed": SEED}
     if model is not None:
         settings["model"] = model
     client = Client(
