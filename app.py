@@ -20,6 +20,7 @@ from page.gate import Gate
 from page.limits import MAX_LENGTH, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
 from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
+from page.patience import end_stalled_connections
 from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
 from page.words import ENGLISH, WORDS
@@ -327,6 +328,7 @@ def main(argv: list[str] | None = None) -> None:
         },
     )
     answer_in_json(page.mcp_server_obj)
+    end_stalled_connections(page.server)
     threading.Thread(target=shelf.warm_up, daemon=True).start()
     page.block_thread()
 

@@ -57,11 +57,14 @@ class FairQueue(Queue):
         self.checked = 0.0  # when those who wait were last looked through
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, Any]:
+        """Takes the event. One beyond a visitor's share is answered at once, in its stream, where all clients look."""
         who = visitor(request)
-        if who and sum(visitor(event.request) == who for event in self.event_ids_to_events.values()) >= self.share:
+        greedy = who and sum(visitor(event.request) == who for event in self.event_ids_to_events.values()) >= self.share
+        success, event_id, state = await super().push(body, request, username)
+        if success and greedy:
             text = f"{self.share} requests from your address are being answered or waiting, and that is the limit"
-            return False, f"{text}: let one of them end first", "error"
-        return await super().push(body, request, username)
+            self._refuse(self.event_ids_to_events[event_id], f"{text}: let one of them end first")
+        return success, event_id, state
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """The event to run next, if there is room for it: of those whose visitors may, the one with the fewest runs."""
@@ -71,23 +74,14 @@ class FairQueue(Queue):
             limit = queue.concurrency_limit
             if limit is not None and queue.current_concurrency >= limit:
                 continue
-            jobs = [
-                event
-                for job in self.active_jobs
-                if job
-                for event in job
-                if event.fn.concurrency_id == queue.concurrency_id
-            ]
-            running = Counter(visitor(event.request) for event in jobs)
+            at_work = [event for job in self.active_jobs if job for event in job]
+            running = Counter(visitor(it.request) for it in at_work if it.concurrency_id == queue.concurrency_id)
             running[None] = 0  # this machine's own
             most = max(1, (limit or 2) // 2)
-            ready = [
-                (running[who], rank)
-                for rank, event in enumerate(queue.queue)
-                if running[who := visitor(event.request)] < most
-            ]
-            if ready:
-                return [queue.queue.pop(min(ready)[1])], False, queue.concurrency_id
+            turns = [(running[visitor(event.request)], rank) for rank, event in enumerate(queue.queue)]
+            fewest, first = min(turns)
+            if fewest < most:
+                return [queue.queue.pop(first)], False, queue.concurrency_id
         return None
 
     def _turn_away(self) -> None:
@@ -96,12 +90,17 @@ class FairQueue(Queue):
         if now < self.checked + 0.2:
             return
         self.checked = now
+        text = f"no turn came within {WAIT_SECONDS} seconds, so many ask at once: try again later"
         for queue in self.event_queue_per_concurrency_id.values():
             for event in [each for each in queue.queue if now - each.enqueue_time > WAIT_SECONDS]:
-                queue.queue.remove(event)
-                self.event_ids_to_events.pop(event._id, None)
-                refusal = Refusal(
-                    f"no turn came within {WAIT_SECONDS} seconds, so many ask at once: try again later", ""
-                )
-                answer = error_payload(refusal, False)
-                self.send_message(event, ProcessCompletedMessage(output=answer, success=False))
+                self._refuse(event, text)
+        # Gradio keeps what was never read, for ever; the messages themselves it keeps of the latest 2,000 sessions.
+        for session in self.pending_event_ids_session.keys() - self.pending_messages_per_session.keys():
+            del self.pending_event_ids_session[session]
+
+    def _refuse(self, event: Event, text: str) -> None:
+        """Answers an event that waits."""
+        self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+        self.event_ids_to_events.pop(event._id)
+        answer = error_payload(Refusal(text, ""), False)
+        self.send_message(event, ProcessCompletedMessage(output=answer, success=False))
