@@ -19,9 +19,12 @@ from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
 from model.batching import STORIES
+from page.gate import Gate
 from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
 from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
+from page.patience import end_stalled_connections
+from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
@@ -91,7 +94,9 @@ def build(shelf: Shelf) -> Page:
                 lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
                 gr.Textbox(lines, label=WORDS(label), interactive=False, max_lines=8, elem_id=label)
     # Direct calls would pass the queue by and with it the limit on stories told at once.
-    return page.queue(max_size=WAITING, api_open=False)
+    page.queue(api_open=False)
+    page._queue = FairQueue(page, WAITING)
+    return page
 
 
 def settings_column(shelf: Shelf) -> Settings:
@@ -298,6 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     artifacts = parser.parse_args(argv).artifacts.resolve()
     register()
+    trust_the_hub()
     shelf = Shelf(artifacts)
     for name, reason in shelf.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
@@ -315,9 +321,17 @@ def main(argv: list[str] | None = None) -> None:
         enable_monitoring=False,
         run_history=False,
         footer_links=["api", "settings"],
-        app_kwargs={"middleware": [Middleware(CalmStop), Middleware(EarlyStop, page), Middleware(NoFigures)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(Gate, page),
+                Middleware(CalmStop),
+                Middleware(EarlyStop, page),
+                Middleware(NoFigures),
+            ]
+        },
     )
     answer_in_json(page.mcp_server_obj)
+    end_stalled_connections(page.server)
     threading.Thread(target=shelf.warm_up, daemon=True).start()
     page.block_thread()
 

@@ -1,0 +1,106 @@
+"""Whose turn is next: everybody has a share of the queue at most, and waits no longer than is promised."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import time
+from collections import Counter
+from typing import Any
+
+from fastapi import Request
+from gradio import Blocks
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Event, Queue
+from gradio.server_messages import ProcessCompletedMessage
+from gradio.utils import error_payload
+
+from page.limits import Refusal
+
+WAIT_SECONDS = 60  # for a turn; whoever has none by then is told so
+PROXIES = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
+
+
+def trust_the_hub() -> None:
+    """On a Space every connection comes from the Hub's proxy, which notes the visitor's address in X-Forwarded-For.
+
+    The web server then takes the last address there that is no proxy's, so that what a visitor wrote there himself does
+    not count. Call it before the page is launched. Elsewhere FORWARDED_ALLOW_IPS names the proxies to trust.
+    """
+    if os.environ.get("SPACE_ID"):
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PROXIES)
+
+
+def visitor(request: Request) -> str | None:
+    """Whose request it is: an address, of IPv6 the network that one household has; None for this very machine.
+
+    A session's name would not do, as anybody can make up as many as he likes.
+    """
+    try:
+        address = ipaddress.ip_address(request.client.host if request.client else "")
+    except ValueError:  # a name, or what a visitor wrote himself: all of those share one share
+        return "unknown"
+    if address.is_loopback:
+        return None
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+
+
+class FairQueue(Queue):
+    """Gradio's queue, in which a visitor has at most half of the places to wait in and half of the turns at once."""
+
+    def __init__(self, page: Blocks, places: int) -> None:
+        super().__init__(
+            live_updates=True, concurrency_count=page.max_threads, update_intervals=1, max_size=places, blocks=page
+        )
+        self.share = max(1, places // 2)
+        self.checked = 0.0  # when those who wait were last looked through
+
+    async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, Any]:
+        """Takes the event. One beyond a visitor's share is answered at once, in its stream, where all clients look."""
+        who = visitor(request)
+        greedy = who and sum(visitor(event.request) == who for event in self.event_ids_to_events.values()) >= self.share
+        success, event_id, state = await super().push(body, request, username)
+        if success and greedy:
+            text = f"{self.share} requests from your address are being answered or waiting, and that is the limit"
+            self._refuse(self.event_ids_to_events[event_id], f"{text}: let one of them end first")
+        return success, event_id, state
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """The event to run next, if there is room for it: of those whose visitors may, the one with the fewest runs."""
+        self._turn_away()
+        queues = [queue for queue in self.event_queue_per_concurrency_id.values() if queue.queue]
+        for queue in random.sample(queues, len(queues)):
+            limit = queue.concurrency_limit
+            if limit is not None and queue.current_concurrency >= limit:
+                continue
+            at_work = [event for job in self.active_jobs if job for event in job]
+            running = Counter(visitor(it.request) for it in at_work if it.concurrency_id == queue.concurrency_id)
+            running[None] = 0  # this machine's own
+            most = max(1, (limit or 2) // 2)
+            turns = [(running[visitor(event.request)], rank) for rank, event in enumerate(queue.queue)]
+            fewest, first = min(turns)
+            if fewest < most:
+                return [queue.queue.pop(first)], False, queue.concurrency_id
+        return None
+
+    def _turn_away(self) -> None:
+        """Tells those who have waited for too long."""
+        now = time.monotonic()
+        if now < self.checked + 0.2:
+            return
+        self.checked = now
+        text = f"no turn came within {WAIT_SECONDS} seconds, so many ask at once: try again later"
+        for queue in self.event_queue_per_concurrency_id.values():
+            for event in [each for each in queue.queue if now - each.enqueue_time > WAIT_SECONDS]:
+                self._refuse(event, text)
+        # Gradio keeps what was never read, for ever; the messages themselves it keeps of the latest 2,000 sessions.
+        for session in self.pending_event_ids_session.keys() - self.pending_messages_per_session.keys():
+            del self.pending_event_ids_session[session]
+
+    def _refuse(self, event: Event, text: str) -> None:
+        """Answers an event that waits."""
+        self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+        self.event_ids_to_events.pop(event._id)
+        answer = error_payload(Refusal(text, ""), False)
+        self.send_message(event, ProcessCompletedMessage(output=answer, success=False))

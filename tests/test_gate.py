@@ -1,0 +1,295 @@
+"""What Gradio's advisories describe, foreign origins, endless bodies, clients that stall: refused or harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import http.server
+import json
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+import uvicorn
+from serving import save_tiny, serve
+
+from page import patience
+from tests.torture.record import record
+
+COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"
+API = "/gradio_api"
+SECRET = "this line lies beside app.py"
+TELL = {
+    "model": "tiny",
+    "prompt": "Tom",
+    "length": 5,
+    "temperature": 0.8,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "seed": 7,
+}
+FILE = {"path": "{secret}", "url": "{outside}", "orig_name": "x", "meta": {"_type": "gradio.FileData"}}
+FORM = "multipart/form-data; boundary=x"
+UPLOAD = '--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n<script>1</script>\r\n--x--\r\n'
+
+
+def join(*data: object) -> str:
+    return json.dumps({"data": list(data), "fn_index": 0, "session_hash": "s"})
+
+
+def call(**changes: object) -> str:
+    return json.dumps({"data": list((TELL | changes).values())})
+
+
+# Advisory, method, path, body, type of the body. {secret} is a file beside app.py, {outside} another server.
+ATTEMPTS = [
+    ("CVE-2023-51449", "GET", f"{API}/file={{secret}}", None, None),
+    ("CVE-2023-51449", "GET", f"{API}/file=../../../../..{{secret}}", None, None),
+    ("CVE-2023-51449", "GET", "/file={secret}", None, None),
+    ("CVE-2024-0964", "POST", f"{API}/queue/join", join("{secret}"), None),
+    ("CVE-2024-1183", "GET", f"{API}/file={{outside}}", None, None),
+    ("CVE-2024-1561", "POST", f"{API}/component_server", json.dumps(
+        {"component_id": 1, "data": "{secret}", "fn_name": "move_resource_to_block_cache", "session_hash": "s"}), None),
+    ("CVE-2024-1728", "POST", f"{API}/queue/join", join([FILE]), None),
+    ("CVE-2024-2206", "GET", f"{API}/proxy={{outside}}", None, None),
+    ("CVE-2024-4325", "POST", f"{API}/call/tell", call(prompt=FILE), None),
+    ("CVE-2024-4941", "POST", f"{API}/call/tell", call(model=json.dumps(FILE)), None),
+    ("CVE-2024-8021", "GET", f"{API}/file=https://example.com", None, None),
+    ("CVE-2024-8966", "POST", f"{API}/upload", "--" + "x" * 200_000, f"multipart/form-data; boundary={'x' * 5000}"),
+    ("CVE-2024-10648", "POST", f"{API}/call/tell", call(prompt=FILE | {"path": "../../app.py"}), None),
+    ("CVE-2024-12217", "GET", f"{API}/file={{secret}}::$DATA", None, None),
+    ("CVE-2024-34510", "GET", f"{API}/file=//example.com/share/x", None, None),
+    ("CVE-2024-34511", "POST", f"{API}/component_server", json.dumps(
+        {"component_id": 1, "data": [], "fn_name": "launch", "session_hash": "s"}), None),
+    ("CVE-2024-47164", "GET", f"{API}/file=/app/..{{secret}}", None, None),
+    ("CVE-2024-47166", "GET", f"{API}/custom_component/x/client/component/../../../app.py", None, None),
+    ("CVE-2024-47167", "POST", f"{API}/call/tell", call(prompt=FILE | {"path": "{outside}"}), None),
+    ("CVE-2024-47168", "GET", "/monitoring", None, None),
+    ("CVE-2024-47868", "POST", f"{API}/call/tell", call(seed=FILE), None),
+    ("CVE-2024-47869", "GET", "/monitoring/guess", None, None),
+    ("CVE-2024-47872", "POST", f"{API}/upload", UPLOAD.replace("{name}", "x.html"), FORM),
+    ("CVE-2025-23042", "GET", f"{API}/file=APP.PY", None, None),
+    ("CVE-2025-48889", "POST", f"{API}/run/flag", join(FILE), None),
+    ("CVE-2026-28414", "GET", "/static//etc/passwd", None, None),
+    ("CVE-2026-28414", "GET", "/assets/..%2f..%2f..%2f..%2f..%2fetc/passwd", None, None),
+    ("CVE-2026-28415", "GET", "/logout?_target_url=https://example.com", None, None),
+    ("CVE-2026-28416", "GET", f"{API}/proxy=http://169.254.169.254/latest/meta-data", None, None),
+    ("GHSA-2mr9-9r47-px2g", "GET", f"{API}/proxy=https://a.hf.space/x", None, None),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("gate")
+    save_tiny(home / "artifacts" / "tiny", nats=1.0, ends=False)
+    (home / "secret.txt").write_text(SECRET)
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def outside():
+    """The address of a server that should never be asked, and what it was asked."""
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as listener:
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.server_port}/asked", asked
+        listener.shutdown()
+
+
+def ask(server, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, dict, str]:
+    """Status, headers and text of an answer; the path goes out as it is."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    fields = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, fields)
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, text
+
+
+def attempt(server, method: str, path: str, body: str | None, kind: str | None) -> tuple[int, str]:
+    """The status of an attempt, and all that it was told, in the stream of its event too."""
+    status, _, text = ask(server, method, path, body, **({"Content_Type": kind} if kind else {}))
+    if status == 200 and text.startswith('{"event_id"'):
+        text += ask(server, "GET", f"{API}/call/any/{json.loads(text)['event_id']}")[2]
+    return status, text
+
+
+def test_what_the_advisories_describe(server, home, outside):
+    address, asked = outside
+    for advisory, method, path, body, kind in ATTEMPTS:
+        fill = {"{secret}": str(home / "secret.txt"), "{outside}": address}
+        for mark, value in fill.items():
+            path, body = path.replace(mark, value), body and body.replace(mark, value)
+        status, text = attempt(server, method, path, body, kind)
+        assert 400 <= status < 500 or "event: error" in text, (advisory, path, status, text)
+        assert not [mark for mark in (SECRET, "root:", "import gradio") if mark in text], advisory
+    assert asked == []
+    assert sorted(path.name for path in home.iterdir()) == ["app.py", "artifacts", "log", "model", "page", "secret.txt"]
+    names = sorted({advisory for advisory, *_ in ATTEMPTS})
+    record(
+        f"what {len(names)} advisories about Gradio describe: {', '.join(names)}",
+        len(ATTEMPTS),
+        "all refused; no file read or written, nobody asked",
+        COMMAND,
+        section="The page",
+    )
+
+
+def test_only_the_page_s_own_files_are_served(server, home):
+    inside = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
+    tried = 0
+    for path in [*inside, "../.bashrc", "/etc/hostname", "/proc/self/environ"]:
+        for before in (
+            "/",
+            "//",
+            "/static/",
+            "/assets/",
+            "/svelte/",
+            f"{API}/file=",
+            f"{API}/",
+            "/static/../",
+            "/%2e%2e/",
+        ):
+            status, _, text = ask(server, "GET", f"{before}{path}".replace(" ", "%20"))
+            assert status in (403, 404) and len(text) < 200, (before, path, status)
+            tried += 1
+    record("files of the server asked for by name", tried, "not found, all of them", COMMAND, section="The page")
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://example.com", "null", "http://localhost.example.com", "http://127.0.0.1.example.com"]
+)
+def test_a_foreign_page_cannot_read_what_a_local_one_answers(server, origin):
+    for method in ("GET", "OPTIONS"):
+        headers = ask(server, method, "/config", Origin=origin, Access_Control_Request_Method="GET")[1]
+        assert "access-control-allow-origin" not in headers
+    assert ask(server, "GET", "/config", Origin=server.url)[1]["access-control-allow-origin"] == server.url
+
+
+def test_headers_of_everything_that_is_answered(server):
+    for path in ("/", "/config", "/nothing", "/static/img/logo_nosize.svg"):
+        headers = ask(server, "GET", path)[1]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "strict-origin-when-cross-origin"
+        framing = headers["content-security-policy"].split(";")[0].split()
+        assert framing == ["frame-ancestors", "'self'", "https://huggingface.co", "https://*.hf.space"]
+        assert "x-frame-options" not in headers
+
+
+def test_the_documentation_shows_each_reader_its_own_address(server):
+    ask(server, "GET", f"{API}/info", X_Forwarded_Host="evil.example.com")
+    assert "evil.example.com" not in ask(server, "GET", f"{API}/info")[2]
+
+
+def test_unknown_names_are_refused_with_the_known_ones(server):
+    known = "no endpoint has this name; there are /tell, /score, /next_characters, /models"
+    for path in ("call/nothing", "call/v2/nothing", "call/v2/go_on", "call/../tell"):
+        status, _, text = ask(server, "POST", f"{API}/{path}", '{"data": []}')
+        assert (status, json.loads(text)["detail"]) == (404, known)
+    assert ask(server, "GET", f"{API}/call/tell/0123")[0] == 404
+    assert json.loads(ask(server, "POST", f"{API}/call/v2/score", '{"text": "Tom"}')[2])["detail"] == "model is missing"
+
+
+def test_a_body_without_end(server):
+    text = "the body has more than 1,048,576 bytes: shorten the text"
+    status, _, answer = ask(server, "POST", f"{API}/call/tell", call(prompt="a" * 2**21))
+    assert (status, json.loads(answer)["detail"]) == (413, text)
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), 20) as endless:
+        endless.sendall(b"POST /gradio_api/call/tell HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        with pytest.raises(ConnectionError):
+            while sent < 2**28:
+                endless.sendall(b"10000\r\n" + b"a" * 2**16 + b"\r\n")
+                sent += 2**16
+    assert sent < 2**26  # what is read for courtesy, and a few buffers on its way
+
+
+# Clients that stall, on a server that looks every 0.2 seconds.
+
+
+async def streaming(scope, receive, send) -> None:
+    """Answers / at once, /large with more than any buffer holds, and others piece by piece."""
+    if scope["type"] == "lifespan":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(400 if scope["path"] == "/large" else 1):
+        await send({"type": "http.response.body", "body": b"x" * 2**16, "more_body": True})
+    if scope["path"] == "/slow":
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            await send({"type": "http.response.body", "body": b"y", "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(streaming, log_level="warning", lifespan="off")
+    config.load()
+    running = uvicorn.Server(config)
+    patience.end_stalled_connections(running)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield listener.getsockname()
+    running.should_exit = True
+    thread.join(10)
+    listener.close()
+    assert not thread.is_alive()
+
+
+@contextmanager
+def connected(address, request: bytes):
+    with socket.create_connection(address, 10) as connection:
+        connection.sendall(request)
+        yield connection
+
+
+def test_half_a_request_is_ended(watched):
+    for request in (b"", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "):
+        with connected(watched, request) as connection:
+            started = time.monotonic()
+            with pytest.raises(ConnectionError):
+                while time.monotonic() < started + 5:
+                    connection.sendall(b"x" if request else b"")
+                    connection.settimeout(0.05)
+                    try:
+                        if connection.recv(1000) == b"":
+                            raise ConnectionResetError
+                    except TimeoutError:
+                        pass
+            assert time.monotonic() < started + 2
+
+
+def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
+    with ExitStack() as stack:
+        deaf = stack.enter_context(connected(watched, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"))
+        slow = stack.enter_context(connected(watched, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        read = b""
+        while piece := slow.recv(2**16):
+            read += piece
+        assert read.count(b"y") == 10
+        unread = 0
+        with suppress(ConnectionError):
+            while piece := deaf.recv(2**20):
+                unread += len(piece)
+        assert unread < 400 * 2**16

@@ -1,0 +1,152 @@
+"""One visitor of many: a share of the queue and of the turns, a turn within the time that is promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+from fastapi import Request
+from gradio import Blocks, api
+from gradio.data_classes import PredictBodyInternal
+from serving import save_tiny, serve
+from uvicorn.middleware.proxy_headers import _TrustedHosts
+
+from page import share
+from tests.torture.record import record
+
+COMMAND = ".venv/bin/python -m pytest tests/test_share.py"
+STORIES_AT_ONCE, WAITING = 4, 32  # as app.py has them
+LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7]
+REFUSED = (
+    "16 requests from your address are being answered or waiting, and that is the limit: let one of them end first"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("share")
+    save_tiny(home / "artifacts" / "tiny", nats=1.0, ends=False)
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
+@contextmanager
+def visitor(server, address: str):
+    """Somebody behind a proxy on this machine, which the server trusts to say whose request it passes on."""
+    with httpx.Client(base_url=f"{server.url}/gradio_api", headers={"X-Forwarded-For": address}, timeout=60) as client:
+        yield client
+
+
+def ask(client: httpx.Client, *values: object) -> httpx.Response:
+    return client.post("/call/tell", json={"data": list(values)})
+
+
+def refusal(client: httpx.Client, asked: httpx.Response) -> str:
+    """What an event is refused with, which must be at once."""
+    answer = client.get(f"/call/tell/{asked.json()['event_id']}", timeout=2).text
+    assert answer.startswith("event: error\n")
+    return json.loads(answer.split("data: ")[1])["error"]
+
+
+def first_piece(client: httpx.Client, event: str, stack: ExitStack) -> float:
+    """Seconds until a story begins; the stream stays open as long as the stack."""
+    started = time.monotonic()
+    answer = stack.enter_context(client.stream("GET", f"/call/tell/{event}"))
+    for line in answer.iter_lines():
+        if line.startswith("event: generating"):
+            return time.monotonic() - started
+    raise AssertionError("no story began")
+
+
+def test_one_visitor_cannot_starve_the_others(server):
+    with visitor(server, "198.51.100.7") as greedy, visitor(server, "203.0.113.9") as other, ExitStack() as stack:
+        events = [ask(greedy, *LONG).json()["event_id"] for _ in range(WAITING // 2)]
+        assert refusal(greedy, ask(greedy, *LONG)) == REFUSED
+        forged = {"X-Forwarded-For": "192.0.2.1, 198.51.100.7"}  # the first of them made up
+        assert refusal(greedy, greedy.post("/call/tell", json={"data": LONG}, headers=forged)) == REFUSED
+        first_piece(greedy, events[0], stack)
+        first_piece(greedy, events[1], stack)
+        waited = [first_piece(other, ask(other, *LONG).json()["event_id"], stack) for _ in range(2)]
+    assert max(waited) < 2, "both of the turns that are left are free"
+    outcome = f"16 taken, the 17th refused; another's stories began within {max(waited):.1f} s"
+    record("one visitor asks for as many stories as he can", len(events) + 1, outcome, COMMAND, section="The page")
+
+
+def test_after_they_left_all_turns_are_free(server):
+    with ExitStack() as stack:
+        for last in range(STORIES_AT_ONCE):
+            client = stack.enter_context(visitor(server, f"203.0.113.{last}"))
+            assert first_piece(client, ask(client, *LONG).json()["event_id"], stack) < 10
+
+
+def test_a_tool_s_call_counts_as_its_visitor_s(server):
+    """Gradio calls its own page for it, from this machine, whose calls are not counted."""
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "tell", "arguments": {"length": 4000}},
+    }
+    headers = {"Accept": "application/json, text/event-stream"}
+    with visitor(server, "198.51.100.8") as greedy:
+        events = [ask(greedy, *LONG).json()["event_id"] for _ in range(WAITING // 2)]
+        answer = greedy.post("/mcp/", json=call, headers=headers)
+        assert "16 requests from your address" in answer.text
+        for event in events:
+            greedy.post("/cancel", json={"event_id": event, "session_hash": event, "fn_index": 0})
+
+
+def request(host: str) -> Request:
+    return Request({"type": "http", "headers": [], "client": (host, 1)})
+
+
+def test_whose_a_request_is():
+    assert [share.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
+    assert share.visitor(request("198.51.100.7")) == "198.51.100.7"
+    assert (
+        share.visitor(request("2001:db8:1:2:3::4"))
+        == share.visitor(request("2001:db8:1:2:9::9"))
+        == "2001:db8:1:2::/64"
+    )
+    assert share.visitor(request("made up")) == share.visitor(request("something else")) == "unknown"
+    assert share.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
+
+
+def test_proxies_are_trusted_on_a_space_alone(monkeypatch):
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    share.trust_the_hub()
+    assert "FORWARDED_ALLOW_IPS" not in share.os.environ
+    monkeypatch.setenv("SPACE_ID", "ann/stories")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1")
+    share.trust_the_hub()
+    assert share.os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+    share.trust_the_hub()
+    trusted = _TrustedHosts(share.os.environ["FORWARDED_ALLOW_IPS"])
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+    assert "10.16.3.80" in trusted and "198.51.100.7" not in trusted
+    assert trusted.get_trusted_client_address("192.0.2.1, 198.51.100.7, 10.0.0.1")[0] == "198.51.100.7"
+
+
+def test_who_waits_for_too_long_is_told():
+    async def wait() -> tuple[object, object, share.FairQueue]:
+        with Blocks() as page:
+            api(lambda: None, api_name="nothing")
+        queue = share.FairQueue(page, 4)
+        body = PredictBodyInternal(data=[], fn_index=0, session_hash="late")
+        _, event, _ = await queue.push(body, request("198.51.100.7"), None)
+        queue.event_ids_to_events[event].enqueue_time -= share.WAIT_SECONDS + 1
+        started = queue.get_events()
+        messages = queue.pending_messages_per_session["late"]
+        messages.get_nowait()  # its place in the queue
+        return started, messages.get_nowait(), queue
+
+    started, told, queue = asyncio.run(wait())
+    assert started is None and len(queue) == 0 and queue.event_ids_to_events == {}
+    assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
