@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import threading
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
@@ -302,6 +304,8 @@ def main(argv: list[str] | None = None) -> None:
         "--artifacts", type=Path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
     )
     artifacts = parser.parse_args(argv).artifacts.resolve()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Gradio's greeting has a picture in it, and not every locale
     register()
     trust_the_hub()
     shelf = Shelf(artifacts)

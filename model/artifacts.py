@@ -167,7 +167,7 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
         if info.st_size > limit:
             raise _broken(path, f"has {info.st_size:,} bytes, of {limit:,} allowed")
         with path.open("rb") as file:
-            data = file.read(limit)
+            data = file.read(info.st_size)  # not `limit`, for which room would be made
     except FileNotFoundError:
         raise _broken(path, "is missing") from None
     except OSError as error:

@@ -86,6 +86,8 @@ class Gate:
         """What the page reads the request from. Raises Refused."""
         path, method = scope["path"].rstrip("/") or "/", scope["method"]
         tools = path == TOOLS or path.startswith(f"{TOOLS}/")
+        if not path.isprintable():  # Gradio makes addresses of it, which fails late
+            raise Refused(404, "there is nothing here")
         if method in ("GET", "HEAD"):
             if not (tools or path in READ or path.startswith(READ_BELOW)):
                 raise Refused(404, "there is nothing here")
@@ -103,8 +105,9 @@ class Gate:
         if method != "POST":
             return receive
         body = await read_body(scope, receive)
+        asked = parsed(body)
         if not tools:
-            self._check_call(path, body)
+            self._check_call(path, asked)
         pending = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
@@ -119,18 +122,8 @@ class Gate:
         if name not in queue.event_ids_to_events and not any(name in events for events in waiting):
             raise Refused(404, "event_id is unknown here: its answer was read already, or it was never given out")
 
-    def _check_call(self, path: str, body: bytes) -> None:
+    def _check_call(self, path: str, asked: dict[str, Any]) -> None:
         """Every field that Gradio looks things up by, before it does."""
-        try:
-            asked = json.loads(body)
-        except (ValueError, RecursionError):
-            raise Refused(400, "the body must be JSON") from None
-        if not isinstance(asked, dict):
-            raise Refused(400, 'the body must be a JSON object, such as {"data": []}')
-        try:
-            json.dumps(asked, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise Refused(400, "data has half a character (a lone surrogate): send whole ones") from None
         if path.startswith(f"{API}/call/v2/"):
             self._check_parameters(path.removeprefix(f"{API}/call/v2/"), asked)
         elif path.startswith(f"{API}/call/"):
@@ -162,6 +155,21 @@ class Gate:
     def _public(self) -> dict[str, Any]:
         """The documented endpoints, by /name."""
         return self.page.get_api_info()["named_endpoints"]
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """The object that a body holds, which can be written again."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(400, "the body must be JSON") from None
+    if not isinstance(asked, dict):
+        raise Refused(400, 'the body must be a JSON object, such as {"data": []}')
+    try:
+        json.dumps(asked, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refused(400, "data has half a character (a lone surrogate): send whole ones") from None
+    return asked
 
 
 def check_values(asked: dict[str, Any]) -> None:
