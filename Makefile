@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Whatever the locale.
 export PYTHONUTF8 = 1
 
-.PHONY: app test test-engines test-space torture figures lint train screenshots clean
+.PHONY: app test test-engines test-space torture figures lock audit licences lint train screenshots clean
 
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -32,6 +32,24 @@ torture: .venv/dev.stamp  ## half an hour of a monkey on the page, its speeds, a
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp
 	$(BIN)/python -m train.evaluate artifacts/* --data $(DATA) --first 100 --check
+
+# Tools that look at the project from outside, and are no part of it.
+TOOLS := .cache/tools/bin
+$(TOOLS)/uv:
+	$(PYTHON) -m venv .cache/tools
+	$(TOOLS)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9 pip-audit==2.10.1 pip-licenses==5.5.5
+
+lock: $(TOOLS)/uv  ## renew requirements.lock: all packages of the Space, with hashes
+	$(TOOLS)/uv pip compile requirements.txt --quiet --generate-hashes --no-annotate --output-file requirements.lock \
+	    --python-version 3.12 --python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
+
+audit: $(TOOLS)/uv  ## has any of them a known vulnerability?
+	$(TOOLS)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+licences: $(TOOLS)/uv .venv/dev.stamp  ## renew docs/licences.md
+	sed -i '/^|/d' docs/licences.md
+	$(TOOLS)/pip-licenses --python $(BIN)/python --from mixed --with-system --no-version --format markdown \
+	    --packages $$(sed -n 's/==.*//p' requirements.lock) >> docs/licences.md
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -1,0 +1,42 @@
+"""What is installed: pinned, locked with hashes, and every licence listed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+LOCK = (ROOT / "requirements.lock").read_text()
+LOCKED = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
+FROM_PYPI = re.compile(r"nvidia-|cuda-|triton")  # what comes with PyTorch for GPUs, and not with that for the CPU
+
+
+def requirements(name: str) -> list[Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+def test_every_requirement_is_pinned() -> None:
+    for each in requirements("requirements.txt") + requirements("requirements-dev.txt"):
+        assert re.fullmatch(r"==[\w.]+", str(each.specifier)), each
+
+
+def test_the_lock_is_that_of_the_requirements() -> None:
+    for each in requirements("requirements.txt"):
+        assert f"=={LOCKED[each.name.lower().replace('_', '-')]}" == str(each.specifier)
+
+
+def test_every_locked_package_has_hashes() -> None:
+    assert len(LOCKED) > 50
+    for block in re.split(r"^(?=[a-z0-9-]+==)", LOCK, flags=re.MULTILINE)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
+
+
+def test_every_licence_is_listed() -> None:
+    rows = re.findall(r"^\| (\S+) +\| (.+?) +\|$", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE)
+    listed = {name.lower().replace("_", "-"): licence for name, licence in rows}
+    assert {name for name in LOCKED if not FROM_PYPI.match(name)} <= listed.keys()
+    assert not [name for name, licence in listed.items() if licence == "UNKNOWN"]
+    assert not [name for name, licence in listed.items() if re.search(r"\bA?GPL", licence)]
