@@ -34,6 +34,7 @@ from page.zerogpu import register
 STORIES_AT_ONCE = STORIES  # told at the same time, a character each in turn
 LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
 WAITING = 32  # queued behind them; more are turned away
+SESSIONS = 100  # whose form Gradio remembers, 0.1 MB each; the page does without that, so a reader loses nothing
 
 HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES_AT_ONCE, concurrency_id="stories")
@@ -324,6 +325,7 @@ def main(argv: list[str] | None = None) -> None:
         strict_cors=True,
         enable_monitoring=False,
         run_history=False,
+        state_session_capacity=SESSIONS,
         footer_links=["api", "settings"],
         app_kwargs={
             "middleware": [
