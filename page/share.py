@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from fastapi import Request
@@ -37,8 +38,13 @@ def visitor(request: Request) -> str | None:
 
     A session's name would not do, as anybody can make up as many as he likes.
     """
+    return _share_of(request.client.host if request.client else "")
+
+
+@lru_cache(1024)  # the queue asks for all who wait, up to a thousand times a second
+def _share_of(host: str) -> str | None:
     try:
-        address = ipaddress.ip_address(request.client.host if request.client else "")
+        address = ipaddress.ip_address(host)
     except ValueError:  # a name, or what a visitor wrote himself: all of those share one share
         return "unknown"
     if address.is_loopback:
