@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,5 +124,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: (place[item.path], draw.random()))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+    # Whatever keeps this process from ending, a thread or a lock, must not keep CI until its limit, nor hide.
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)

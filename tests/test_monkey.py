@@ -8,12 +8,16 @@ import time
 
 import pytest
 from playwright.sync_api import Error, expect
-from reading import MARKUP, chromium, visit
+from reading import MARKUP, Reader, chromium, visit
 from serving import ROOT, serve
 
-SECONDS = float(os.environ.get("MONKEY_SECONDS", "20"))
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "12"))
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
+# What was drawn went away meanwhile, or something lies over it, or Gradio's settings loaded the page in another theme.
+GONE = ("Timeout", "not attached", "not visible", "Malformed", "Execution context was destroyed")
+# Gradio's settings offer to record the screen; page/gate.py lets no page of ours use these.
+REFUSED = ("microphone is not allowed", "camera is not allowed")
 # What a visitor can act on, apart from links that lead away.
 TARGETS = "button, [role=tab], [role=option], [role=combobox], textarea, input"
 # Whether one of them can be scrolled to, has nothing lie over it, and takes what one writes.
@@ -45,6 +49,12 @@ def act(page, draw: random.Random) -> None:
         target.click(timeout=1000)
 
 
+def troubles(reader: Reader) -> list[str]:
+    """The page's own troubles: leaves out, for good, what was refused to Gradio's recorder."""
+    reader.troubles[:] = [it for it in reader.troubles if not any(text in it for text in REFUSED)]
+    return reader.troubles
+
+
 @pytest.mark.parametrize("size", ["desktop"])
 def test_nothing_breaks_under_a_monkey(tmp_path, size):
     draw = random.Random(int(os.environ.get("MONKEY_SEED", "1")))
@@ -58,16 +68,15 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
             try:
                 act(reader.page, draw)
                 done += 1
-            except Error as error:  # what was drawn went away meanwhile, or something lies over it
-                assert any(text in str(error) for text in ("Timeout", "not attached", "not visible", "Malformed")), (
-                    error
-                )
-            assert reader.troubles == [], f"after {done} actions"
+            except Error as error:
+                assert any(text in str(error) for text in GONE), error
+            assert troubles(reader) == [], f"after {done} actions"
         assert done > SECONDS / 2
         reader.page.goto(server.url)
         reader.prompt.fill("Tom")
         reader.press("Tell")
         reader.wait_for_longer("Tom")
         assert server.complaints() == []
-        print(f"{done} actions")
         expect(reader.alert).to_have_count(0)
+        print(f"{done} actions")
+        assert troubles(reader) == []
