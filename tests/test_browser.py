@@ -342,6 +342,16 @@ def test_two_visitors_tell_apart(browser, server):
         assert "dog" not in first.story.text_content() and "cat" not in second.story.text_content()
 
 
+def test_it_tells_within_another_page(browser, server):
+    page = browser.new_page()
+    page.set_content(f'<iframe src="{server.url}" title="Stories" width="800" height="700"></iframe>')
+    framed = page.frame_locator("iframe")
+    framed.get_by_role("textbox", name="How does the story begin?").fill("Ann")
+    framed.get_by_role("button", name="Tell", exact=True).click()
+    expect(framed.get_by_role("article", name="Story", exact=True)).to_have_text(re.compile(r"^Ann[\s\S]"))
+    page.close()
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_without_a_model_the_page_says_how_to_train_one(browser, tmp_path, broken):
     if broken:
