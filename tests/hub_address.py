@@ -12,6 +12,8 @@ ADDRESS = f"http://127.0.0.1:{SOCKET.getsockname()[1]}"
 HOME = tempfile.mkdtemp(prefix="hub-home-")
 os.environ |= {"HF_ENDPOINT": ADDRESS, "HF_HOME": HOME, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Gradio's own news of a Blocks would wait here without end, where no stand-in answers, in a thread that outlives all.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for name in (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
