@@ -107,6 +107,15 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
         process.wait(10)
 
 
+@contextmanager
+def serve_tiny(home: Path, *, name: str = "tiny", ends: bool = False) -> Iterator[Server]:
+    """Serves one babbling artifact, with nothing in the log in the end that no visitor should be able to cause."""
+    save_tiny(home / "artifacts" / name, nats=1.0, ends=ends)
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
 def find_chromium() -> str | None:
     """The path of an installed Chromium, or None."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import ROOT, save_tiny, serve
+from serving import ROOT, serve_tiny
 
 from tests.torture.record import record
 
@@ -143,11 +143,8 @@ def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    home = tmp_path_factory.mktemp("fuzz")
-    save_tiny(home / "artifacts" / "tiny", nats=1.0, ends=False)
-    with serve(home, home / "artifacts") as server:
+    with serve_tiny(tmp_path_factory.mktemp("fuzz")) as server:
         yield server
-        assert server.complaints() == []
 
 
 def ask(client: httpx.Client, method: str, path: str, body: bytes) -> tuple[int, str, str | None]:

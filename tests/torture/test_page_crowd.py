@@ -5,8 +5,6 @@ With TORTURE=1 on the best model of artifacts/, the readers on the same two core
 
 from __future__ import annotations
 
-import http.client
-import json
 import threading
 import time
 from collections import Counter
@@ -19,51 +17,13 @@ from serving import ROOT, Server, save_tiny, serve
 
 from model.batching import STORIES
 from page.share import WAIT_SECONDS
+from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record
 
 CLIENTS, SECONDS, LENGTH = (64, 60, 600) if FULL else (44, 1, 40)
 ABANDONED = 1_000 if FULL else 24
+PROMPT = "Tom"
 FULL_QUEUE = "Queue is full. Max size is 32 and size is 32."
-
-
-class Visit:
-    """One story, asked for over plain HTTP from an address of its own. `refused` is why there is none."""
-
-    def __init__(self, server: Server, address: str, length: int, seed: int) -> None:
-        self.asked = time.monotonic()
-        self.refused: str | None = None
-        self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=WAIT_SECONDS + 30)
-        body = json.dumps({"data": ["", "Tom", length, 0.8, 0, 1.0, 0.0, seed]})
-        headers = {"Content-Type": "application/json", "X-Forwarded-For": address}
-        self.connection.request("POST", "/gradio_api/call/tell", body, headers)
-        answer = self.connection.getresponse()
-        told = json.load(answer)
-        if answer.status != 200:
-            self.refused = told["detail"]
-            self.connection.close()
-            return
-        self.connection.request("GET", f"/gradio_api/call/tell/{told['event_id']}", headers=headers)
-        self.answer = self.connection.getresponse()
-
-    def first(self) -> float | None:
-        """Seconds until the first piece of the story, or None."""
-        while line := self.answer.readline().decode():
-            if line.startswith("event: error"):
-                self.refused = json.loads(self.answer.readline().decode().removeprefix("data: "))["error"]
-                return None
-            if line.startswith("data: ["):
-                return time.monotonic() - self.asked
-        raise AssertionError("an answer without an end")
-
-    def whole(self) -> float:
-        """Seconds until its end."""
-        lines = self.answer.read().decode().splitlines()
-        assert "event: complete" in lines
-        return time.monotonic() - self.asked
-
-    def leave(self) -> None:
-        self.answer.close()
-        self.connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         save_tiny(home / "artifacts" / "tiny", nats=1.0, ends=False)
     with serve(home, ROOT / "artifacts" if FULL else home / "artifacts", torch=not FULL) as server:
         for _ in range(3):
-            together(server, STORIES)
+            together(server, STORIES, LENGTH, 0, PROMPT)
         yield server
         assert server.complaints() == []
-
-
-def together(server: Server, readers: int) -> None:
-    """As many stories at once, told to their end."""
-
-    def read(i: int) -> None:
-        visit = Visit(server, f"198.51.100.{i}", LENGTH, i)
-        assert visit.first() is not None
-        visit.whole()
-        visit.leave()
-
-    with ThreadPoolExecutor(readers) as pool:
-        list(pool.map(read, range(readers)))
 
 
 def footprint(server: Server) -> tuple[float, int]:
@@ -102,7 +49,7 @@ def quiet(server: Server, threads: int) -> tuple[float, int]:
     end = time.monotonic() + 40
     while (now := footprint(server))[1] > threads and time.monotonic() < end:
         time.sleep(2)
-        together(server, 1)
+        together(server, 1, LENGTH, 0, PROMPT)
     return now
 
 
@@ -119,19 +66,15 @@ def test_a_crowd_is_answered_or_told_that_the_queue_is_full(server: Server) -> N
         seed = 0
         while time.monotonic() < end:
             seed += 1
-            visit = Visit(server, f"203.0.113.{i}", LENGTH, 1000 * i + seed)
-            first = None if visit.refused else visit.first()
-            whole = None if visit.refused else visit.whole()
+            story = Reader(server, LENGTH, 1000 * i + seed, PROMPT, f"203.0.113.{i}").whole()
             with lock:
-                if visit.refused:
-                    refused[visit.refused] += 1
+                if story.refused:
+                    refused[story.refused] += 1
                 else:
-                    firsts.append(first)
-                    wholes.append(whole)
-            if visit.refused:
+                    firsts.append(story.first)
+                    wholes.append(story.last)
+            if story.refused:
                 time.sleep(0.5)
-            else:
-                visit.leave()
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(visitor, range(CLIENTS)))
@@ -153,18 +96,15 @@ def test_who_leaves_after_the_first_piece_leaves_nothing_behind(server: Server) 
     before = footprint(server)
 
     def glance(i: int) -> None:
-        while True:
-            visit = Visit(server, f"192.0.2.{i % 250}", 4000, i)
-            if not visit.refused:
-                break
+        while (story := Reader(server, 4000, i, PROMPT, f"192.0.2.{i % 250}")).refused:
             time.sleep(0.1)
-        assert visit.first() is not None
-        visit.leave()
+        assert story.piece(), story.refused
+        story.close()
 
     with ThreadPoolExecutor(STORIES) as pool:
         list(pool.map(glance, range(ABANDONED)))
     began = time.monotonic()
-    together(server, STORIES)  # all places are free
+    together(server, STORIES, LENGTH, 0, PROMPT)  # all places are free
     seconds = time.monotonic() - began
     after = quiet(server, before[1])
     assert after[1] <= before[1], "threads stay behind"

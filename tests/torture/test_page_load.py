@@ -5,68 +5,17 @@ Those who read share the cores with the page. What is asserted are the targets.
 
 from __future__ import annotations
 
-import http.client
-import json
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server, serve
+from serving import ROOT, serve
 
 from model.batching import STORIES
-
-PROMPT = "Once upon a time there was an "  # 30 characters
-
-
-class Reader:
-    """One story, asked for over plain HTTP; when each of its pieces came."""
-
-    def __init__(self, server: Server, length: int, seed: int, prompt: str = PROMPT) -> None:
-        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], "", prompt
-        self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-        body = json.dumps({"data": ["", prompt, length, 0.8, 0, 1.0, 0.0, seed]})
-        self.connection.request("POST", "/gradio_api/call/tell", body, {"Content-Type": "application/json"})
-        event = json.load(self.connection.getresponse())["event_id"]
-        self.connection.request("GET", f"/gradio_api/call/tell/{event}")
-        self.answer = self.connection.getresponse()
-
-    def piece(self) -> bool:
-        """Waits for the next piece; False after the last."""
-        while line := self.answer.readline().decode():
-            if line.startswith("data: ["):
-                self.times.append(time.monotonic())
-                self.text = json.loads(line.removeprefix("data: "))[0]
-                return True
-        return False
-
-    def whole(self) -> Reader:
-        while self.piece():
-            pass
-        self.close()
-        return self
-
-    def close(self) -> None:
-        self.answer.close()
-        self.connection.close()
-
-    @property
-    def first(self) -> float:
-        """Seconds until there was more than the prompt."""
-        return self.times[0] - self.asked
-
-    @property
-    def longest_pause(self) -> float:
-        return max(after - before for before, after in pairwise(self.times))
-
-
-def together(server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT) -> list[Reader]:
-    with ThreadPoolExecutor(readers) as pool:
-        return list(pool.map(lambda i: Reader(server, length, seed + i, prompt).whole(), range(readers)))
+from tests.torture.reader import Reader, together
 
 
 def speed(readers: list[Reader]) -> float:
@@ -128,7 +77,7 @@ def test_a_full_context_is_no_pause(server, readers):
 def test_leaving_frees_the_place(server):
     seconds = []
     for seed in range(0, 100, 10):
-        readers = [Reader(server, 4000, seed + i) for i in range(STORIES)]
+        readers = [Reader(server, 4000, seed + i, address=f"198.51.100.{i}") for i in range(STORIES)]
         for each in readers:
             each.piece()
         waiting = Reader(server, 1, seed)

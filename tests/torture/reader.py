@@ -1,0 +1,92 @@
+"""A reader of the page without a browser: one story over plain HTTP, and when each of its pieces came."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+from serving import Server
+
+from page.share import WAIT_SECONDS
+
+PROMPT = "Once upon a time there was an "  # 30 characters
+
+
+class Reader:
+    """Asks for a story as somebody at an `address` of their own; `refused` is why there is none."""
+
+    def __init__(
+        self, server: Server, length: int, seed: int, prompt: str = PROMPT, address: str = "127.0.0.1"
+    ) -> None:
+        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], "", prompt
+        self.refused: str | None = None
+        self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=WAIT_SECONDS + 30)
+        body = json.dumps({"data": ["", prompt, length, 0.8, 0, 1.0, 0.0, seed]})
+        headers = {"Content-Type": "application/json", "X-Forwarded-For": address}
+        self.connection.request("POST", "/gradio_api/call/tell", body, headers)
+        self.answer = self.connection.getresponse()
+        told = json.load(self.answer)
+        if self.answer.status != 200:
+            self.refused = told["detail"]
+            return
+        self.connection.request("GET", f"/gradio_api/call/tell/{told['event_id']}", headers=headers)
+        self.answer = self.connection.getresponse()
+
+    def _event(self) -> dict[str, str]:
+        """The next event of the stream by its fields; none at the end of the stream."""
+        lines = iter(lambda: self.answer.readline().decode().rstrip("\n"), "")
+        return dict(line.split(": ", 1) for line in lines)
+
+    def piece(self) -> bool:
+        """Waits for the next piece; False after the last, or where there is none."""
+        while not self.refused:
+            event = self._event()
+            assert event, "an answer without an end"
+            if event["event"] == "error":
+                self.refused = json.loads(event["data"])["error"]
+            elif event["event"] == "complete":
+                break
+            elif event["event"] == "generating":
+                self.times.append(time.monotonic())
+                self.text = json.loads(event["data"])[0]
+                return True
+        return False
+
+    def whole(self) -> Reader:
+        while self.piece():
+            pass
+        self.close()
+        return self
+
+    def close(self) -> None:
+        self.answer.close()
+        self.connection.close()
+
+    @property
+    def first(self) -> float:
+        """Seconds until there was more than the prompt."""
+        return self.times[0] - self.asked
+
+    @property
+    def last(self) -> float:
+        """Seconds until its last piece."""
+        return self.times[-1] - self.asked
+
+    @property
+    def longest_pause(self) -> float:
+        return max(after - before for before, after in pairwise(self.times))
+
+
+def together(server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT) -> list[Reader]:
+    """As many stories at once, told to their end, each to somebody else."""
+
+    def read(i: int) -> Reader:
+        return Reader(server, length, seed + i, prompt, f"198.51.100.{i}").whole()
+
+    with ThreadPoolExecutor(readers) as pool:
+        stories = list(pool.map(read, range(readers)))
+    assert [each.refused for each in stories] == [None] * readers
+    return stories
