@@ -220,7 +220,7 @@ def test_edit_copy_download(browser, server):
             reader.press("Download")
         assert download.value.suggested_filename == "story-ending-5.txt"
         text = Path(download.value.path()).read_text()
-        assert text.startswith(f"{story}\n\n---\nmodel: ending\nlength: 600\ntemperature: 1\ntop_k: 0\ntop_p: 0.95\n")
+        assert text.startswith(f"{story}\n\n---\nmodel: ending\nlength: 600\ntemperature: 0.9\ntop_k: 0\ntop_p: 1\n")
         assert text.endswith('\nseed: 5\nprompt: "Tom"\n')
 
         reader.press("Edit and go on from here")
