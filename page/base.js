@@ -2,6 +2,20 @@
 
 const storyteller = { views: {}, current: null };
 
+// In a Space the page is a frame of another site's, and a browser that blocks third-party cookies denies a frame its
+// storage. Gradio's BrowserState does not expect that and the page stays empty; so what is kept is kept for this visit.
+try {
+  localStorage.length;
+} catch {
+  const kept = new Map();
+  const storage = {
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => kept.set(key, String(value)),
+    removeItem: (key) => kept.delete(key),
+  };
+  Object.defineProperty(window, "localStorage", { value: storage });
+}
+
 // The word of this key in the visitor's language, its braces filled in; what is filled in stays text.
 storyteller.say = (key, values = {}) => {
   const tables = window.gradio_config.i18n_translations;
