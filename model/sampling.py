@@ -68,9 +68,10 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 def weights(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     """What the probabilities (V,) are in proportion to, float64, at a temperature above 0."""
-    logits = np.asarray(logits, dtype=np.float64)
-    coldest = max(sampling.temperature, 1e-300)  # below that the quotients of float32 logits would overflow
-    kept = np.exp((logits - logits.max()) / coldest)  # the likeliest weighs 1
+    kept = logits.astype(np.float64)  # a copy; what follows runs for each character, so in place
+    kept -= kept[kept.argmax()]  # a third of the time that max() takes of so few
+    kept /= max(sampling.temperature, 1e-300)  # below that the quotients of float32 logits would overflow
+    np.exp(kept, out=kept)  # the likeliest weighs 1
     if 0 < sampling.top_k < len(kept) or sampling.top_p < 1:
         ranked = np.sort(kept)[::-1][: sampling.top_k or None]
         if sampling.top_p < 1:
@@ -88,7 +89,7 @@ def pick(logits: np.ndarray, sampling: Sampling, generator: np.random.Generator)
     """The id of the next symbol, by one draw from `generator`; a symbol of probability 0 is never picked."""
     if sampling.temperature == 0:
         return int(np.argmax(logits))
-    shares = weights(logits, sampling).cumsum()
+    shares = np.add.accumulate(weights(logits, sampling))
     return int(shares.searchsorted(generator.random() * shares[-1], side="right"))
 
 
