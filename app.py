@@ -24,7 +24,7 @@ from model.batching import STORIES
 from page.gate import Gate
 from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
-from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json
+from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json, wait_without_threads
 from page.patience import end_stalled_connections
 from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
@@ -214,8 +214,10 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
             most_layers = max(it.config.layers * it.config.loops for it in shelf.storytellers.values())
             most_heads = max(it.config.heads for it in shelf.storytellers.values())
             gr.Markdown(WORDS("attention_info"))
-            layer = gr.Slider(1, most_layers, 1, step=1, label=WORDS("layer"), elem_id="layer", buttons=[])
-            head = gr.Slider(1, most_heads, 1, step=1, label=WORDS("head"), elem_id="head", buttons=[])
+            layer, head = (
+                gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
+                for name, most in (("layer", most_layers), ("head", most_heads))
+            )
             attend = gr.Button(WORDS("attention_show"))
             attention = view("attention")
             attend.click(
@@ -337,6 +339,7 @@ def main(argv: list[str] | None = None) -> None:
         },
     )
     answer_in_json(page.mcp_server_obj)
+    wait_without_threads(page.mcp_server_obj)
     end_stalled_connections(page.server)
     threading.Thread(target=shelf.warm_up, daemon=True).start()
     page.block_thread()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ARCHITECTURES = ("gpt", "classic")
+MAX_CACHE = 2**28  # bytes that one story may take; a page tells eight at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,12 @@ class ModelConfig:
         for name, value in (("width", self.width), ("hidden", self.hidden_width)):
             if self.architecture == "gpt" and value % 32:
                 raise ValueError(f"{name} ({value}) must be a multiple of 32 for the exported 8-bit weights")
+        cache = 8 * self.layers * self.loops * self.context * self.width  # bytes of keys and values in float32
+        if cache > MAX_CACHE:
+            raise ValueError(
+                f"context ({self.context}) would take {cache >> 20:,} MiB of memory for each story; the limit is "
+                f"{MAX_CACHE >> 20}: lower it, or layers, loops or width"
+            )
         if self.architecture == "classic" and self.loops != 1:
             raise ValueError(f"loops ({self.loops}) must be 1 for the classic architecture")
 

@@ -85,7 +85,8 @@ class Vocab:
         if not 1 <= len(self.itos) <= _LARGEST:
             raise ValueError(f"a vocabulary has 1 to {_LARGEST} symbols, not {len(self.itos)}")
         for i, symbol in enumerate(self.itos):
-            if not isinstance(symbol, str) or (len(symbol) != 1 and symbol != END):
+            half = isinstance(symbol, str) and symbol.encode(errors="ignore") == b""  # a lone surrogate
+            if half or not isinstance(symbol, str) or (len(symbol) != 1 and symbol != END):
                 raise ValueError(f"symbol {i} of a vocabulary must be one character or {END!r}, not {symbol!r}")
             if self.stoi[symbol] != i:
                 raise ValueError(f"symbol {symbol!r} stands twice in the vocabulary, as {i} and {self.stoi[symbol]}")

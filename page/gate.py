@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,9 @@ READ = {
 READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
 WRITE = {f"{API}/queue/join", f"{API}/cancel", f"{API}/reset"}
 TOOLS = f"{API}/mcp"
+LONGEST_NAME = 255  # bytes of one part of a path, as file systems have it
+HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[\w.-]{1,253})(:\d{1,5})?", re.ASCII)
+SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)  # Gradio names its tasks by it, and parts the names again
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "strict-origin-when-cross-origin",
@@ -86,8 +90,12 @@ class Gate:
         """What the page reads the request from. Raises Refused."""
         path, method = scope["path"].rstrip("/") or "/", scope["method"]
         tools = path == TOOLS or path.startswith(f"{TOOLS}/")
-        if not path.isprintable():  # Gradio makes addresses of it, which fails late
+        query = QueryParams(scope["query_string"])
+        too_long = any(len(part.encode()) > LONGEST_NAME for part in path.split("/"))
+        # Gradio makes addresses of paths, and looks for files and pages by them, which fails late.
+        if not path.isprintable() or too_long or query.get("page"):
             raise Refused(404, "there is nothing here")
+        check_host(scope)
         if method in ("GET", "HEAD"):
             if not (tools or path in READ or path.startswith(READ_BELOW)):
                 raise Refused(404, "there is nothing here")
@@ -128,8 +136,8 @@ class Gate:
             self._check_parameters(path.removeprefix(f"{API}/call/v2/"), asked)
         elif path.startswith(f"{API}/call/"):
             self._check_name(path.removeprefix(f"{API}/call/"), {f"{fn.api_name}" for fn in self.page.fns.values()})
-        if (name := asked.get("session_hash")) is not None and not (isinstance(name, str) and 1 <= len(name) <= 100):
-            raise Refused(400, "session_hash must be text of 1 to 100 characters")
+        if (name := asked.get("session_hash")) is not None and not (isinstance(name, str) and SESSION.fullmatch(name)):
+            raise Refused(400, "session_hash must be 1 to 100 letters, digits, _ or -")
         if path.endswith("/queue/join"):
             function = asked.get("fn_index")
             if type(function) is not int or function not in self.page.fns:
@@ -178,6 +186,16 @@ def check_values(asked: dict[str, Any]) -> None:
         raise Refused(400, "data must be a list with one value for each parameter of the endpoint")
     if asked.get("batched"):
         raise Refused(400, "batched must be false: no endpoint takes several calls in one")
+
+
+def check_host(scope: Scope) -> None:
+    """Every name of a host that Gradio makes the page's own address of. Raises Refused."""
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-gradio-server"]
+    headers = Headers(scope=scope)
+    for name in ("host", "x-forwarded-host"):
+        for value in headers.getlist(name):
+            if not HOST.fullmatch(value.split(",")[0].strip()):
+                raise Refused(400, f"{name} must be the name of a host, and a port if need be")
 
 
 def name_visitor(scope: Scope) -> None:

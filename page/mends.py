@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from weakref import WeakValueDictionary
 
 from gradio import Blocks
 from gradio.mcp import GradioMCPServer
+from gradio_client.client import Job
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,6 +47,7 @@ class EarlyStop:
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
         self.app, self.page = app, page
+        self.stops: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith(("/cancel", "/reset")):
@@ -61,7 +64,10 @@ class EarlyStop:
         async def again() -> Message:
             return pending.pop() if pending else await receive()
 
-        await self.app(scope, again, send)
+        # Of two stops at once Gradio's second one stumbles over what the first has put away.
+        session = str(asked.get("session_hash")) if isinstance(asked, dict) else ""
+        async with self.stops.setdefault(session, asyncio.Lock()):
+            await self.app(scope, again, send)
 
     async def _event(self, asked: dict) -> str:
         """The latest event of this session and function; empty if there is none, or nothing to look for."""
@@ -95,3 +101,16 @@ def answer_in_json(server: GradioMCPServer) -> None:
         return write([it if isinstance(it, str) else json.dumps(it, ensure_ascii=False) for it in data], root_url)
 
     server.postprocess_output_data = write_json
+
+
+def wait_without_threads(server: GradioMCPServer) -> None:
+    """Has tools wait for a story on the event loop; Gradio takes one of 40 threads for each, which serve pages too."""
+
+    async def result(job: Job) -> list[Any]:
+        try:
+            return [await asyncio.wrap_future(job.future)]
+        except asyncio.CancelledError:  # the client left
+            asyncio.get_running_loop().run_in_executor(None, job.cancel)  # which asks this very page to stop
+            raise
+
+    server._execute_tool_without_progress = result

@@ -14,12 +14,13 @@ from fastapi import Request
 from gradio import Blocks
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
-from gradio.server_messages import ProcessCompletedMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import error_payload
 
 from page.limits import Refusal
 
 WAIT_SECONDS = 60  # for a turn; whoever has none by then is told so
+UNREAD_SECONDS = 60  # that an answer waits to be read
 PROXIES = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
 
 
@@ -47,13 +48,17 @@ def _share_of(host: str) -> str | None:
         address = ipaddress.ip_address(host)
     except ValueError:  # a name, or what a visitor wrote himself: all of those share one share
         return "unknown"
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:
         return None
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
 
 
 class FairQueue(Queue):
-    """Gradio's queue, in which a visitor has at most half of the places to wait in and half of the turns at once."""
+    """Gradio's queue, in which a visitor has at most half of the places to wait in and half of the turns at once.
+
+    Every event is answered, and no answer is kept for somebody who does not read it.
+    """
 
     def __init__(self, page: Blocks, places: int) -> None:
         super().__init__(
@@ -61,16 +66,44 @@ class FairQueue(Queue):
         )
         self.share = max(1, places // 2)
         self.checked = 0.0  # when those who wait were last looked through
+        self.asked: dict[str, str | None] = {}  # the visitors of events that wait, run, or have not been read
+        self.unread: dict[str, float] = {}  # since when a session has messages that nobody reads
+        self.answered: set[str] = set()  # of the events that run, those whose last message is sent
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, Any]:
         """Takes the event. One beyond a visitor's share is answered at once, in its stream, where all clients look."""
         who = visitor(request)
-        greedy = who and sum(visitor(event.request) == who for event in self.event_ids_to_events.values()) >= self.share
+        open_events = self.event_ids_to_events.keys() | set().union(*self.pending_event_ids_session.values())
+        self.asked = {event_id: asker for event_id, asker in self.asked.items() if event_id in open_events}
+        greedy = who and list(self.asked.values()).count(who) >= self.share
         success, event_id, state = await super().push(body, request, username)
         if success and greedy:
-            text = f"{self.share} requests from your address are being answered or waiting, and that is the limit"
-            self._refuse(self.event_ids_to_events[event_id], f"{text}: let one of them end first")
+            text = f"{self.share} requests from your address wait, run or are unread"
+            self._refuse(
+                self.event_ids_to_events[event_id], f"{text}, and that is the limit: let one of them end first"
+            )
+        elif success:
+            self.asked[event_id] = who
         return success, event_id, state
+
+    def send_message(self, event: Event, event_message: EventMessage) -> None:
+        if isinstance(event_message, ProcessCompletedMessage):
+            self.answered.add(event._id)
+        if event.session_hash in self.pending_messages_per_session:  # else nobody read for too long
+            super().send_message(event, event_message)
+
+    async def process_events(self, events: list[Event], *arguments: Any) -> None:
+        """Runs them. Where Gradio fails before it answers, or is cancelled twice, nothing is left over either."""
+        try:
+            await super().process_events(events, *arguments)
+            for event in events:
+                if event._id not in self.answered:
+                    failed = error_payload(Refusal("the page could not answer this", ""), False)
+                    self.send_message(event, ProcessCompletedMessage(output=failed, success=False))
+        finally:
+            for event in events:
+                self.event_ids_to_events.pop(event._id, None)
+                self.answered.discard(event._id)
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """The event to run next, if there is room for it: of those whose visitors may, the one with the fewest runs."""
@@ -101,8 +134,12 @@ class FairQueue(Queue):
             for event in [each for each in queue.queue if now - each.enqueue_time > WAIT_SECONDS]:
                 self._refuse(event, text)
         # Gradio keeps what was never read, for ever; the messages themselves it keeps of the latest 2,000 sessions.
-        for session in self.pending_event_ids_session.keys() - self.pending_messages_per_session.keys():
-            del self.pending_event_ids_session[session]
+        sessions = self.pending_messages_per_session
+        self.unread = {name: self.unread.get(name, now) for name, it in list(sessions.items()) if not it.empty()}
+        for name in [name for name, since in self.unread.items() if now - since > UNREAD_SECONDS]:
+            del sessions[name]
+        for name in self.pending_event_ids_session.keys() - sessions.keys():
+            del self.pending_event_ids_session[name]
 
     def _refuse(self, event: Event, text: str) -> None:
         """Answers an event that waits."""
@@ -110,3 +147,4 @@ class FairQueue(Queue):
         self.event_ids_to_events.pop(event._id)
         answer = error_payload(Refusal(text, ""), False)
         self.send_message(event, ProcessCompletedMessage(output=answer, success=False))
+        self.answered.discard(event._id)

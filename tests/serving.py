@@ -48,11 +48,13 @@ class Server:
         return [line for line in lines if "Traceback" in line or "Error" in line or "Warning" in line]
 
 
-def save_tiny(folder: Path, *, nats: float, ends: bool, prompts: object = None, graph: bool = False) -> None:
+def save_tiny(
+    folder: Path, *, nats: float, ends: bool, prompts: object = None, graph: bool = False, heads: int = 2
+) -> None:
     """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or a slower one
     without an end mark, which fills every length and knows no digit. With a `graph` it is wider, and as slow."""
     vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-    shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=2, width=192 if graph else 32)
+    shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=heads, width=192 if graph else 32)
     config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
     generator = np.random.default_rng(0)
     weights = {

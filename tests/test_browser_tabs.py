@@ -217,7 +217,7 @@ def test_reduced_motion_is_respected(browser, server):
 
 def test_with_one_model_and_with_pytorch(browser, tmp_path):
     """Attention is there, Compare says what is missing, and a broken model is named."""
-    save_tiny(tmp_path / "models" / "ending", nats=1.0, ends=True)
+    save_tiny(tmp_path / "models" / "ending", nats=1.0, ends=True, heads=1)
     save_broken(tmp_path / "models" / "broken")
     with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:
         expect(reader.page.get_by_role("textbox", name="Models that were skipped")).to_have_value(

@@ -206,6 +206,46 @@ def test_unknown_names_are_refused_with_the_known_ones(server):
     assert json.loads(ask(server, "POST", f"{API}/call/v2/score", '{"text": "Tom"}')[2])["detail"] == "model is missing"
 
 
+@pytest.mark.parametrize("name", ["Host", "X_Forwarded_Host"])
+@pytest.mark.parametrize("value", ["x:y", "x:123456", "a b", "\xe9", "x/y", "[::1", "a@b"])
+def test_names_of_hosts_are_checked(server, name, value):
+    for path in ("/", "/config", f"{API}/openapi.json", f"{API}/mcp/"):
+        status, _, text = ask(server, "GET", path, **{name: value})
+        refusal = f"{name.lower().replace('_', '-')} must be the name of a host, and a port if need be"
+        assert (status, json.loads(text)["detail"]) == (400, refusal)
+
+
+@pytest.mark.parametrize("value", ["stories.example.com, 10.0.0.1", "[2001:db8::1]:7860", "10.0.0.1:80"])
+def test_a_proxy_may_name_the_host(server, value):
+    assert ask(server, "GET", "/config", X_Forwarded_Host=value)[0] == 200
+
+
+def test_a_header_between_gradio_s_own_servers_is_dropped(server):
+    made_up = {"X_Gradio_Server": "http://x:y"}
+    assert ask(server, "GET", "/", **made_up)[0] == 200
+    status, _, text = ask(server, "POST", f"{API}/call/tell", call(), **made_up)
+    assert status == 200
+    assert "event: complete" in ask(server, "GET", f"{API}/call/tell/{json.loads(text)['event_id']}", **made_up)[2]
+
+
+def test_what_gradio_would_stumble_over(server):
+    for path in (
+        "/?page=x",
+        "/config?page=x",
+        f"/static/{'a' * 300}",
+        f"/assets/{'a' * 300}",
+        f"/assets/{'%C3%A9' * 200}",
+    ):
+        status, _, text = ask(server, "GET", path)
+        assert (status, text) == (404, '{"detail":"there is nothing here"}')
+    refusal = "session_hash must be 1 to 100 letters, digits, _ or -"
+    for name in ("a<gradio-sep>b", "", "a b", "é", "a" * 101):
+        for path in ("queue/join", "cancel", "reset"):
+            body = json.dumps({"data": [], "fn_index": 0, "session_hash": name, "event_id": "x"})
+            status, _, text = ask(server, "POST", f"{API}/{path}", body)
+            assert (status, json.loads(text)["detail"]) == (400, refusal)
+
+
 def test_a_body_without_end(server):
     text = "the body has more than 1,048,576 bytes: shorten the text"
     status, _, answer = ask(server, "POST", f"{API}/call/tell", call(prompt="a" * 2**21))

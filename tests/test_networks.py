@@ -234,6 +234,11 @@ def test_gpt_is_the_qwen3_of_transformers() -> None:
         ({"dropout": 1.0}, "dropout (1.0) must be a number from 0 up to, not including, 1"),
         ({"dropout": float("nan")}, "dropout (nan) must be a number from 0 up to, not including, 1"),
         (
+            {"context": 65536, "layers": 16, "heads": 16, "width": 256},
+            "context (65536) would take 2,048 MiB of memory for each story; the limit is 256: lower it, or layers, "
+            "loops or width",
+        ),
+        (
             {"architecture": "classic", "width": 32, "heads": 4, "loops": 2},
             "loops (2) must be 1 for the classic architecture",
         ),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from fastapi import Request
 from gradio import Blocks, api
 from gradio.data_classes import PredictBodyInternal
+from gradio.server_messages import ProcessStartsMessage
 from serving import serve_tiny
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
@@ -22,9 +25,7 @@ from tests.torture.record import record
 COMMAND = ".venv/bin/python -m pytest tests/test_share.py"
 WAITING = 32  # as app.py has it
 LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7]
-REFUSED = (
-    "16 requests from your address are being answered or waiting, and that is the limit: let one of them end first"
-)
+REFUSED = "16 requests from your address wait, run or are unread, and that is the limit: let one of them end first"
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +100,72 @@ def test_a_tool_s_call_counts_as_its_visitor_s(server):
             greedy.post("/cancel", json={"event_id": event, "session_hash": event, "fn_index": 0})
 
 
+def test_many_tools_at_once_keep_no_page_from_anybody(server):
+    """Gradio would hold one of the 40 threads for each, which serve pages as well."""
+    arguments = {"length": 4000}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "tell", "arguments": arguments}}
+
+    async def ask_all() -> list[float]:
+        waited = []
+        async with AsyncExitStack() as stack:
+            calls = []
+            for address in ("198.51.100.31", "198.51.100.32", "198.51.100.33"):
+                sent = {"X-Forwarded-For": address, "Accept": "application/json, text/event-stream"}
+                client = httpx.AsyncClient(base_url=f"{server.url}/gradio_api", headers=sent, timeout=60)
+                await stack.enter_async_context(client)
+                calls += [asyncio.create_task(client.post("/mcp/", json=call)) for _ in range(15)]
+            await asyncio.sleep(1)
+            async with httpx.AsyncClient(base_url=server.url, timeout=20) as other:
+                for path in ("/", "/config", "/gradio_api/info"):
+                    started = time.monotonic()
+                    assert (await other.get(path)).status_code == 200
+                    waited.append(time.monotonic() - started)
+            for task in calls:
+                task.cancel()
+        return waited
+
+    assert max(asyncio.run(ask_all())) < 2
+
+
+def test_two_stops_at_once_take_no_place_for_good(server):
+    with visitor(server, "198.51.100.20") as hasty, ThreadPoolExecutor(2) as pool:
+        for n in range(WAITING // 2 + 1):
+            name = f"hasty{n}"
+            asked = hasty.post(
+                "/queue/join", json={"data": LONG, "fn_index": tell_number(server), "session_hash": name}
+            )
+            stop = {"event_id": asked.json()["event_id"], "session_hash": name, "fn_index": tell_number(server)}
+            time.sleep(0.05)
+            stops = [pool.submit(hasty.post, "/cancel", json=stop) for _ in range(2)]
+            assert [it.result().status_code for it in stops] == [200, 200]
+            hasty.get("/queue/data", params={"session_hash": name})
+        event = ask(hasty, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"]
+        assert "event: complete" in hasty.get(f"/call/tell/{event}").text
+
+
+def test_answers_that_nobody_reads_count_as_well(server):
+    with visitor(server, "198.51.100.21") as deaf:
+        events = [ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"] for _ in range(WAITING // 2)]
+        time.sleep(1)
+        assert refusal(deaf, ask(deaf, *LONG)) == REFUSED
+        assert "event: complete" in deaf.get(f"/call/tell/{events[0]}").text
+        event = ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"]
+        assert "event: complete" in deaf.get(f"/call/tell/{event}").text
+
+
+def tell_number(server) -> int:
+    functions = httpx.get(f"{server.url}/config").json()["dependencies"]
+    return next(it["id"] for it in functions if it["api_name"] == "tell")
+
+
 def request(host: str) -> Request:
     return Request({"type": "http", "headers": [], "client": (host, 1)})
 
 
 def test_whose_a_request_is():
     assert [share.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
-    assert share.visitor(request("198.51.100.7")) == "198.51.100.7"
+    assert share.visitor(request("198.51.100.7")) == share.visitor(request("::ffff:198.51.100.7")) == "198.51.100.7"
+    assert share.visitor(request("::ffff:127.0.0.1")) is None
     assert (
         share.visitor(request("2001:db8:1:2:3::4"))
         == share.visitor(request("2001:db8:1:2:9::9"))
@@ -148,3 +208,43 @@ def test_who_waits_for_too_long_is_told():
     started, told, queue = asyncio.run(wait())
     assert started is None and len(queue) == 0 and queue.event_ids_to_events == {}
     assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
+
+
+def test_what_is_not_read_for_a_minute_is_dropped():
+    async def wait() -> share.FairQueue:
+        with Blocks() as page:
+            api(lambda: None, api_name="nothing")
+        queue = share.FairQueue(page, 4)
+        for name in ("deaf", "late"):
+            await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=name), request("198.51.100.7"), None)
+        queue.pending_messages_per_session["late"].get_nowait()  # who reads and waits is not deaf
+        queue._turn_away()
+        assert queue.unread.keys() == {"deaf"}
+        queue.unread["deaf"] -= share.UNREAD_SECONDS + 1
+        queue.checked = 0
+        queue._turn_away()
+        for event in queue.event_ids_to_events.values():
+            queue.send_message(event, ProcessStartsMessage())  # to nobody, or to who reads
+        return queue
+
+    queue = asyncio.run(wait())
+    assert list(queue.pending_messages_per_session) == list(queue.pending_event_ids_session) == ["late"]
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # in Gradio's own figures
+def test_an_event_that_gradio_fails_to_begin_is_answered():
+    async def fail() -> tuple[object, share.FairQueue]:
+        with Blocks() as page:
+            api(lambda: None, api_name="nothing")
+        queue = share.FairQueue(page, 4)
+        queue.server_app = SimpleNamespace(get_blocks=lambda: page, iterators={}, root_path="")
+        body = PredictBodyInternal(data=[], fn_index=0, session_hash="odd")
+        await queue.push(body, request("198.51.100.7"), None)  # a request without an address, which Gradio needs
+        events, batch, _ = queue.get_events()
+        await queue.process_events(events, batch, time.time(), page.fns[0])
+        messages = queue.pending_messages_per_session["odd"]
+        return [messages.get_nowait() for _ in range(messages.qsize())][-1], queue
+
+    told, queue = asyncio.run(fail())
+    assert told.output["error"] == "the page could not answer this" and not told.success
+    assert queue.event_ids_to_events == {} and queue.answered == set()

@@ -142,6 +142,7 @@ def test_errors_say_what_is_wrong() -> None:
         ([chr(i) for i in range(257)], "a vocabulary has 1 to 256 symbols, not 257"),
         (["a", "bc"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not 'bc'"),
         (["a", ""], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not ''"),
+        (["a", "\ud800"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not '\\ud800'"),
         (["a", "b", "a"], "symbol 'a' stands twice in the vocabulary, as 0 and 2"),
     ]:
         with pytest.raises(ValueError) as error:
