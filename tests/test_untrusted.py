@@ -99,7 +99,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shape that overflows": (lambda it: put(it, "model.safetensors", header(
         0, dtype="F32", shape=[2**62, 8], data_offsets=[0, 0])), NO_SAFETENSORS),
     "a network that fits no memory": (lambda it: change(it, lambda head: head.update(
-        context=8, layers=256, width=16384, heads=256)), "does not belong to config.json"),
+        context=4, layers=256, width=16384, heads=256)), "does not belong to config.json"),
     "stories that fit no memory": (lambda it: change(it, lambda head: head.update(
         context=65536, layers=256, loops=64)), "MiB of memory for each story"),
     "a wide network": (lambda it: change(it, lambda head: head.update(width=16384)), "config.json asks for"),
