@@ -64,7 +64,9 @@ def test_hash_is_splitmix64() -> None:
 
 
 def test_a_text_shorter_than_the_context_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^the text \(8 characters\) must be longer than the context \(8\)"):
+    with pytest.raises(
+        ValueError, match=r"^the text to train on \(8 symbols\) must be longer than the context \(8\): give more of it"
+    ):
         batches(text=TEXT[:8])
     inputs, targets = batches(text=TEXT[:9]).batch(0)
     assert inputs[0].tolist() == list(range(8)) and targets[0].tolist() == list(range(1, 9))
@@ -105,7 +107,9 @@ def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> No
     plain = Batches(TEXT, context=8, batch_size=4, seed=1)
     same = ~replayed[:4]
     assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay where they were
-    with pytest.raises(ValueError, match=r"^the text \(8 characters\) must be longer than the context \(8\)$"):
+    with pytest.raises(
+        ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give more of it"
+    ):
         Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)
 
 

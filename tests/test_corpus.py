@@ -12,7 +12,7 @@ import pytest
 
 from model.vocab import END, Vocab
 from train import corpus, lock
-from train.corpus import Corpus, CorpusError, prepare, read_stories
+from train.corpus import Corpus, CorpusError, prepare, read_stories, replaying
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +96,26 @@ def test_training_stories_in_the_validation_text_go(here: Path) -> None:
     made = prepare("train.txt", valid="valid.txt")
     assert text(made, "train") == "|The cat sat on.|"
     assert made.report["train"]["removed_as_in_validation"] == 3
+
+
+def test_replayed_stories_in_the_validation_text_go(here: Path) -> None:
+    write("own.txt", "A dog ran.", "A dog sat.")
+    write("valid.txt", "The cat sat.", "A bird sang.")
+    write("replay.txt", "The CAT sat!", "A cow ate.", "A horse slept.", "a bird, sang")
+    own = prepare("own.txt", valid="valid.txt")
+    for _ in range(2):  # made, and from the cache
+        other = prepare("replay.txt", vocab=own.vocab, apart=own)
+        assert text(other, "train") == "|A cow ate.|A horse slept.|"
+        assert other.report["train"]["removed_as_in_validation"] == 1  # the last one validates in its own text
+    assert text(prepare("replay.txt", vocab=own.vocab), "train") == "|The CAT sat!|A cow ate.|A horse slept.|"
+    made = replaying(own, other)
+    assert made.report["fingerprint"] != own.report["fingerprint"] and made.replay is other.train
+
+    Path("play.txt").write_text("To be or not to be.\n" * 9)
+    Path("verse.txt").write_text("Tyger, tyger, burning bright.\n" * 9)
+    with pytest.raises(CorpusError, match=r"^play.txt is what validates: it cannot be trained on as well$"):
+        prepare("play.txt", apart=prepare("verse.txt", valid="play.txt"))
+    assert len(prepare("play.txt", apart=prepare("play.txt")).train)  # its own part held out is not in its train.bin
 
 
 def test_every_20th_story_validates(here: Path) -> None:

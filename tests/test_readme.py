@@ -20,7 +20,16 @@ from model.__main__ import build_parser
 from train import push
 from train.__main__ import configure, flags
 from train.refusals import HARDWARE
-from train.report import ORIGINAL, fill, results
+from train.report import (
+    ORIGINAL,
+    SOME_TINYSTORIES,
+    TINY_SHAKESPEARE,
+    fill,
+    learned_tinystories,
+    results,
+    source,
+    voice_of,
+)
 from train.space import check, front_matter, gather
 
 ROOT = Path(__file__).parent.parent
@@ -168,6 +177,36 @@ def test_a_shipped_artifact_keeps_its_promises(name: str) -> None:
     )
     story = "".join(storyteller.tell("Once upon a time", model.Sampling(length=120, seed=1)))
     assert len(story.split()) > 10
+
+
+def text_of(name: str, sha256: str = "", characters: int = 20_000_000, **more: object) -> dict:
+    return {"name": name, "sources": [{"file": "x.txt", "sha256": sha256}], "train": {"characters": characters}} | more
+
+
+def test_a_card_says_whose_text_it_learned_from() -> None:
+    """By what the text is, not by what its folder is called."""
+    stories = "million characters of TinyStories"
+    licence = "(Eldan and Li, 2023), under CDLA-Sharing-1.0."
+    own, replay = text_of("nottinystories/my.txt"), text_of("tinystories") | {"share": 0.5}
+    known = text_of("mine/train.txt", SOME_TINYSTORIES, 70_000)
+    base = {"name": "pocket", "data": "some/train.txt", "tinystories": True}
+    for data, more, here, missing in (
+        (text_of("tinystories"), {}, [f"20.0 {stories}, 1% of its", licence], []),
+        (known, {}, [f"0.1 {stories}, under 1% of its", licence], []),
+        (own, {}, ["nottinystories/my.txt, 20.0 million characters; its licence is that of the text."], ["CDLA"]),
+        (own, {"base": base}, ["was tuned from pocket, which learned from some/train.txt.", licence], [stories]),
+        (own | {"replay": replay}, {}, ["50% of the windows came from tinystories.", licence], [stories]),
+        (text_of("x", TINY_SHAKESPEARE), {}, ["Tiny Shakespeare, 20.0 million", "public domain"], ["CDLA"]),
+    ):
+        said = source({"data": data} | more)
+        assert all(part in said for part in here) and not any(part in said for part in missing), said
+        assert learned_tinystories({"data": data} | more) == ("CDLA" in said)
+    books = {"books": [{"file": "b.txt"}], "held_out": ["THE MERCHANT OF SERI."]}
+    assert (
+        voice_of(text_of("x", tales=books)) == "panchatantra"
+        and voice_of(text_of("x", TINY_SHAKESPEARE)) == "shakespeare"
+    )
+    assert voice_of(text_of("panchatantra", tales=books | {"held_out": ["TALE"]})) is None and voice_of(own) is None
 
 
 def test_nothing_tracked_is_too_big_for_a_plain_push() -> None:

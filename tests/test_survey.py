@@ -49,4 +49,9 @@ def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> Non
         f"warning: {len(made.train):,} characters are few for 211,872 parameters: give --dropout 0.2 and "
         "--patience 3 --eval-every 200, a smaller preset such as pocket, or a trained model as --init",
     ]
-    assert not any("by heart" in line or "few for" in line for line in survey(made, replace(config, patience=3)))
+    patient = survey(made, replace(config, patience=3))
+    assert patient[-1].endswith("it will be learned by heart; give fewer --steps") and not any(
+        "few for" in it for it in patient
+    )
+    assert not any("few for" in line for line in survey(made, replace(config, init="artifacts/pocket")))
+    assert not any("by heart" in it for it in survey(made, replace(config, steps=int(1_000 * 40 / passes * 10))))

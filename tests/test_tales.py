@@ -10,6 +10,7 @@ import pytest
 
 from model.vocab import END
 from train.corpus import CorpusError, prepare
+from train.loop import held_out_name
 from train.tales import HELD_OUT, main, tales, write
 
 PROSE = "There was once a _monkey_ [3] who lived in a tree on the bank [Pg 7] of a great river.\n" * 6
@@ -121,6 +122,38 @@ def test_one_tale_is_too_little(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as error:
         prepare(tmp_path / "book.txt", cleaning="tales", cache=tmp_path / "cache", progress=False)
     assert str(error.value) == f"{tmp_path / 'book.txt'} gives 1 tale: to train and validate takes two"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("book.jsonl", b'{"text": "THE FOX"}', "must end in .txt: a book is plain text"),
+        ("book.parquet", b"PAR1", "must end in .txt: a book is plain text"),
+        ("book.txt", b"THE FOX\n\nA caf\xe9.\n", "is not UTF-8: byte 0xE9 at offset 14; convert it, for example by"),
+        ("book.txt", f"THE FOX\n\n{PROSE}\n{END}\n".encode(),
+         f"is parted into stories by lines {END}, so it is no book: give --cleaning auto"),
+    ],
+)  # fmt: skip
+def test_what_is_no_book_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, data: bytes, message: str
+) -> None:
+    book = tmp_path / name
+    book.write_bytes(data)
+    with pytest.raises(CorpusError) as error:
+        prepare(book, cleaning="tales", cache=tmp_path / "cache", progress=False)
+    assert str(error.value).startswith(f"{book} {message}")
+    assert main([str(book), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {book} {message}")
+
+
+def test_a_validation_text_of_the_user_s_leaves_all_tales_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("".join(f"TALE {'X' * n}A\n\n{PROSE}{n}\n\n" for n in range(20)))
+    (tmp_path / "other.txt").write_text(f"Once.\n{END}\nTwice.\n{END}\n")
+    made = prepare(
+        tmp_path / "book.txt", valid=tmp_path / "other.txt", cleaning="tales", cache=tmp_path / "cache", progress=False
+    )
+    assert (made.report["train"]["stories"], made.report["validation"]["stories"]) == (20, 2)
+    assert held_out_name(made, "other.txt") == "other.txt"
 
 
 def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

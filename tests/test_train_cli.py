@@ -34,7 +34,7 @@ def test_alone_it_explains_itself_in_a_screenful_without_torch() -> None:
     ("argv", "message"),
     [
         (["--preset", "poket"], "preset (poket) must be one of debug, classic, classic-onecycle, pocket, storyteller, "
-         "storyteller-full, shakespeare, panchatantra; did you mean pocket?"),
+         "storyteller-full, shakespeare, tune, panchatantra; did you mean pocket?"),
         (["--step", "5"], "unknown flag --step; did you mean --steps?"),
         (["--batchsize", "5"], "unknown flag --batchsize; did you mean --batch-size?"),
         (["--frobnicate"], "unknown flag --frobnicate"),
@@ -153,12 +153,21 @@ def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.Capture
     assert evaluate([str(out), "--data", str(held_out), "--first", "3", "--record"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert model.load(out).metrics["others"] == {"held_out.txt": {key: line[key] for key in line if key != "artifact"}}
+    assert evaluate([str(out), "--data", str(held_out), "--first", "3", "--check"]) == 0
+    assert json.loads(capsys.readouterr().out)["recorded"] == line["nats_per_character"]
     # what a model of another text has no figure of is left out of a check, and a check of nothing is no success
-    assert evaluate([str(out), "--data", str(held_out), "--check"]) == 2
+    assert evaluate([str(out), "--data", str(text), "--check"]) == 2
     assert capsys.readouterr().err == (
         "out not checked: its figures are of stories (the part held out)\n"
-        "error: no artifact has figures of held_out.txt\n"
+        "error: no artifact has figures of stories.txt\n"
     )
+    (tmp_path / "empty.txt").write_text("")
+    for changed, message in (
+        (["--stories", "5"], f"{held_out} holds 4 stories, fewer than the 5 to be told beside them"),
+        (["--train", str(tmp_path / "empty.txt")], f"{tmp_path / 'empty.txt'} holds no word to compare with"),
+    ):
+        assert evaluate([*command, *changed]) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_evaluate_checks_what_was_recorded(
@@ -174,9 +183,7 @@ def test_evaluate_checks_what_was_recorded(
     line = json.loads(capsys.readouterr().out)
     assert line["recorded"] == line["nats_per_character"]
     assert evaluate([*checked, "--first", "3"]) == 2
-    assert capsys.readouterr().err == (
-        "error: out has no figure of 3 stories of held_out.txt: its own are of 7 of held_out.txt\n"
-    )
+    assert capsys.readouterr().err == ("error: out has no figure of 3 stories of held_out.txt: its own are of 7\n")
     monkeypatch.setattr("train.evaluate.recorded", lambda *figures: line["recorded"] + 0.0021)
     assert evaluate(checked) == 1
     assert capsys.readouterr().err == "not as recorded: out\n"
@@ -241,9 +248,21 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
     config = settings("--preset", "panchatantra", "--init", str(tiny_artifact), "--dropout", "0.2")
     assert (config.model.width, config.model.loops, config.model.context, config.model.dropout) == (32, 2, 32, 0.2)
     assert config.init == str(tiny_artifact) and config.window is None
+    # Going on wants lower rates than beginning, whichever preset does which.
+    for argv, (lr, muon_lr) in (
+        (["--preset", "pocket", "--init", str(tiny_artifact)], (0.001, 0.004)),
+        (["--preset", "pocket", "--init", str(tiny_artifact), "--muon-lr", "0.01"], (0.001, 0.01)),
+        (["--preset", "tune", "--init", str(tiny_artifact)], (0.001, 0.004)),
+        (["--preset", "panchatantra", "--init", "none"], (0.004, 0.02)),
+    ):
+        config = settings(*argv)
+        assert (config.lr, config.muon_lr) == (lr, muon_lr)
+        assert config.cooldown == (0.8 if config.init else 0.6)
     for argv, message in (
         (["--init", str(tiny_artifact), "--width", "64", "--layers", "3"],
          f"layers, width cannot be chosen: {tiny_artifact} to start from has its own"),
+        (["--init", ""], "--init is empty: give one, or leave the flag away"),
+        (["--replay-share", "0.3"], "--replay-share says how much of --replay is read again: give that too"),
         (["--init", str(tmp_path / "none")],
          f"{tmp_path / 'none'} is not a folder; give one that holds a config.json, such as artifacts/pocket"),
     ):  # fmt: skip

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.numpy import load_file
 from torch._dynamo.exc import TorchDynamoException
 
@@ -457,7 +458,9 @@ def test_a_corpus_smaller_than_a_context_is_refused_before_anything_is_written(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:
     write_stories(Path(config.data), 3)
-    with pytest.raises(ValueError, match=r"^the text \(\d+ characters\) must be longer than the context \(4096\)"):
+    with pytest.raises(
+        ValueError, match=r"^the text to train on \(\d+ symbols\) must be longer than the context \(4096\)"
+    ):
         run(replace(config, model=replace(config.model, context=4096)))
     with pytest.raises(CorpusError):
         run(replace(config, data=str(tmp_path / "missing.txt")))
@@ -611,7 +614,28 @@ def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
     storyteller = model.load(tmp_path / "tuned")
     assert storyteller.metrics["nats_per_character"] < metrics["nats_per_character"] - 0.1
     assert f"| tuned from | base ({metrics['base']['data']}): " in storyteller.card
+    first = storyteller.log[0]
+    assert first["step"] == 0 and first["train"] == pytest.approx(first["val"], abs=0.3)
     assert "trained from scratch, tuned from base." in storyteller.card
+
+
+def test_the_windows_figure_is_nanogpt_s_rule(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    """Beside all windows of the last tenth, cut out of the file here: what random ones of nanoGPT's are drawn from."""
+    play = "".join(f"{n} and {n + 1} went up {n % 7} hills.\n" for n in range(400))
+    (tmp_path / "play.txt").write_text(play)
+    run(replace(config, data=str(tmp_path / "play.txt"), final_windows=40))
+    storyteller = model.load(tmp_path / "out")
+    held_out, context = play[len(play) * 9 // 10 :], storyteller.config.context
+    ids = torch.tensor([storyteller.vocab.stoi[c] for c in held_out])
+    rows = ids.unfold(0, context + 1, 1)
+    with torch.inference_mode():
+        logits = storyteller.network(rows[:, :-1])
+        nats = (
+            F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), -1).mean(1)
+        )
+    figures = storyteller.metrics["windows"]
+    error = float(nats.std()) / (figures["batches"] * figures["batch_size"]) ** 0.5
+    assert figures["nats_per_character"] == pytest.approx(float(nats.mean()), abs=4 * error + 0.005)  # and end marks
 
 
 def test_what_is_replayed_is_not_forgotten(
@@ -626,7 +650,9 @@ def test_what_is_replayed_is_not_forgotten(
     capsys.readouterr()
     run(replace(tuned, replay=config.data, replay_share=0.6), "mindful")
     assert re.search(
-        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows$", capsys.readouterr().err, re.M
+        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows; 0 stories left out, for they",
+        capsys.readouterr().err,
+        re.M,
     )
     mindful = model.load(tmp_path / "mindful")
     network, known = mindful.network, corpus.prepare(config.data, cache=tmp_path / "cache").valid
@@ -653,5 +679,7 @@ def test_a_classic_goes_on_learning_in_its_own_vocabulary(
     run(config)
     assert model.load(tmp_path / "out").vocab == base.vocab
     assert re.search(r"cleaning: 0 characters put into ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
-    with pytest.raises(CorpusError, match=r"knows no end mark, so no stories: give --cleaning classic$"):
+    with pytest.raises(
+        CorpusError, match=r"knows no end mark: join them with --cleaning classic, or give one single text$"
+    ):
         run(replace(config, cleaning="story"))

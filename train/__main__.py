@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from model import load
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
-from train.presets import PRESETS, TrainConfig
+from train.presets import BEGINNING, PRESETS, TUNING, TrainConfig
 
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
@@ -23,6 +23,7 @@ Trains a character-level GPT from scratch and writes a folder that the page open
   python -m train --preset debug --data stories.txt              under 20 s: does everything work?
   python -m train --preset pocket --data tinystories             the small one, two hours on two cores
   python -m train --preset pocket --data my.txt --max-minutes 5  your own text: stories parted by <|endoftext|>
+  python -m train --preset tune --data my.txt                    the same, going on from artifacts/storyteller
   python -m train --preset pocket --resume                       go on after Ctrl-C, from the last checkpoint
 
 presets:
@@ -167,10 +168,16 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if args.track == "none":
         given["track"] = "none"
     base = PRESETS[args.preset]
+    for name in ("data", "valid", "init", "replay"):
+        if given.get(name) == "":
+            raise ValueError(f"--{name} is empty: give one, or leave the flag away")
     if init := given.get("init", base.init):
+        base = base if base.init else replace(base, **TUNING)
         shape = replace(load(init).config, dropout=base.model.dropout)
         window = base.window if base.window and shape.context % base.window == 0 else None
         base = replace(base, model=shape, window=window)
+    elif base.init:  # --init none
+        base = replace(base, **BEGINNING)
     shape = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
     settings = {
         f.name: given[f.name] for f in fields(TrainConfig) if f.name in given and f.name not in ("preset", "model")
@@ -183,7 +190,10 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         raise ValueError(f"{', '.join(sorted(fixed))} cannot be chosen: {init} to start from has its own")
     if "context" in given and "window" not in given:
         settings["window"] = None  # the preset's short windows divide its own context
-    return replace(base, model=replace(base.model, **shape), **settings)
+    config = replace(base, model=replace(base.model, **shape), **settings)
+    if "replay_share" in given and not config.replay:
+        raise ValueError("--replay-share says how much of --replay is read again: give that too")
+    return config
 
 
 if __name__ == "__main__":

@@ -40,9 +40,12 @@ class Batches:
         part: tuple[int, int] = (0, 1),
     ) -> None:
         texts = [text] if replay is None else [text, replay]
-        for one in texts:
+        for one, name in zip(texts, ("to train on", "to replay"), strict=False):
             if len(one) <= context:
-                raise ValueError(f"the text ({len(one)} characters) must be longer than the context ({context})")
+                mend = "give more of it, or a model of a shorter context"
+                raise ValueError(
+                    f"the text {name} ({len(one)} symbols) must be longer than the context ({context}): {mend}"
+                )
         self.text = torch.from_numpy(np.concatenate(texts, dtype=np.uint8)).to(device)  # (N + M,), M of them to replay
         self.own, self.replayed = len(text), len(self.text) - len(text)
         self.replay_share = replay_share if replay is not None else 0.0

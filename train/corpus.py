@@ -17,7 +17,7 @@ from train import tales
 from train.flags import nearest
 from train.lock import scratch
 from train.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
-from train.streams import Plan, Tally, write_stories, write_text
+from train.streams import Plan, Tally, digests, write_stories, write_text
 
 __all__ = ["Corpus", "CorpusError", "prepare", "read_stories"]
 
@@ -48,6 +48,7 @@ def prepare(
     cleaning: str = "auto",
     stories: int | None = None,
     vocab: Vocab | None = None,
+    apart: Corpus | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Corpus:
@@ -59,8 +60,9 @@ def prepare(
         stories by blanks into one text, of which the last tenth validates; its vocabulary is that text's characters.
     stories: use only the first so many stories.
     vocab: symbols to encode in, instead of those that follow from the cleaning; characters that it lacks are dropped.
+    apart: a corpus whose validation stories are not to be trained on either.
     progress: show a bar on a terminal.
-    Training stories that stand in the validation text, up to case and punctuation, are left out (not in classic).
+    Training stories that stand in a validation text, up to case and punctuation, are left out (not in classic).
     Raises CorpusError naming the file and the mend; then the cache is as it was.
     """
     cache = Path(cache or CACHE)
@@ -68,6 +70,8 @@ def prepare(
         plan = _plan(data, valid, cleaning, stories, cache, progress)
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
             plan = replace(plan, vocab=vocab)
+        if apart:
+            plan = replace(plan, apart=frozenset(digests(apart.valid, apart.vocab)))
         about = {
             "name": spelled(plan.name),
             "sources": [_source(path) for path in plan.files],
@@ -79,6 +83,11 @@ def prepare(
             about["tales"] = plan.tales
         if plan.vocab:
             about["fitted_to"] = plan.vocab.itos
+        if apart:
+            about["apart_from"] = apart.report["fingerprint"]
+            validates = {source["sha256"] for source in apart.report["validation_sources"]}
+            if (plan.single or plan.cleaning == "classic") and validates & {it["sha256"] for it in about["sources"]}:
+                raise CorpusError(f"{data} is what validates: it cannot be trained on as well")
         fingerprint = hashlib.sha256(json.dumps([_VERSION, about]).encode()).hexdigest()[:16]
         folder = cache / f"{plan.name}-{fingerprint}"
         if folder.exists():
@@ -97,9 +106,12 @@ def prepare(
 
 
 def replaying(text: Corpus, other: Corpus) -> Corpus:
-    """`text` with the training part of another corpus, in the same symbols, to be replayed beside it."""
+    """`text` with the training part of another corpus, in the same symbols, to be replayed beside it.
+
+    `other` was prepared apart from `text`.
+    """
     both = [text.report["fingerprint"], other.report["fingerprint"]]
-    about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train")}
+    about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train", "dropped_characters")}
     fingerprint = hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16]
     return replace(text, replay=other.train, report=text.report | {"replay": about, "fingerprint": fingerprint})
 
@@ -133,9 +145,10 @@ def _plan(
             found = books["tales"]["valid"]
             raise CorpusError(f"{data} gives {found} tale{'s' * (found != 1)}: to train and validate takes two")
         files, own_valid = [folder / "train.txt"], [folder / "valid.txt"]
-        if cleaning == "classic":  # which splits its text by itself
+        if cleaning == "classic" or valid_files:  # it splits its text by itself, or something else validates
             files += own_valid
-        valid_files = valid_files or own_valid * (cleaning != "classic")
+        else:
+            valid_files = own_valid
         cleaning = "auto" if cleaning == "tales" else cleaning
     single = not has_stories(files) and not (valid_files and has_stories(valid_files))
     if single and stories is not None:

@@ -112,15 +112,21 @@ def evaluation(
 
 def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
     """What an artifact's metrics.json says of the stories that `result` scored; ValueError where it says nothing."""
-    figures = metrics["evaluation"]
+    figures = recorded_of(metrics, result["data"])
     by_count = {figures["stories"]: figures["nats_per_character"]}
     by_count |= {n: figures[f"first_{n}"] for n in FIRSTS if f"first_{n}" in figures}
-    if result["data"] != figures["data"] or result["stories"] not in by_count:
+    if result["stories"] not in by_count:
         raise ValueError(
             f"{metrics['name']} has no figure of {result['stories']} stories of {result['data']}: "
-            f"its own are of {', '.join(map(str, sorted(by_count)))} of {figures['data']}"
+            f"its own are of {', '.join(map(str, sorted(by_count)))}"
         )
     return by_count[result["stories"]]
+
+
+def recorded_of(metrics: Mapping[str, Any], data: str) -> Mapping[str, Any]:
+    """The recorded figures of a held-out text of this name, be it the model's own or another; empty without any."""
+    own = metrics["evaluation"]
+    return own if own["data"] == data else metrics.get("others", {}).get(data, {})
 
 
 def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
@@ -132,6 +138,8 @@ def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
 def judged(storyteller: Storyteller, judge: Judge, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
     """Figures of `count` told stories, and the same ones of the first `count` held-out stories."""
     real = [Told(story, True) for story in islice(read_stories(held_out), count)]
+    if len(real) < count:
+        raise CorpusError(f"{held_out} holds {len(real)} stories, fewer than the {count} to be told beside them")
     return {
         "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
         "data": held_out.name,
@@ -164,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = pick_device(args.device)
         judge = Judge(read_stories(args.train)) if args.stories else None
+        if judge and not judge.words:
+            raise CorpusError(f"{args.train} holds no word to compare with")
         for folder in args.artifacts:
             storyteller = model.load(folder)
             if judge:
@@ -173,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     record(storyteller, {"stories": figures})
                 print(json.dumps({"artifact": storyteller.name, **figures}), flush=True)
                 continue
-            if args.check and storyteller.metrics["evaluation"]["data"] != args.data.name:
+            if args.check and not recorded_of(storyteller.metrics, args.data.name):
                 theirs = storyteller.metrics["evaluation"]["data"]
                 print(f"{storyteller.name} not checked: its figures are of {theirs}", file=sys.stderr)
                 continue

@@ -95,7 +95,7 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
         vocab=vocab,
     )
     if config.replay:
-        text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab))
+        text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab, apart=text))
     ranks.require_same(text.report["fingerprint"], "text")
     return text
 
@@ -319,6 +319,15 @@ class Run:
             return math.log(len(self.text.vocab))
         return float(self.loss_sum / (self.loss_count - self.guard.missed * self.config.accumulate))
 
+    @torch.inference_mode()
+    def first_loss(self) -> float:
+        """Of the first batch, before the first step, by a model that goes on learning and does not guess."""
+        self.network.eval()
+        loss = self.loss(self.network, *self.source().batch(0)).double()
+        self.network.train()
+        self.ranks.sum_(loss)
+        return float(loss) / self.ranks.count
+
     def record(self, progress: Progress) -> None:
         """Evaluates, adds a line to the log, and stops a run whose loss is no number."""
         source = self.source()
@@ -331,7 +340,7 @@ class Run:
                 # a network that has seen short windows only is lost beyond them
                 nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=source.context)
                 val_nats = float(nats.sum() / symbols.sum())
-                train_nats = self.mean_loss()
+                train_nats = self.mean_loss() if self.loss_count or not self.config.init else self.first_loss()
         if missed:
             reason = f"no finite gradients, or a loss above {self.guard.limit:.0f} nats per character"
             self.ranks.say(f"steps left out since the last evaluation: {missed} ({reason})")
@@ -432,7 +441,7 @@ class Run:
             raise self.diverged(f"the weights of step {self.step} are too large for {self.config.weights}")
         network = self.config.model.build().to(self.device)
         network.load_state_dict(weights)
-        sequences, data = self.valid, held_out_name(self.text)
+        sequences, data = self.valid, held_out_name(self.text, self.config.valid)
         if self.config.cleaning == "classic" and self.config.valid:
             sequences = [sequence(self.text.vocab, story) for story in corpus.read_stories(self.config.valid)]
             data = Path(self.config.valid).name
@@ -474,6 +483,7 @@ class Run:
             found["base"] = {
                 "name": base.name,
                 "data": base.metrics.get("data", {}).get("name"),
+                "tinystories": report.learned_tinystories(base.metrics),
                 "weights_sha256": base.hashes["model.safetensors"],
                 "nats_per_character": figures["nats_per_character"],
             }
@@ -499,9 +509,9 @@ def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[np.ndarray
     return stream[~apart], np.concatenate([stream[apart], closing])
 
 
-def held_out_name(text: corpus.Corpus) -> str:
-    """What the validation text of a corpus is called on a card."""
-    if "tales" in text.report:
-        return f"{text.name} (the held-out tales)"
+def held_out_name(text: corpus.Corpus, given: str | None) -> str:
+    """What the validation text of a corpus is called on a card; `given` is the one that the user named."""
     files = [source["file"] for source in text.report["validation_sources"]]
+    if "tales" in text.report and not given:
+        return f"{text.name} (the held-out tales)"
     return ", ".join(files) or f"{text.name} (the part held out)"

@@ -158,6 +158,20 @@ STORYTELLER = replace(
     eval_every=1_000,
 )
 
+# What suits going on from a model, whichever preset goes on; and what suits beginning at nothing.
+TUNING = {"lr": 0.001, "muon_lr": 0.004, "warmup": 0.05, "cooldown": 0.8}
+BEGINNING = {name: getattr(STORYTELLER, name) for name in TUNING}
+TUNE = replace(
+    STORYTELLER,
+    preset="tune",
+    init="artifacts/storyteller",
+    max_minutes=None,
+    steps=500,
+    eval_every=50,
+    patience=3,
+    **TUNING,
+)
+
 PRESETS: dict[str, TrainConfig] = {
     config.preset: config
     for config in (
@@ -204,20 +218,16 @@ PRESETS: dict[str, TrainConfig] = {
             steps=7_000,
             final_windows=200,
         ),
+        TUNE,
         replace(
-            STORYTELLER,
+            TUNE,
             preset="panchatantra",
             data="panchatantra",
             cleaning="tales",
-            init="artifacts/storyteller",
-            lr=0.001,
-            muon_lr=0.004,
-            warmup=0.05,
-            cooldown=0.8,
-            max_minutes=None,
-            steps=500,
-            eval_every=50,
-            patience=3,
+            replay="tinystories",
+            muon_lr=0.006,
+            steps=1_400,
+            eval_every=100,
         ),
     )
 }

@@ -25,6 +25,7 @@ from model.storyteller import find, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
+from train.tales import HELD_OUT, normalised
 
 if TYPE_CHECKING:
     from train.loop import Run
@@ -33,7 +34,7 @@ ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
 TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
-# By preset, beginnings that suit a voice of its own: the page offers them, the first one opens the story of the card.
+# Beginnings that suit a voice of its own: the page offers them, the first one opens the story of the card.
 PROMPTS = {
     "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
     "panchatantra": (
@@ -44,7 +45,13 @@ PROMPTS = {
     ),
 }
 TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of karpathy/char-rnn
-TINYSTORIES_MB = 1_900  # TinyStories-train.txt
+# 20 MB out of the stories of TinyStories, which the artifacts here learned from.
+SOME_TINYSTORIES = "e72993c3e7fa46ff183d100a4f414b074e8e91c80f7716043d54c4ae8131a2ca"
+TINYSTORIES = ("tinystories", "tinystories-v2")  # as corpora are named
+TINYSTORIES_CHARACTERS = 1_900_000_000  # of TinyStories-train.txt
+TINYSTORIES_LICENCE = (
+    "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
+)
 NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
@@ -84,7 +91,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best else {}),
-        **({"prompts": list(PROMPTS[run.config.preset])} if run.config.preset in PROMPTS else {}),
+        **({"prompts": list(PROMPTS[voice])} if (voice := voice_of(run.text.report)) else {}),
         **environment(),
     }
 
@@ -96,6 +103,20 @@ def named(run: Run) -> dict[str, Any]:
         about = {"name": "/".join(Path(run.config.replay).parts[-2:]), "share": run.config.replay_share}
         names["replay"] = run.text.report["replay"] | about
     return names
+
+
+def is_tinystories(text: dict[str, Any]) -> bool:
+    """Whether a text that was trained on is TinyStories, by what it holds or by the name that it was fetched by."""
+    return text["name"] in TINYSTORIES or any(file["sha256"] == SOME_TINYSTORIES for file in text["sources"])
+
+
+def voice_of(text: dict[str, Any]) -> str | None:
+    """The voice that a text speaks in, where PROMPTS has some for it."""
+    if any(file["sha256"] == TINY_SHAKESPEARE for file in text["sources"]):
+        return "shakespeare"
+    ours = set(map(normalised, HELD_OUT))
+    held_out = text.get("tales", {}).get("held_out", [])
+    return "panchatantra" if any(normalised(title) in ours for title in held_out) else None
 
 
 def environment() -> dict[str, Any]:
@@ -136,7 +157,7 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
     rows = besides(metrics, shape.context)
     origin = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
-    datasets = "datasets:\n- roneneldan/TinyStories\n" if "tinystories" in data["name"].lower() else ""
+    datasets = "datasets:\n- roneneldan/TinyStories\n" if learned_tinystories(metrics) else ""
     return f"""---
 license: mit
 language: en
@@ -223,24 +244,37 @@ def scored(figures: dict[str, Any]) -> str:
 
 def source(metrics: dict[str, Any]) -> str:
     """What is known of the training text: whose it is, how much of it was used, under which licence."""
-    data, name = metrics["data"], metrics["data"]["name"].lower()
-    megabytes = sum(file["bytes"] for file in data.get("tales", data).get("books", data["sources"])) / 1e6
-    of = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
-    if "tinystories" in name:
-        text = f"{megabytes:,.1f} MB of TinyStories, {megabytes / TINYSTORIES_MB:.0%} of its training text: {of}."
-    elif data["sources"][0]["sha256"] == TINY_SHAKESPEARE:
-        text = f"Tiny Shakespeare, {megabytes:,.1f} MB of his plays, in the public domain."
+    data = metrics["data"]
+    millions = data["train"]["characters"] / 1e6
+    if is_tinystories(data):
+        share = millions * 1e6 / TINYSTORIES_CHARACTERS
+        part = "under 1%" if share < 0.01 else f"{share:.0%}"
+        text = f"{millions:,.1f} million characters of TinyStories, {part} of its training text: {TINYSTORIES_LICENCE}."
+    elif voice_of(data) == "shakespeare":
+        text = f"Tiny Shakespeare, {millions:,.1f} million characters of his plays, in the public domain."
     elif "tales" in data:
         books = ", ".join(file["file"] for file in data["tales"]["books"])
-        text = f"Tales out of {books}: {megabytes:,.1f} MB. "
-        text += "Those that `--data panchatantra` fetches are in the public domain."
+        text = f"Tales out of {books}: {millions:,.1f} million characters. "
+        if voice_of(data):
+            text += "Those books are in the public domain, Ryder's of 1925 in the United States."
+        else:
+            text += "Their licence is that of the books."
     else:
-        return f"{data['name']}, {megabytes:,.1f} MB; its licence is that of the text."
-    if "base" in metrics:
-        text += f" It was tuned from {metrics['base']['name']}, which learned from {metrics['base']['data']}."
+        text = f"{data['name']}, {millions:,.1f} million characters; its licence is that of the text."
+    if base := metrics.get("base"):
+        text += f" It was tuned from {base['name']}, which learned from {base['data']}."
     if replay := data.get("replay"):
         text += f" So as not to forget it, {replay['share']:.0%} of the windows came from {replay['name']}."
+    if not is_tinystories(data) and learned_tinystories(metrics):
+        text += f" That is TinyStories: {TINYSTORIES_LICENCE}."
     return f"{text} None of the text is in this repository; the weights are under the MIT licence."
+
+
+def learned_tinystories(metrics: dict[str, Any]) -> bool:
+    """Whether a model learned from TinyStories: of itself, to replay it, or through the model it was tuned from."""
+    data = metrics.get("data", {})
+    texts = [text for text in (data, data.get("replay")) if text]
+    return any(map(is_tinystories, texts)) or metrics.get("base", {}).get("tinystories", False)
 
 
 def reading(metrics: dict[str, Any]) -> str:
@@ -268,7 +302,7 @@ def _figure(value: float | None) -> str:
 def results(artifacts: Path, runs: Path) -> dict[str, str]:
     """The tables of the README by the name of their block, made of the metrics.json of artifacts and of other seeds."""
     every = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
-    models = [m for m in every if "tinystories" in m["data"]["name"].lower()]
+    models = [m for m in every if is_tinystories(m["data"])]
     rows = [
         "| model | parameters | nats per character | first 500 stories | characters seen | training |",
         "|---|---|---|---|---|---|",

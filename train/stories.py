@@ -78,6 +78,16 @@ def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
             yield from filter(None, (clean(text, cleaning).strip(" \n") for text in raw))
 
 
+def text_of(path: Path) -> str:
+    """A whole .txt file, which is one single text. Raises CorpusError."""
+    if path.suffix != ".txt":
+        raise CorpusError(f"{path} must end in .txt: a book is plain text")
+    text = "".join(lines for _, lines in _lines(path)).removeprefix("\ufeff")
+    if _MARK.search(text):
+        raise CorpusError(f"{path} is parted into stories by lines {END}, so it is no book: give --cleaning auto")
+    return text
+
+
 def _txt(path: Path) -> Iterator[Batch]:
     """Stories parted by end marks."""
     begun: list[str] = []  # the lines of the story that no mark has ended yet

@@ -32,6 +32,7 @@ class Plan:
     single: bool  # one text without stories
     vocab: Vocab | None = None  # that of a model which goes on learning; what it lacks is dropped
     tales: dict | None = None  # what the books were cut into
+    apart: frozenset[int] = frozenset()  # digests of stories that validate elsewhere, and are not trained on here
 
 
 @dataclass
@@ -58,7 +59,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
             f"{_names(plan.files)} gives one story: to train and validate takes two, parted by lines {END}"
         )
     every = min(_EVERY, beginning)  # of fewer than 20 stories the last one validates
-    held_out: set[int] = set()
+    held_out = set(plan.apart)
     trained_on = array("Q")
     removed = 0
 
@@ -84,7 +85,10 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
 
     vocab = plan.vocab or Vocab.ascii()
     if vocab.end is None:
-        raise CorpusError("the model to start from knows no end mark, so no stories: give --cleaning classic")
+        raise CorpusError(
+            f"{_names(plan.files)} is stories, and the vocabulary that it is to be put into knows no end mark: "
+            "join them with --cleaning classic, or give one single text"
+        )
     validation = _write(folder / "valid.bin", validation_stories(), vocab)
     if not validation["stories"]:
         raise CorpusError(f"{_names(plan.valid)} holds no text")
@@ -165,6 +169,15 @@ def _letters(story: str) -> int:
     """A digest of 64 bits of a story's letters and digits: equal where stories differ in case and punctuation only."""
     letters = story.encode("ascii").translate(_LOWER, _NO_LETTERS)
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest())
+
+
+def digests(stream: np.ndarray, vocab: Vocab) -> Iterator[int]:
+    """Of each story of an encoded stream what `_letters` gives; nothing of a text without end marks."""
+    if vocab.end is None:
+        return
+    symbols = bytes(ord(symbol) if symbol.isascii() and symbol != END else ord(_MARK) for symbol in vocab.itos)
+    text = stream.tobytes().translate(symbols.ljust(256, b"?")).decode("ascii")
+    yield from map(_letters, filter(None, text.split(_MARK)))
 
 
 def _write(path: Path, stories: Iterable[str], vocab: Vocab) -> dict[str, int]:

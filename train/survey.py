@@ -12,6 +12,7 @@ from train.presets import TrainConfig
 SHOWN = 12  # characters that are named with their counts
 FEW = 10_000  # characters of validation text under which its loss says little
 MOST_PASSES = 40  # over a text; what comes after that is learned by heart
+IN_TIME = "--patience 3 --eval-every 200"
 
 
 def survey(text: Corpus, config: TrainConfig) -> list[str]:
@@ -27,6 +28,8 @@ def survey(text: Corpus, config: TrainConfig) -> list[str]:
     if replay := report.get("replay"):
         lines.append(
             f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows"
+            + (f"; {gone:,} stories left out, for they validate" if (gone := _removed(replay)) is not None else "")
+            + (f"; {dropped:,} characters dropped" if (dropped := sum(replay["dropped_characters"].values())) else "")
         )
     counts = np.bincount(text.train, minlength=len(text.vocab))
     order = [id for id in np.argsort(-counts, kind="stable") if counts[id]]
@@ -37,6 +40,10 @@ def survey(text: Corpus, config: TrainConfig) -> list[str]:
         lines.append(f"under {SHOWN} times each: {rare}")
     lines.append(_cleaning(report))
     return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
+
+
+def _removed(report: dict[str, Any]) -> int | None:
+    return report["train"].get("removed_as_in_validation")
 
 
 def _amount(part: dict[str, Any]) -> str:
@@ -65,15 +72,17 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     if validation < FEW:
         found.append(f"{validation:,} characters to validate on are few: their loss will jump; give a file as --valid")
     if config.steps:
-        passes = config.steps * config.accumulate * config.batch_size * shape.context / characters
-        if passes > MOST_PASSES and not config.patience:
+        share = 1 - config.replay_share if config.replay else 1
+        passes = share * config.steps * config.accumulate * config.batch_size * shape.context / characters
+        if passes > MOST_PASSES:
             found.append(
                 f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; "
-                "give fewer --steps, or --patience 3 --eval-every 200 to stop in time"
+                + ("give fewer --steps" if config.patience else f"give fewer --steps, or {IN_TIME} to stop in time")
             )
-    if parameters > characters and not shape.dropout and not config.patience:
+    # What goes on from a trained model has its English already, and what stops in time learns little by heart.
+    if parameters > characters and not (shape.dropout or config.patience or config.init):
         found.append(
-            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and --patience 3 "
-            "--eval-every 200, a smaller preset such as pocket, or a trained model as --init"
+            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and {IN_TIME}, "
+            "a smaller preset such as pocket, or a trained model as --init"
         )
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.vocab import END, normalise
+from train.stories import CorpusError, text_of
 
 BOOKS = (  # of Project Gutenberg, by number
     62514,  # Jataka Tales, Ellen C. Babbitt, 1912
@@ -101,11 +102,14 @@ def tales(book: str, left_out: Counter[str] | None = None) -> Iterator[Tale]:
 
 
 def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """Writes train.txt and valid.txt, tales parted by end marks; gives their counts and what was left out."""
+    """Writes train.txt and valid.txt, tales parted by end marks; gives their counts and what was left out.
+
+    Raises CorpusError naming a file that is no book.
+    """
     left_out: Counter[str] = Counter()
-    found = [tale for book in books for tale in tales(book.read_text("utf-8-sig", errors="replace"), left_out)]
-    titles = {_key(title) for title in HELD_OUT}
-    held_out = [tale for tale in found if _key(tale.title) in titles] or found[EVERY - 1 :: EVERY] or found[-1:]
+    found = [tale for book in books for tale in tales(text_of(book), left_out)]
+    titles = {normalised(title) for title in HELD_OUT}
+    held_out = [tale for tale in found if normalised(tale.title) in titles] or found[EVERY - 1 :: EVERY] or found[-1:]
     parts = {"train": [tale for tale in found if tale not in held_out], "valid": held_out}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -156,7 +160,7 @@ def _is_heading(paragraph: str, before: int, after: int, below_another: bool) ->
     return before >= 3 or (after >= 2 and (below_another or not paragraph.endswith(".")))
 
 
-def _key(title: str) -> str:
+def normalised(title: str) -> str:
     """A title without case and punctuation, in which editions differ."""
     return "".join(c for c in normalise(title).lower() if c.isalnum())
 
@@ -169,7 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     *books, out = paths
     files = [file for book in books for file in (sorted(book.glob("*.txt")) if book.is_dir() else [book])]
     try:
+        if not files:
+            raise CorpusError(f"{', '.join(map(str, books))} holds no .txt")
         print(json.dumps(write(files, out), indent=1))
+    except CorpusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
