@@ -349,3 +349,6 @@ def test_the_page_begins_with_the_settings_that_read_most_like_real_stories():
     outcomes = [json.loads(line) for line in (ROOT / "docs/sampling.jsonl").read_text().splitlines()]
     best = min(outcomes, key=lambda outcome: distance(outcome["told"], outcome["real"]))
     assert replace(USUAL, **best["settings"]) == USUAL
+    for name in ("storyteller", "pocket"):  # and its stories were judged under these
+        judged = json.loads((ROOT / "artifacts" / name / "metrics.json").read_text())["stories"]["sampling"]
+        assert replace(USUAL, **judged) == USUAL

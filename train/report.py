@@ -326,12 +326,12 @@ def results(artifacts: Path, runs: Path) -> dict[str, str]:
             each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
             seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
     return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)} | {
-        "voices": _voices([m for m in every if m not in models])
+        "voices": _voices([m for m in every if m not in models], runs)
     }
 
 
-def _voices(models: Sequence[dict[str, Any]]) -> str:
-    """The models of other texts, each measured on a part of its own text that it did not see."""
+def _voices(models: Sequence[dict[str, Any]], runs: Path) -> str:
+    """The models of other texts, each measured on a part of its own text that it did not see, and their other seeds."""
     if not models:
         return "None has been trained yet."
     lines = [
@@ -345,10 +345,14 @@ def _voices(models: Sequence[dict[str, Any]]) -> str:
         if base := m.get("base"):
             beside.append(f"{base['nats_per_character']:.3f}: {base['name']}, untuned")
         other = m.get("others", {}).get("valid.txt", {})
+        seeds = [
+            _read_metrics(path)["nats_per_character"] for path in sorted(runs.glob(f"{m['name']}-seed*/metrics.json"))
+        ]
+        also = f" (other seeds: {', '.join(f'{nats:.3f}' for nats in seeds)})" if seeds else ""
         kept = f"{other['nats_per_character']:.3f}" if other.get("stories") == 100 else ""
         lines.append(
             f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['evaluation']['data']} "
-            f"| {m['nats_per_character']:.3f} | {'; '.join(beside)} | {kept} |"
+            f"| {m['nats_per_character']:.3f}{also} | {'; '.join(beside)} | {kept} |"
         )
     return "\n".join(lines)
 

@@ -69,9 +69,9 @@ def test_a_full_context_is_no_pause(server, readers):
     prompt = ("Once upon a time, there was a little girl named Lily. She had a red ball. " * 20)[:900]
     stories = [each for seed in range(5) for each in together(server, readers, 600, 100 * seed, prompt)]
     assert any(len(each.text) > 1024 + 64 for each in stories)
-    assert (
-        report(f"longest pause of a story across a full context, {readers}", [it.longest_pause for it in stories]) < 150
-    )
+    pauses = [it.longest_pause for it in stories]
+    report(f"longest pause of a story across a full context, {readers}", pauses)
+    assert max(pauses) < 0.1
 
 
 def test_leaving_frees_the_place(server):
