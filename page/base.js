@@ -45,6 +45,21 @@ storyteller.visible = (character) => {
   return character in names ? storyteller.say(names[character]) : character;
 };
 
+// What Gradio says in a toast that vanishes, of a full queue for one, stays where the visitor is until the next press.
+new MutationObserver((changes) => {
+  for (const node of changes.flatMap((change) => [...change.addedNodes])) {
+    if (!(node instanceof HTMLElement) || !node.className.includes("toast")) continue;
+    const said = node.querySelector('.error[data-testid="toast-text"]')?.textContent.trim();
+    const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();
+    const refusal = [...document.querySelectorAll(".refusal")].find(isHere);
+    if (!said || !refusal) continue;
+    refusal.textContent = said.startsWith("This application is currently busy") ? storyteller.say("busy") : said;
+    node.querySelector('[data-testid="toast-close"]').click();
+    document.addEventListener("pointerdown", () => (refusal.textContent = ""), { once: true });
+    document.addEventListener("keydown", () => (refusal.textContent = ""), { once: true });
+  }
+}).observe(document, { childList: true, subtree: true });
+
 // Draws a view now and whenever its value changes.
 storyteller.drawn = (element, props, watch, draw) => {
   const root = element.firstElementChild;

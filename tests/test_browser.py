@@ -346,6 +346,38 @@ def test_two_visitors_tell_apart(browser, server):
         assert "dog" not in first.story.text_content() and "cat" not in second.story.text_content()
 
 
+@pytest.mark.parametrize(
+    ("locale", "answer", "said"),
+    [
+        (
+            "en",
+            (503, "Queue is full. Max size is 32 and size is 32."),
+            "So many ask at once that the queue is full: try",
+        ),
+        (
+            "de",
+            (503, "Queue is full. Max size is 32 and size is 32."),
+            "Gerade fragen so viele, dass die Warteschlange",
+        ),
+        ("en", (400, "one line of the server's"), "one line of the server's"),
+    ],
+)
+def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale, answer, said):
+    status, detail = answer
+    with visit(browser, server.url, locale=locale) as reader:
+        page = reader.page
+        page.route("**/queue/join*", lambda route: route.fulfill(status=status, json={"detail": detail}))
+        page.locator("#prompt textarea").fill("Tom")
+        page.locator("#tell").click()
+        expect(reader.alert).to_contain_text(said)
+        expect(page.get_by_test_id("toast-body")).to_have_count(0)
+        expect(page.locator("#story").get_by_text("Error", exact=True).filter(visible=True)).to_have_count(0)
+        reader.troubles.clear()  # the browser logs such answers
+        page.unroute("**/queue/join*")
+        page.locator("#tell").click()
+        expect(reader.alert).to_have_count(0)
+
+
 @contextmanager
 def blog(folder, frame):
     """Another site's page with the page in a frame: to Chromium localhost is another site than 127.0.0.1."""
