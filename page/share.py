@@ -136,8 +136,11 @@ class FairQueue(Queue):
         # Gradio keeps what was never read, for ever; the messages themselves it keeps of the latest 2,000 sessions.
         sessions = self.pending_messages_per_session
         self.unread = {name: self.unread.get(name, now) for name, it in list(sessions.items()) if not it.empty()}
-        for name in [name for name, since in self.unread.items() if now - since > UNREAD_SECONDS]:
+        deaf = {name for name, since in self.unread.items() if now - since > UNREAD_SECONDS}
+        for name in deaf:
             del sessions[name]
+        for event in self.event_ids_to_events.values() if deaf else ():
+            event.alive = event.alive and event.session_hash not in deaf  # its story ends with the next piece
         for name in self.pending_event_ids_session.keys() - sessions.keys():
             del self.pending_event_ids_session[name]
 

@@ -235,6 +235,7 @@ def test_what_is_not_read_for_a_minute_is_dropped():
         queue.unread["deaf"] -= share.UNREAD_SECONDS + 1
         queue.checked = 0
         queue._turn_away()
+        assert [event.alive for event in queue.event_ids_to_events.values()] == [False, True]
         for event in queue.event_ids_to_events.values():
             queue.send_message(event, ProcessStartsMessage())  # to nobody, or to who reads
         return queue
