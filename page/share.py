@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import random
@@ -123,11 +124,23 @@ class FairQueue(Queue):
                 return [queue.queue.pop(first)], False, queue.concurrency_id
         return None
 
+    async def notify_clients(self) -> None:
+        """Gradio's own loop, and beside it a look once a second; while nobody waits there is no other."""
+
+        async def look() -> None:
+            while not self.stopped:
+                await asyncio.sleep(1)
+                self._turn_away()
+
+        await asyncio.gather(super().notify_clients(), look())
+
     def _turn_away(self) -> None:
         """Tells those who have waited for too long."""
         now = time.monotonic()
         if now < self.checked + 0.2:
             return
+        if now > self.checked + 5:
+            self.unread.clear()  # nobody looked meanwhile, so what was unread then may have been read
         self.checked = now
         text = f"no turn came within {WAIT_SECONDS} seconds, so many ask at once: try again later"
         for queue in self.event_queue_per_concurrency_id.values():
