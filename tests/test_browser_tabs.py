@@ -46,6 +46,10 @@ def colour(reader, text=TEXT) -> Locator:
     return options
 
 
+def metrics_of(name: str) -> dict:
+    return json.loads((ROOT / "artifacts" / name / "metrics.json").read_text())
+
+
 def shares(reader) -> list[tuple[str, str]]:
     """The bars' figures, before and after the settings."""
     rows = reader.page.get_by_role("table").get_by_role("row").all()[1:]
@@ -64,7 +68,7 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     assert options.first.get_attribute("title") == options.first.get_attribute("aria-label")
     assert len({option.get_attribute("class") for option in options.all()[:60]}) > 2
     status = desktop.page.get_by_role("status").filter(has_text="bits per character")
-    bits = json.loads((ROOT / "artifacts/storyteller/metrics.json").read_text())["bits_per_character"]
+    bits = metrics_of("storyteller")["bits_per_character"]
     average = re.escape(f"the average of storyteller on stories that it had not seen is {bits:.2f}.")
     expect(status).to_have_text(re.compile(rf"[\d.]+ bits per character over \d+ characters; {average}"))
     expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).not_to_be_visible()
@@ -135,7 +139,7 @@ def test_how_it_was_trained(desktop):
     desktop.page.get_by_role("radio", name="logarithmic").check()
     expect(path).not_to_have_attribute("d", linear)
     row = desktop.page.get_by_role("row", name=re.compile("^pocket "))
-    expect(row).to_contain_text("0.712")
+    expect(row).to_contain_text(f"{metrics_of('pocket')['nats_per_character']:.3f}")
     expect(desktop.page.get_by_text("python -m train --preset classic-onecycle")).to_be_visible()
 
 

@@ -157,7 +157,14 @@ class Space:
 
         Raises PushError with the log's last lines if it fails, and after `WAIT_MINUTES`.
         """
-        threading.Thread(target=self._follow_build, daemon=True).start()
+        following = threading.Thread(target=self._follow_build, daemon=True)
+        following.start()
+        try:
+            return self._wait(commit)
+        finally:
+            following.join(2)  # the log's lines stand before what came of it
+
+    def _wait(self, commit: str) -> SpaceInfo:
         started, seen_building = time.monotonic(), False
         while time.monotonic() - started < WAIT_MINUTES * 60:
             with self._plainly():
