@@ -24,10 +24,11 @@ from model.batching import STORIES
 from page.gate import Gate
 from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
-from page.mends import CalmStop, EarlyStop, NoFigures, answer_in_json, wait_without_threads
+from page.mends import CalmStop, EarlyStop, NoFigures
 from page.patience import end_stalled_connections
 from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
+from page.tools import serve_tools
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
 
@@ -338,8 +339,7 @@ def main(argv: list[str] | None = None) -> None:
             ]
         },
     )
-    answer_in_json(page.mcp_server_obj)
-    wait_without_threads(page.mcp_server_obj)
+    serve_tools(page)
     end_stalled_connections(page.server)
     threading.Thread(target=shelf.warm_up, daemon=True).start()
     page.block_thread()

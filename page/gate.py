@@ -108,8 +108,6 @@ class Gate:
             pass
         elif method != "POST" or not (tools or path in WRITE or path.startswith(f"{API}/call/")):
             raise Refused(404, "there is nothing here")
-        if tools:
-            name_visitor(scope)
         if method != "POST":
             return receive
         body = await read_body(scope, receive)
@@ -196,12 +194,6 @@ def check_host(scope: Scope) -> None:
         for value in headers.getlist(name):
             if not HOST.fullmatch(value.split(",")[0].strip()):
                 raise Refused(400, f"{name} must be the name of a host, and a port if need be")
-
-
-def name_visitor(scope: Scope) -> None:
-    """Tools are called by the page's own client, from this machine: it passes on who asked, and not who claims to."""
-    headers = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-for"]
-    scope["headers"] = [*headers, (b"x-forwarded-for", scope["client"][0].encode())]
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 from weakref import WeakValueDictionary
 
 from gradio import Blocks
-from gradio.mcp import GradioMCPServer
-from gradio_client.client import Job
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -91,26 +88,3 @@ class NoFigures:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["path"].endswith("/monitoring/summary")
         await (JSONResponse({"functions": {}}) if asked else self.app)(scope, receive, send)
-
-
-def answer_in_json(server: GradioMCPServer) -> None:
-    """Has tools answer in JSON; Gradio writes lists and objects the way Python does, which no other language reads."""
-    write = server.postprocess_output_data
-
-    def write_json(data: list[Any], root_url: str) -> list[Any]:
-        return write([it if isinstance(it, str) else json.dumps(it, ensure_ascii=False) for it in data], root_url)
-
-    server.postprocess_output_data = write_json
-
-
-def wait_without_threads(server: GradioMCPServer) -> None:
-    """Has tools wait for a story on the event loop; Gradio takes one of 40 threads for each, which serve pages too."""
-
-    async def result(job: Job) -> list[Any]:
-        try:
-            return [await asyncio.wrap_future(job.future)]
-        except asyncio.CancelledError:  # the client left
-            asyncio.get_running_loop().run_in_executor(None, job.cancel)  # which asks this very page to stop
-            raise
-
-    server._execute_tool_without_progress = result

@@ -102,6 +102,13 @@ async def use_tools(url: str) -> tuple[dict, dict]:
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
         answers = {name: await session.call_tool(name, arguments) for name, arguments in calls.items()}
         answers["refused"] = await session.call_tool("tell", {"length": 0})
+        steps: list[str | None] = []
+
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:
+            steps.append(message)
+
+        answers["progress"] = await session.call_tool("tell", calls["tell"], progress_callback=progressed)
+        assert steps and steps[-1] == "at work"
     return tools, answers
 
 
@@ -113,8 +120,9 @@ def test_the_same_as_mcp_tools(server, client):
         assert all("description" in each for each in tool.inputSchema["properties"].values())
     texts = {name: "\n".join(part.text for part in answer.content) for name, answer in answers.items()}
     told = client.predict("", "Once", 40, seed=7, api_name="/tell")
-    story, figures = json.loads(texts["tell"])
-    assert story == told[0] and "seed 7" in figures
+    for name in ("tell", "progress"):
+        story, figures = (part.text for part in answers[name].content)
+        assert story == told[0] and "seed 7" in figures
     assert json.loads(texts["score"]) == client.predict("ending", "Tom ran.", api_name="/score")
     likeliest = client.predict("ending", "Tom", count=2, api_name="/next_characters")
     assert json.loads(texts["next_characters"]) == likeliest and len(likeliest) == 2
