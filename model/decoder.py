@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -219,21 +219,30 @@ class OnnxDecoder(CachingDecoder):
         ids = checked(ids)
         if len(ids) > self.context:
             raise ValueError(f"{len(ids)} symbols exceed the context ({self.context})")
-        return self._graph.read(ids, Place(len(ids)), self._graph.new_cache(len(ids)))
+        cache = self._graph.new_cache(len(ids))
+        return np.concatenate([self._graph.read(chunk, Place(total), cache) for chunk, total in chunks(ids)])
 
     def _append(self, ids: list[int]) -> np.ndarray:
-        *chunks, ids = (ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK))  # other chunks would round otherwise
-        total = len(self._ids)
-        for chunk in chunks:
-            total += len(chunk)
+        for chunk, total in chunks(ids, len(self._ids)):
             self._place.move(total)
-            self._graph.read(chunk, self._place, self._cache)
-        self._place.move(total + len(ids))
-        if len(ids) > 1:
-            return self._graph.read(ids, self._place, self._cache)[-1].copy()
-        self._id[0, 0] = ids[0]
-        self._graph.session.run_with_iobinding(self._step)
-        return self._logits[0, 0].copy()
+            if len(chunk) > 1:
+                logits = self._graph.read(chunk, self._place, self._cache)[-1]
+            else:
+                self._id[0, 0] = chunk[0]
+                self._graph.session.run_with_iobinding(self._step)
+                logits = self._logits[0, 0]
+        return logits.copy()
+
+
+def chunks(ids: list[int], read: int = 0) -> Iterator[tuple[list[int], int]]:
+    """What a graph reads at once of ids, and how many symbols it has read with that, if `read` came before.
+
+    Attention in a chunk is computed over the chunk's own end as well, so a long one takes longer a symbol. Nobody cuts
+    elsewhere: other chunks would round otherwise.
+    """
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        yield chunk, read + start + len(chunk)
 
 
 def open_graph(folder: Path) -> OnnxGraph:

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,19 +153,32 @@ class Storyteller:
         ids = [self.vocab.start, *self.vocab.encode(self.vocab.fit(text)[0])]
         if ending and self.vocab.end is not None:
             ids.append(self.vocab.end)
-        decoder, scored = self.decoder(), []
-        for start, stop, first in windows(len(ids) - 1, self.config.context):
-            logits = decoder.logits(ids[start:stop])[first - start :].astype(np.float64)  # (T, V)
-            logits -= logits.max(axis=-1, keepdims=True)
-            logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            for following, row in zip(ids[first + 1 : stop + 1], logits, strict=True):
-                scored.append(
-                    Scored(self.vocab.itos[following], -float(row[following]), self._likeliest(np.exp(row), k))
-                )
-        return scored
+        if len(ids) == 1:
+            return []
+        logits = self.logits(ids[:-1]).astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        return [
+            Scored(self.vocab.itos[following], -float(row[following]), self._likeliest(np.exp(row), k))
+            for following, row in zip(ids[1:], logits, strict=True)
+        ]
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """The logits (T, V) after each of T ids, however many, read in windows that advance by half a context.
+
+        The first id should be `vocab.start`. Two windows are read at a time, on a thread each.
+        """
+        decoder = self.decoder()
+
+        def new(window: tuple[int, int, int]) -> np.ndarray:
+            start, stop, first = window
+            return decoder.logits(ids[start:stop])[first - start :]
+
+        with ThreadPoolExecutor(2) as readers:
+            return np.concatenate(list(readers.map(new, windows(len(ids), self.config.context))))
 
     def _likeliest(self, chances: np.ndarray, k: int) -> list[tuple[str, float]]:
-        order = np.argsort(-chances, kind="stable")[:k]
+        order = np.argsort(-chances, kind="stable")[:k] if k else ()
         return [(self.vocab.itos[id], float(chances[id])) for id in order if chances[id] > 0]
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, che
 from page.telling import Telling, figures, stream, stream_together
 
 LIKELIEST = 10  # next characters that are shown
+READ = 8  # texts that are looked into whose logits are kept, up to 4 MB each: a look at one more character is then free
 EXAMPLES = [  # of beginnings, for a model that has none of its own
     "Once upon a time, there was a little robot who",
     "The dragon was afraid of the dark.",
@@ -30,6 +32,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
         self.folder, self.company = folder, Company()
+        self.read = lru_cache(READ)(self._read)
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
         # Visitors read the reasons, and where the folder lies is no business of theirs.
         self.skipped = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in skipped.items()}
@@ -103,17 +106,19 @@ class Shelf:
             characters that the model does not know.
         """
         storyteller = self.storyteller(model)
-        _, dropped = storyteller.vocab.fit(check_text("text", text))
-        scored = storyteller.score(text, k=0)
-        if not scored:
+        characters, dropped = storyteller.vocab.fit(check_text("text", text))
+        if not characters:
             raise Refusal("text has no character that this model knows: write some letters", "text")
-        bits = [each.nats / math.log(2) for each in scored]
+        logits = self.read(storyteller.name, characters)[:-1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        chosen = logits[np.arange(len(logits)), storyteller.vocab.encode(characters)]
+        bits = (np.log(np.exp(logits).sum(axis=-1)) - chosen) / math.log(2)
         return {
             "model": storyteller.name,
-            "bits_per_character": round(sum(bits) / len(bits), 4),
+            "bits_per_character": round(float(bits.mean()), 4),
             "average_bits_per_character": round(storyteller.metrics["nats_per_character"] / math.log(2), 4),
-            "characters": "".join(each.character for each in scored),
-            "bits": [round(each, 3) for each in bits],
+            "characters": characters,
+            "bits": bits.round(3).tolist(),
             "dropped": dropped,
         }
 
@@ -146,13 +151,7 @@ class Shelf:
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
         count = check_whole("count", count, 1, 256)
         logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
-        before = storyteller.chances(logits, Sampling(temperature=1.0))
-        after = storyteller.chances(logits, sampling)
-        order = np.argsort(-before, kind="stable")[:count]
-        return [
-            {"character": storyteller.vocab.itos[i], "before": float(before[i]), "after": float(after[i])}
-            for i in order
-        ]
+        return expected(storyteller, logits, sampling)[:count]
 
     def models(self) -> list[dict[str, Any]]:
         """Names the models that tell stories here, the best first.
@@ -198,12 +197,19 @@ class Shelf:
 
     def look(self, model: object, text: object, index: object, *settings: object) -> dict[str, Any]:
         """What could have stood at `index` of a text that was scored, with the character that does, if any."""
+        storyteller, sampling = self.storyteller(model), check_sampling(1, *settings, 0)
         text = check_text("text", text)
         index = check_whole("index", index, 0, len(text))
-        rows = self.next_characters(model, text[:index], *settings, count=256)
+        before, after = (storyteller.vocab.fit(part)[0] for part in (text[:index], text[index:]))
+        rows = expected(storyteller, self.read(storyteller.name, before + after)[len(before)], sampling)
         here = text[index] if index < len(text) else None
         shown = [row for i, row in enumerate(rows) if i < LIKELIEST or row["character"] == here]
         return {"before": text[max(0, index - 20) : index], "here": here, "rows": shown}
+
+    def _read(self, name: str, text: str) -> np.ndarray:
+        """The logits (T + 1, V) before each of the text's T characters, and after them all; `read` keeps the latest."""
+        storyteller = self.storytellers[name]
+        return storyteller.logits([storyteller.vocab.start, *storyteller.vocab.encode(text)])
 
     def attention(self, model: object, text: object, index: object, layer: object, head: object) -> dict[str, Any]:
         """How much a head looks at each character before `index` of a text; layer and head count from 1."""
@@ -226,3 +232,13 @@ class Shelf:
             "layer": layer,
             "head": head,
         }
+
+
+def expected(storyteller: Storyteller, logits: np.ndarray, sampling: Sampling) -> list[dict[str, Any]]:
+    """Every symbol, the likeliest first, with its probability as the model gives it and as `sampling` draws it."""
+    before = storyteller.chances(logits, Sampling(temperature=1.0))
+    after = storyteller.chances(logits, sampling)
+    return [
+        {"character": storyteller.vocab.itos[i], "before": float(before[i]), "after": float(after[i])}
+        for i in np.argsort(-before, kind="stable")
+    ]
