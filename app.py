@@ -235,9 +235,9 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
 
     private = dict(show_progress="hidden", api_visibility="private", **LOOKING)
     look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
-        in_place(shelf.score), [settings.model, text], [colours, refusal], api_name="look_story", **private
+        in_place(shelf.colours), [settings.model, text], [colours, refusal], api_name="look_story", **private
     )
-    colour.click(in_place(shelf.score), [settings.model, text], [colours, refusal], api_name="colour", **private)
+    colour.click(in_place(shelf.colours), [settings.model, text], [colours, refusal], api_name="colour", **private)
     sampler = [settings.temperature, settings.top_k, settings.top_p, settings.min_p]
     colours.select(
         in_place(shelf.look),

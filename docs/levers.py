@@ -2,7 +2,7 @@
 
 Each run reads as many characters as the others, its outcome a line of docs/levers.jsonl; a run that has its line is not
 run again, so the script goes on where it was stopped. Then the table of docs/lab-notes.md is renewed. What did not earn
-a place in the network or in the loop is here alone: ReLU-squared, Muon's rising momentum, and distilling.
+a place in the network or in the loop is here alone: ReLU-squared and Muon's rising momentum.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import model  # noqa: E402
 from model import gpt  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
@@ -39,6 +37,7 @@ SEEDS = (1, 2)
 STEPS = 2_000
 STORIES = 300
 BASE = "pocket"
+TEACHER = {"teacher": str(ROOT / "artifacts/storyteller")}
 
 
 class RisingMomentum(Run):
@@ -49,29 +48,6 @@ class RisingMomentum(Run):
             if isinstance(optimiser, Muon):
                 optimiser.param_groups[0]["momentum"] = 0.85 + (self.config.momentum - 0.85) * min(self.step / 300, 1)
         super().train_step()
-
-
-class Distilled(Run):
-    """Half of the loss is the divergence from what the shipped storyteller says of each position."""
-
-    teacher: nn.Module | None = None  # while the pupil is made
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        teacher = model.load(ROOT / "artifacts/storyteller")
-        if teacher.vocab.stoi != self.text.vocab.stoi:
-            raise ValueError("teacher and pupil number their characters differently")
-        self.teacher = teacher.network.eval()
-
-    def loss(self, forward: Any, inputs: Tensor, targets: Tensor) -> Tensor:
-        if self.teacher is None or not self.network.training:
-            return super().loss(forward, inputs, targets)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                said = self.teacher(inputs).log_softmax(-1).flatten(0, 1)  # (B * T, V)
-            logits = forward(inputs).flatten(0, 1)
-            apart = F.kl_div(logits.log_softmax(-1), said, reduction="batchmean", log_target=True)
-            return (F.cross_entropy(logits, targets.flatten()) + apart) / 2
 
 
 class ReLUSquared(nn.Module):
@@ -123,7 +99,8 @@ LEVERS = {
     "`--ema 0.99`": Lever(settings={"ema": 0.99}),
     "`--opening 0.5`": Lever(settings={"opening": 0.5}),
     "momentum rises from 0.85 to 0.9": Lever(run=RisingMomentum),
-    "half of the loss from `storyteller`": Lever(run=Distilled),
+    "`--teacher artifacts/storyteller`": Lever(settings=TEACHER),
+    "... in the time of none: 1,100 steps": Lever(settings=TEACHER | {"steps": 1_100, "eval_every": 1_100}),
 }
 
 

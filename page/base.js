@@ -16,19 +16,35 @@ try {
   Object.defineProperty(window, "localStorage", { value: storage });
 }
 
-// The word of this key in the visitor's language, its braces filled in; what is filled in stays text.
-storyteller.say = (key, values = {}) => {
-  const tables = window.gradio_config.i18n_translations;
-  const languages = navigator.languages.flatMap((name) => [name, name.split("-")[0]]);
-  const table = tables[languages.find((name) => name in tables)] ?? tables.en;
-  return (table[key] ?? tables.en[key]).replace(/\{(\w+)\}/g, (braces, name) => values[name] ?? braces);
+// A function of one value that remembers: to look up a language or a format for each of 4,000 characters takes long.
+storyteller.once = (make) => {
+  const made = new Map();
+  return (key) => {
+    if (!made.has(key)) made.set(key, make(key));
+    return made.get(key);
+  };
 };
 
-storyteller.number = (value, digits = 0) =>
-  value.toLocaleString(navigator.language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+storyteller.words = storyteller.once(() => {
+  const tables = window.gradio_config.i18n_translations;
+  const languages = navigator.languages.flatMap((name) => [name, name.split("-")[0]]);
+  return { ...tables.en, ...tables[languages.find((name) => name in tables)] };
+});
 
-storyteller.percent = (share) =>
-  share.toLocaleString(navigator.language, { style: "percent", maximumFractionDigits: share < 0.1 ? 2 : 1 });
+// The word of this key in the visitor's language, its braces filled in; what is filled in stays text.
+storyteller.say = (key, values = {}) =>
+  storyteller.words()[key].replace(/\{(\w+)\}/g, (braces, name) => values[name] ?? braces);
+
+storyteller.numbers = storyteller.once(
+  (digits) =>
+    new Intl.NumberFormat(navigator.language, { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+);
+storyteller.number = (value, digits = 0) => storyteller.numbers(digits).format(value);
+
+storyteller.percents = storyteller.once(
+  (digits) => new Intl.NumberFormat(navigator.language, { style: "percent", maximumFractionDigits: digits }),
+);
+storyteller.percent = (share) => storyteller.percents(share < 0.1 ? 2 : 1).format(share);
 
 // An element with attributes and children; a string becomes text, never HTML.
 storyteller.make = (name, attributes = {}, ...children) => {

@@ -132,10 +132,10 @@
     drawn(element, props, watch, (root, scored) => {
       storyteller.index = undefined;
       if (!scored) return root.replaceChildren();
+      const bits = JSON.parse(scored.bits);
       const options = [...scored.characters].map((each, i) => {
-        const bits = scored.bits[i];
-        const likely = { character: visible(each), bits: number(bits, 2), percent: percent(2 ** -bits) };
-        return character(each, say("character_label", likely), shade(bits, BITS), i);
+        const likely = { character: visible(each), bits: number(bits[i], 2), percent: percent(2 ** -bits[i]) };
+        return character(each, say("character_label", likely), shade(bits[i], BITS), i);
       });
       options.push(character("▁", say("what_next"), 0, options.length));
       const list = make("div", { role: "listbox", "aria-label": say("colours"), class: "story colours" }, ...options);
@@ -145,7 +145,7 @@
       });
       const line = say("bits", {
         bits: number(scored.bits_per_character, 2),
-        count: number(scored.bits.length),
+        count: number(bits.length),
         model: scored.model,
         average: number(scored.average_bits_per_character, 2),
       });

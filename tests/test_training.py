@@ -619,6 +619,63 @@ def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
     assert "trained from scratch, tuned from base." in storyteller.card
 
 
+def test_a_pupil_learns_from_its_teacher(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, "teacher")
+    teacher = model.load(tmp_path / "teacher")
+    pupil = replace(config, seed=2, ema=0.0, teacher=str(tmp_path / "teacher"))
+    state = loop.Run(pupil, loop.prepared(pupil, loop.ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
+    state.network.eval()  # no dropout
+    inputs, targets = state.batches.batch(0)
+    loss, objective = state.losses(inputs, targets)
+    said, saying = (network(inputs).softmax(-1) for network in (teacher.network, state.network))
+    of_text = -saying.gather(-1, targets[..., None]).log().mean()
+    apart = (said * (said / saying).log()).sum(-1).mean()  # Kullback and Leibler's, from teacher to pupil
+    assert apart > 0.01
+    torch.testing.assert_close(loss, of_text)
+    torch.testing.assert_close(objective, (of_text + apart) / 2)
+
+    run(pupil, "taught")
+    taught = model.load(tmp_path / "taught")
+    assert taught.metrics["teacher"]["weights_sha256"] == teacher.hashes["model.safetensors"]
+    assert "Half of its loss came from the predictions of teacher, which learned from " in taught.card
+    run(replace(pupil, teacher=None), "alone")
+    alone = model.load(tmp_path / "alone")
+    assert "teacher" not in alone.metrics and "predictions of" not in alone.card
+    # what the log has is the loss on the text alone
+    assert taught.log[-1]["train"] == pytest.approx(alone.log[-1]["train"], abs=0.2)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stopped_at(patched, 7)
+        run(pupil, "again")
+    run(pupil, "again", resume=True)
+    assert all(np.array_equal(weights(tmp_path / "again")[name], array) for name, array in taught.weights.items())
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stopped_at(patched, 3)
+        run(pupil, "changed")
+    run(replace(config, steps=5), "teacher")
+    with pytest.raises(CheckpointError, match=r"was made with another teacher in .*teacher: delete it to start anew$"):
+        run(pupil, "changed", resume=True)
+
+
+def test_a_teacher_that_cannot_teach_is_refused(
+    config: TrainConfig, run: Callable[..., bool], tiny_classic: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"^teacher \(.*\) has another vocabulary than this text: train one on such text$"
+    ):
+        run(replace(config, teacher=str(tiny_classic)))
+    run(replace(config, steps=1), "short")
+    wide = replace(config, model=replace(config.model, context=64), teacher=str(tmp_path / "short"))
+    message = r"^teacher \(.*short\) sees 32 characters at once, the network to be trained 64: lower --context$"
+    with pytest.raises(ValueError, match=message):
+        run(wide)
+    with pytest.raises(ArtifactError, match="nowhere"):
+        run(replace(config, teacher=str(tmp_path / "nowhere")))
+
+
 def test_the_windows_figure_is_nanogpt_s_rule(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     """Beside all windows of the last tenth, cut out of the file here: what random ones of nanoGPT's are drawn from."""
     play = "".join(f"{n} and {n + 1} went up {n % 7} hills.\n" for n in range(400))

@@ -168,7 +168,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if args.track == "none":
         given["track"] = "none"
     base = PRESETS[args.preset]
-    for name in ("data", "valid", "init", "replay"):
+    for name in ("data", "valid", "init", "replay", "teacher"):
         if given.get(name) == "":
             raise ValueError(f"--{name} is empty: give one, or leave the flag away")
     if init := given.get("init", base.init):

@@ -46,6 +46,7 @@ def save(run: Run, path: Path) -> None:
     state = {name: getattr(run, name) for name in COUNTERS} | {
         "config": asdict(run.config),
         "fingerprint": run.text.report["fingerprint"],
+        "teacher": teacher_of(run),
         "seconds": run.seconds,
         "scaler": run.scaler.state_dict(),
     }
@@ -72,6 +73,8 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
             )
     if state["fingerprint"] != run.text.report["fingerprint"]:
         raise CheckpointError(f"{path} was made from another text: delete it to start anew")
+    if state.get("teacher") != teacher_of(run):
+        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start anew")
     weights = {name: tensors[f"network.{name}"] for name in run.network.state_dict()}
     run.network.load_state_dict(weights)
     for number, average in enumerate(run.average):
@@ -88,6 +91,11 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
     for name in COUNTERS:
         setattr(run, name, state[name])
     run.seconds_before = state["seconds"]
+
+
+def teacher_of(run: Run) -> str | None:
+    """The SHA-256 of the weights that a run is taught by."""
+    return run.teacher.hashes["model.safetensors"] if run.teacher else None
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

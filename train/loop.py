@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import artifacts, load
+from model import Storyteller, artifacts, load
 from model.classic import ClassicGPT
 from model.gpt import GPT
 from model.vocab import Vocab
@@ -156,6 +156,8 @@ class Run:
             if config.eval_windows
         }
         self.forward = self.compiled() if config.compile else self.network
+        self.teacher = load_teacher(config, text.vocab) if config.teacher else None
+        self.taught = self.teaching() if self.teacher else None
         self.watched = stories_in(watched, text.vocab)[: config.eval_stories]
         self.valid = stories_in(text.valid, text.vocab)
         self.step = self.updates = 0  # they part where the GradScaler skips an update
@@ -189,6 +191,11 @@ class Run:
             forward = self.network
         self.network.zero_grad(set_to_none=True)
         return forward
+
+    def teaching(self) -> Any:
+        """The teacher's network, ready to be asked: ids (B, T) -> logits (B, T, V)."""
+        network = self.teacher.network.to(self.device)
+        return network if self.forward is self.network else torch.compile(network, dynamic=False)
 
     @property
     def precision(self) -> str:
@@ -276,8 +283,8 @@ class Run:
         losses = []
         for micro in range(config.accumulate):
             inputs, targets = batches.batch(self.step * config.accumulate + micro)
-            loss = self.loss(self.forward, inputs, targets)
-            self.scaler.scale(loss / config.accumulate).backward()
+            loss, objective = self.losses(inputs, targets)
+            self.scaler.scale(objective / config.accumulate).backward()
             losses.append(loss.detach().float())
         self.ranks.average_gradients(self.network, losses)
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -308,10 +315,28 @@ class Run:
 
     def loss(self, forward: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per character of targets (B, T) given inputs (B, T), in the run's precision."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"):
+        with self.autocast():
             logits = forward(inputs)  # (B, T, V)
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and what a step makes smaller: the loss itself or, of a pupil, the mean of it and of the
+        divergence (in nats per character) of its predictions from its teacher's."""
+        if self.taught is None:
+            loss = self.loss(self.forward, inputs, targets)
+            return loss, loss
+        with self.autocast():
+            with torch.no_grad():
+                expected = self.taught(inputs).log_softmax(-1).flatten(0, 1)  # (B * T, V)
+            logits = self.forward(inputs).flatten(0, 1)
+            loss = F.cross_entropy(logits, targets.flatten())
+            apart = F.kl_div(logits.log_softmax(-1), expected, reduction="batchmean", log_target=True)
+        return loss, (loss + apart) / 2
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision, for the arithmetic within."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
 
     def mean_loss(self) -> float:
         """Of the steps since the last evaluation that had a usable loss; before the first step that of a guess."""
@@ -480,14 +505,23 @@ class Run:
         if self.config.init:
             base = load(self.config.init)
             figures = evaluation(base.network.to(self.device), self.valid[: self.config.final_stories], "")
-            found["base"] = {
-                "name": base.name,
-                "data": base.metrics.get("data", {}).get("name"),
-                "tinystories": report.learned_tinystories(base.metrics),
-                "weights_sha256": base.hashes["model.safetensors"],
-                "nats_per_character": figures["nats_per_character"],
-            }
+            found["base"] = report.origin(base) | {"nats_per_character": figures["nats_per_character"]}
+        if self.teacher:
+            found["teacher"] = report.origin(self.teacher)
         return found
+
+
+def load_teacher(config: TrainConfig, vocab: Vocab) -> Storyteller:
+    """The artifact that a run learns from. Raises ValueError if it reads other characters, or fewer at once."""
+    teacher = load(config.teacher)
+    if teacher.vocab != vocab:
+        raise ValueError(f"teacher ({config.teacher}) has another vocabulary than this text: train one on such text")
+    if teacher.config.context < config.model.context:
+        raise ValueError(
+            f"teacher ({config.teacher}) sees {teacher.config.context} characters at once, the network to be trained "
+            f"{config.model.context}: lower --context"
+        )
+    return teacher
 
 
 def stories_in(stream: np.ndarray, vocab: Vocab) -> list[np.ndarray]:

@@ -38,6 +38,9 @@ class TrainConfig:
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
     replay: str | None = setting(None, "another text to go on training on as well: what --init knows, and would forget")
     replay_share: float = setting(0.5, "share of the windows that come from --replay")
+    teacher: str | None = setting(
+        None, "distil this artifact: half of the loss is what it says otherwise of each place"
+    )
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
     max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")

@@ -21,7 +21,7 @@ from torch import nn
 
 from model.decoder import TorchDecoder
 from model.sampling import Sampling
-from model.storyteller import find, tell
+from model.storyteller import Storyteller, find, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
@@ -103,6 +103,16 @@ def named(run: Run) -> dict[str, Any]:
         about = {"name": "/".join(Path(run.config.replay).parts[-2:]), "share": run.config.replay_share}
         names["replay"] = run.text.report["replay"] | about
     return names
+
+
+def origin(storyteller: Storyteller) -> dict[str, Any]:
+    """What a card says of a model that another one began as or learned from."""
+    return {
+        "name": storyteller.name,
+        "data": storyteller.metrics.get("data", {}).get("name"),
+        "tinystories": learned_tinystories(storyteller.metrics),
+        "weights_sha256": storyteller.hashes["model.safetensors"],
+    }
 
 
 def is_tinystories(text: dict[str, Any]) -> bool:
@@ -263,6 +273,10 @@ def source(metrics: dict[str, Any]) -> str:
         text = f"{data['name']}, {millions:,.1f} million characters; its licence is that of the text."
     if base := metrics.get("base"):
         text += f" It was tuned from {base['name']}, which learned from {base['data']}."
+    if teacher := metrics.get("teacher"):
+        text += (
+            f" Half of its loss came from the predictions of {teacher['name']}, which learned from {teacher['data']}."
+        )
     if replay := data.get("replay"):
         text += f" So as not to forget it, {replay['share']:.0%} of the windows came from {replay['name']}."
     if not is_tinystories(data) and learned_tinystories(metrics):
@@ -271,10 +285,11 @@ def source(metrics: dict[str, Any]) -> str:
 
 
 def learned_tinystories(metrics: dict[str, Any]) -> bool:
-    """Whether a model learned from TinyStories: of itself, to replay it, or through the model it was tuned from."""
+    """Whether a model learned from TinyStories: of itself, to replay it, or through a model that it came from."""
     data = metrics.get("data", {})
     texts = [text for text in (data, data.get("replay")) if text]
-    return any(map(is_tinystories, texts)) or metrics.get("base", {}).get("tinystories", False)
+    others = [metrics.get(name, {}) for name in ("base", "teacher")]
+    return any(map(is_tinystories, texts)) or any(other.get("tinystories", False) for other in others)
 
 
 def reading(metrics: dict[str, Any]) -> str:
