@@ -39,6 +39,7 @@ SESSIONS = 100  # whose form Gradio remembers, 0.1 MB each; the page does withou
 
 HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES_AT_ONCE, concurrency_id="stories")
+COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each is a story of every model
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
 
 
@@ -276,7 +277,7 @@ def compare_tab(shelf: Shelf, settings: Settings) -> None:
         show_progress_on=stories,
         api_name="compare",
         api_visibility="private",
-        **TELLING,
+        **COMPARING,
     )
     stop.click(cancels=told, **HERE)
     stop.click(js="storyteller.halt", outputs=stories, **HERE)

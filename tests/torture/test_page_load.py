@@ -8,9 +8,12 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from serving import ROOT, serve
 
@@ -61,6 +64,35 @@ def test_eight_readers_at_once(server):
     )
     assert sorted(firsts)[int(0.95 * len(firsts))] < 0.4
     assert all_ > 1.8 * one
+
+
+def test_eight_readers_while_others_compare(server):
+    """Four people ask for comparisons, one after the other: of those, one at a time is told."""
+    functions = httpx.get(f"{server.url}/config").json()["dependencies"]
+    number = next(it["id"] for it in functions if it["api_name"] == "compare")
+    over = threading.Event()
+
+    def compare(i: int) -> int:
+        told, who = 0, {"X-Forwarded-For": f"203.0.113.{i}"}
+        with httpx.Client(base_url=f"{server.url}/gradio_api", headers=who, timeout=60) as client:
+            while not over.is_set():
+                session = f"comparing{i}x{told}"
+                asked = {"data": ["Once", 600, 0.9, 0, 1, 0, told], "fn_index": number, "session_hash": session}
+                assert client.post("/queue/join", json=asked).status_code == 200
+                assert '"success":true' in client.get("/queue/data", params={"session_hash": session}).text
+                told += 1
+        return told
+
+    firsts = []
+    with ThreadPoolExecutor(4) as others:
+        comparisons = [others.submit(compare, i) for i in range(4)]
+        time.sleep(0.5)
+        for seed in range(0, 50, 10):
+            firsts += [each.first for each in together(server, STORIES, 600, seed)]
+        over.set()
+    told = sum(each.result() for each in comparisons)
+    report(f"first character, {STORIES} readers at once while {told} comparisons are told", firsts)
+    assert sorted(firsts)[int(0.95 * len(firsts))] < 0.4
 
 
 @pytest.mark.parametrize("readers", [1, STORIES])
