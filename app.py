@@ -24,7 +24,7 @@ from model.batching import STORIES
 from page.gate import Gate
 from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
-from page.mends import CalmStop, EarlyStop, NoFigures
+from page.mends import CalmStop, EarlyStop, NoFigures, WholeDocument
 from page.patience import end_stalled_connections
 from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
@@ -337,6 +337,7 @@ def main(argv: list[str] | None = None) -> None:
                 Middleware(CalmStop),
                 Middleware(EarlyStop, page),
                 Middleware(NoFigures),
+                Middleware(WholeDocument, page),
             ]
         },
     )

@@ -88,3 +88,53 @@ class NoFigures:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["path"].endswith("/monitoring/summary")
         await (JSONResponse({"functions": {}}) if asked else self.app)(scope, receive, send)
+
+
+REFUSED = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+WHY = {"400": "It does not fit", "404": "It is not there", "413": "It is too long", "503": "The queue is full"}
+REFUSALS = {
+    status: {"description": why, "content": {"application/json": {"schema": REFUSED}}} for status, why in WHY.items()
+}
+EVENTS = ("generating", "heartbeat", "complete", "error")
+EVENT = {"type": "object", "properties": {"event": {"enum": EVENTS}, "data": {"type": "string"}}, "required": ["event"]}
+
+
+class WholeDocument:
+    """ASGI middleware: openapi.json says what the page takes and what it answers.
+
+    Gradio's lists an upload that the gate refuses and takes a stream of events for one string. It leaves out which
+    values must be given, what a refusal looks like, and that an answer is fetched by the number that its call is given.
+    """
+
+    def __init__(self, app: ASGIApp, page: Blocks) -> None:
+        self.app, self.page = app, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].endswith("/openapi.json"):
+            return await self.app(scope, receive, send)
+        body = bytearray()
+
+        async def kept(message: Message) -> None:
+            body.extend(message.get("body", b""))
+
+        await self.app(scope, receive, kept)
+        await JSONResponse(self._whole(json.loads(body)))(scope, receive, send)
+
+    def _whole(self, document: dict) -> dict:
+        paths = {path: it for path, it in document["paths"].items() if not path.endswith("/upload")}
+        parameters = {name: it["parameters"] for name, it in self.page.get_api_info()["named_endpoints"].items()}
+        for path, methods in paths.items():
+            for method, operation in methods.items():
+                operation["responses"] |= REFUSALS
+                if method == "get":
+                    operation["responses"]["200"]["content"]["text/event-stream"]["schema"] = EVENT
+                    continue
+                name = path.rsplit("/", 1)[1]
+                needed = [it["parameter_name"] for it in parameters[f"/{name}"] if not it["parameter_has_default"]]
+                taken = operation["requestBody"]["content"]["application/json"]["schema"]
+                taken |= {"additionalProperties": False} | ({"required": needed} if needed else {})
+                number = {"event_id": "$response.body#/event_id"}
+                told = operation["responses"]["200"]
+                told["content"]["application/json"]["schema"]["required"] = ["event_id"]
+                told["links"] = {"answer": {"operationId": f"{name}_get", "parameters": number}}
+        return document | {"paths": paths}

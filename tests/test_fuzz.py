@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 from urllib.parse import quote
 
@@ -205,3 +207,18 @@ def test_whatever_is_asked_is_answered_or_refused_by_name(server):
         COMMAND,
         section="The page",
     )
+
+
+def test_the_page_does_what_its_openapi_document_says(server):
+    """Of schemathesis: answers, refusals and streams as documented; what fits is taken; a call's answer is fetched."""
+    checks = "not_a_server_error status_code_conformance content_type_conformance response_schema_conformance"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/gradio_api/openapi.json", "--seed=7"]
+    command += [f"--checks={','.join([*checks.split(), 'positive_data_acceptance'])}", "--phases=coverage,stateful"]
+    command += [f"--max-examples={max(4, REQUESTS // 20)}", "--no-color", "--suppress-health-check=all"]
+    ran = subprocess.run(command, cwd=server.log.parent, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    operations, generated = (int(re.search(what, ran.stdout)[1]) for what in (r"Tested: (\d+)", r"(\d+) generated"))
+    assert operations == 8 and generated > 100
+    assert server.complaints() == []
+    outcome = "answered as the page's OpenAPI document says"
+    record("calls out of the OpenAPI document (schemathesis)", generated, outcome, COMMAND, section="The page")
