@@ -198,7 +198,7 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
     # A link is opened: its settings are put into place, and its story is told.
     linked = [prompt, *settings]
     page.load(js="history => [history]", inputs=history, outputs=shelf_of_stories, **HERE)
-    page.load(js="storyteller.open", inputs=linked, outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
+    page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
     return story
 
 

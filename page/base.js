@@ -46,6 +46,26 @@ storyteller.percents = storyteller.once(
 );
 storyteller.percent = (share) => storyteller.percents(share < 0.1 ? 2 : 1).format(share);
 
+// The server refuses in English: this is the same in the visitor's language, what has no word of its own as it is.
+storyteller.refusals = storyteller.once(() => {
+  const { en } = window.gradio_config.i18n_translations;
+  const literal = (text) => text.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
+  const pattern = (text) => new RegExp(`^${literal(text).replace(/\{(\w+)\}/g, "(?<$1>[^]*?)")}$`);
+  return Object.keys(en).flatMap((key) => (key.startsWith("refused_") ? [[key, pattern(en[key])]] : []));
+});
+
+storyteller.refused = (said) => {
+  const words = storyteller.words();
+  for (const [key, pattern] of storyteller.refusals()) {
+    const found = said.match(pattern);
+    if (!found || words[key] === window.gradio_config.i18n_translations.en[key]) continue;
+    const values = { ...found.groups };
+    if (values.name in words) values.name = `“${words[values.name]}”`; // a field is called what its label says
+    return storyteller.say(key, values);
+  }
+  return said;
+};
+
 // An element with attributes and children; a string becomes text, never HTML.
 storyteller.make = (name, attributes = {}, ...children) => {
   const svg = ["svg", "path", "line", "text", "circle", "g"].includes(name);
@@ -69,7 +89,8 @@ new MutationObserver((changes) => {
     const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();
     const refusal = [...document.querySelectorAll(".refusal")].find(isHere);
     if (!said || !refusal) continue;
-    refusal.textContent = said.startsWith("This application is currently busy") ? storyteller.say("busy") : said;
+    const busy = said.startsWith("This application is currently busy");
+    refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
     node.querySelector('[data-testid="toast-close"]').click();
     document.addEventListener("pointerdown", () => (refusal.textContent = ""), { once: true });
     document.addEventListener("keydown", () => (refusal.textContent = ""), { once: true });
@@ -92,12 +113,12 @@ storyteller.address = (settings) => {
   if (window.parent !== window) window.parent.postMessage({ hash: hash.slice(1) }, "https://huggingface.co");
 };
 
-storyteller.open = (...values) => {
+storyteller.open = () => {
   const link = new URLSearchParams(location.hash.slice(1));
   const names = ["prompt", "model", "length", "temperature", "top_k", "top_p", "min_p", "seed"];
-  return values.map((value, i) => {
-    if (!link.has(names[i])) return value;
-    const given = link.get(names[i]);
+  return names.map((name, i) => {
+    if (!link.has(name)) return undefined; // which changes nothing: the visitor may be writing already
+    const given = link.get(name);
     return i < 2 || given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
   });
 };

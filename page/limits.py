@@ -10,6 +10,7 @@ import gradio as gr
 
 from model import Sampling
 from model.sampling import shown
+from page.words import ENGLISH
 
 MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
 MAX_TEXT = 4_000  # characters of a prompt, and of a text that is scored
@@ -28,12 +29,12 @@ class Refusal(gr.Error):
         self.text, self.field = text, field
 
 
-def check_text(name: str, text: object, limit: int = MAX_TEXT, mend: str = "shorten it") -> str:
+def check_text(name: str, text: object, limit: int = MAX_TEXT, too_long: str = "refused_long") -> str:
     """The text, unless it is something else or too long."""
     if not isinstance(text, str):
         raise Refusal(f"{name} must be text, not {type(text).__name__}", name)
     if len(text) > limit:
-        raise Refusal(f"{name} has {len(text):,} characters; the limit is {limit:,}: {mend}", name)
+        raise Refusal(ENGLISH[too_long].format(name=name, count=f"{len(text):,}", limit=f"{limit:,}"), name)
     return text
 
 
@@ -41,7 +42,8 @@ def check_whole(name: str, value: object, least: int, most: int) -> int:
     """The value, unless it is no whole number from `least` to `most`."""
     value = whole(value)
     if type(value) is not int or not least <= value <= most:
-        raise Refusal(f"{name} ({shown(value)}) must be a whole number from {least} to {most:,}", name)
+        limits = dict(least=least, most=f"{most:,}")
+        raise Refusal(ENGLISH["refused_whole"].format(name=name, value=shown(value), **limits), name)
     return value
 
 

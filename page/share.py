@@ -19,6 +19,7 @@ from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import error_payload
 
 from page.limits import Refusal
+from page.words import ENGLISH
 
 WAIT_SECONDS = 60  # for a turn; whoever has none by then is told so
 UNREAD_SECONDS = 60  # that an answer waits to be read
@@ -79,10 +80,7 @@ class FairQueue(Queue):
         greedy = who and list(self.asked.values()).count(who) >= self.share
         success, event_id, state = await super().push(body, request, username)
         if success and greedy:
-            text = f"{self.share} requests from your address wait, run or are unread"
-            self._refuse(
-                self.event_ids_to_events[event_id], f"{text}, and that is the limit: let one of them end first"
-            )
+            self._refuse(self.event_ids_to_events[event_id], ENGLISH["refused_share"].format(share=self.share))
         elif success:
             self.asked[event_id] = who
         return success, event_id, state
@@ -99,7 +97,7 @@ class FairQueue(Queue):
             await super().process_events(events, *arguments)
             for event in events:
                 if event._id not in self.answered:
-                    failed = error_payload(Refusal("the page could not answer this", ""), False)
+                    failed = error_payload(Refusal(ENGLISH["refused_lost"], ""), False)
                     self.send_message(event, ProcessCompletedMessage(output=failed, success=False))
         finally:
             for event in events:
@@ -142,7 +140,7 @@ class FairQueue(Queue):
         if now > self.checked + 5:
             self.unread.clear()  # nobody looked meanwhile, so what was unread then may have been read
         self.checked = now
-        text = f"no turn came within {WAIT_SECONDS} seconds, so many ask at once: try again later"
+        text = ENGLISH["refused_turn"].format(seconds=WAIT_SECONDS)
         for queue in self.event_queue_per_concurrency_id.values():
             for event in [each for each in queue.queue if now - each.enqueue_time > WAIT_SECONDS]:
                 self._refuse(event, text)

@@ -15,6 +15,7 @@ from model import Sampling, Storyteller, TorchDecoder, find
 from model.batching import Company
 from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, check_text, check_whole
 from page.telling import Telling, figures, stream, stream_together
+from page.words import ENGLISH
 
 LIKELIEST = 10  # next characters that are shown
 READ = 8  # texts that are looked into whose logits are kept, up to 4 MB each: a look at one more character is then free
@@ -53,7 +54,7 @@ class Shelf:
     def storyteller(self, name: object) -> Storyteller:
         name = name or self.best
         if not isinstance(name, str) or name not in self.storytellers:
-            raise Refusal(f"model must be one of {', '.join(self.storytellers)}", "model")
+            raise Refusal(ENGLISH["refused_model"].format(models=", ".join(self.storytellers)), "model")
         return self.storytellers[name]
 
     def prompts(self, name: object) -> list[str]:
@@ -109,7 +110,7 @@ class Shelf:
         storyteller = self.storyteller(model)
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
-            raise Refusal("text has no character that this model knows: write some letters", "text")
+            raise Refusal(ENGLISH["refused_letters"], "text")
         logits = self.read(storyteller.name, characters)[:-1].astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         chosen = logits[np.arange(len(logits)), storyteller.vocab.encode(characters)]
@@ -184,9 +185,9 @@ class Shelf:
         """Continues the story that is shown, whose first `prompt_length` characters are the visitor's."""
         storyteller = self.storyteller(model)
         sampling = check_sampling(*settings)
-        story = check_text("story", story, MAX_STORY, "start a new one")
+        story = check_text("story", story, MAX_STORY, "refused_story_long")
         if not story:
-            raise Refusal("there is no story to continue yet: press Tell first", "prompt")
+            raise Refusal(ENGLISH["refused_none"], "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
         parts = dict(shown=story[:cut], before=story[cut:])
         yield from stream(storyteller, story[-MAX_TEXT:], sampling, company=self.company, **parts)

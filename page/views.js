@@ -26,7 +26,7 @@
     root.id = `refusal-${Math.random().toString(36).slice(2)}`;
     let marked = [];
     drawn(element, props, watch, (_, refusal) => {
-      root.textContent = refusal ? refusal.text : "";
+      root.textContent = refusal ? storyteller.refused(refusal.text) : "";
       for (const input of marked) for (const name of ["aria-invalid", "aria-describedby"]) input.removeAttribute(name);
       const field = refusal && refusal.field && (props.fields?.[refusal.field] ?? refusal.field);
       marked = field ? document.querySelectorAll(`#${field} :is(input, textarea)`) : [];

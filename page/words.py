@@ -1,6 +1,7 @@
 """The words of the page, out of the one table words.json: a new language is one more column there.
 
-Words in braces are filled in, by Python or by the browser. What a model or a refusal says stays English.
+Words in braces are filled in, by Python or by the browser. What a model says stays English. The server refuses in
+English, for programs read that too, and the browser says it in the visitor's language.
 """
 
 from __future__ import annotations
