@@ -44,7 +44,7 @@ lock: $(TOOLS)/uv  ## renew requirements.lock: all packages of the Space, with h
 	    --python-version 3.12 --python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 
 audit: $(TOOLS)/uv  ## has any of them a known vulnerability?
-	$(TOOLS)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	$(TOOLS)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
 
 licences: $(TOOLS)/uv .venv/dev.stamp  ## renew docs/licences.md
 	sed -i '/^|/d' docs/licences.md
