@@ -6,8 +6,9 @@ import hashlib
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,29 +154,30 @@ class Storyteller:
         ids = [self.vocab.start, *self.vocab.encode(self.vocab.fit(text)[0])]
         if ending and self.vocab.end is not None:
             ids.append(self.vocab.end)
-        if len(ids) == 1:
-            return []
-        logits = self.logits(ids[:-1]).astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        rows = (row for logits in self.logits(ids[:-1]) for row in log_softmax(logits))
         return [
             Scored(self.vocab.itos[following], -float(row[following]), self._likeliest(np.exp(row), k))
-            for following, row in zip(ids[1:], logits, strict=True)
+            for following, row in zip(ids[1:], rows, strict=True)
         ]
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """The logits (T, V) after each of T ids, however many, read in windows that advance by half a context.
+    def logits(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
+        """The logits after each of ids, however many, in parts (T, V): of windows that advance by half a context.
 
         The first id should be `vocab.start`. Two windows are read at a time, on a thread each.
         """
         decoder = self.decoder()
 
-        def new(window: tuple[int, int, int]) -> np.ndarray:
-            start, stop, first = window
+        def new(start: int, stop: int, first: int) -> np.ndarray:
             return decoder.logits(ids[start:stop])[first - start :]
 
         with ThreadPoolExecutor(2) as readers:
-            return np.concatenate(list(readers.map(new, windows(len(ids), self.config.context))))
+            begun: deque[Future[np.ndarray]] = deque()
+            for window in windows(len(ids), self.config.context):
+                begun.append(readers.submit(new, *window))
+                if len(begun) > 2:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
 
     def _likeliest(self, chances: np.ndarray, k: int) -> list[tuple[str, float]]:
         order = np.argsort(-chances, kind="stable")[:k] if k else ()
@@ -212,6 +214,13 @@ def allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
     logits = logits.copy()
     logits[vocab.end] = -np.inf
     return logits
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (T, V) as the logarithms of probabilities, float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from model import Sampling, Storyteller, TorchDecoder, find
 from model.batching import Company
+from model.storyteller import log_softmax
 from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, check_text, check_whole
 from page.telling import Telling, figures, stream, stream_together
 from page.words import ENGLISH
@@ -111,10 +112,8 @@ class Shelf:
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
             raise Refusal(ENGLISH["refused_letters"], "text")
-        logits = self.read(storyteller.name, characters)[:-1].astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        chosen = logits[np.arange(len(logits)), storyteller.vocab.encode(characters)]
-        bits = (np.log(np.exp(logits).sum(axis=-1)) - chosen) / math.log(2)
+        said = log_softmax(self.read(storyteller.name, characters)[:-1])  # (T, V)
+        bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
             "model": storyteller.name,
             "bits_per_character": round(float(bits.mean()), 4),
@@ -217,7 +216,8 @@ class Shelf:
     def _read(self, name: str, text: str) -> np.ndarray:
         """The logits (T + 1, V) before each of the text's T characters, and after them all; `read` keeps the latest."""
         storyteller = self.storytellers[name]
-        return storyteller.logits([storyteller.vocab.start, *storyteller.vocab.encode(text)])
+        ids = [storyteller.vocab.start, *storyteller.vocab.encode(text)]
+        return np.concatenate(list(storyteller.logits(ids)))
 
     def attention(self, model: object, text: object, index: object, layer: object, head: object) -> dict[str, Any]:
         """How much a head looks at each character before `index` of a text; layer and head count from 1."""

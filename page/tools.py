@@ -37,12 +37,11 @@ class Tools:
         request = Request(asked.scope | {"path": JOIN, "raw_path": JOIN.encode()})  # the visitor's, to the queue
         function = self.server.get_block_fn_from_endpoint_name(name)
         body = PredictBodyInternal(data=values, fn_index=function._id, session_hash=session, request=request)
-        taken, number, _ = await queue.push(body, request, None)
-        if not taken:
-            raise RuntimeError(number)  # in place of a number it says why
-        messages = queue.pending_messages_per_session[session]
         try:
-            message = None
+            taken, number, _ = await queue.push(body, request, None)
+            if not taken:
+                raise RuntimeError(number)  # in place of a number it says why
+            messages, message = queue.pending_messages_per_session[session], None
             while not isinstance(message, ProcessCompletedMessage):
                 message = await messages.get()
                 yield message

@@ -303,7 +303,11 @@ def test_a_link_with_markup_is_text(browser, server):
 @pytest.mark.parametrize(
     ("locale", "length", "none"),
     [
-        ("de-DE", "“Länge, in Zeichen” (-5) muss eine ganze Zahl von 1 bis 4,000 sein.", "Es gibt noch keine Geschichte, die"),
+        (
+            "de-DE",
+            "“Länge, in Zeichen” (-5) muss eine ganze Zahl von 1 bis 4,000 sein.",
+            "Es gibt noch keine Geschichte, die",
+        ),
         ("hi-IN", "“लंबाई, अक्षरों में” (-5) 1 से 4,000 तक की पूर्ण संख्या होनी चाहिए।", "आगे बढ़ाने के लिए अभी कोई कहानी नहीं है।"),
     ],
     ids=["de", "hi"],

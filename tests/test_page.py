@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from serving import ROOT, Server, save_broken, save_tiny, serve
 
 from docs.sampling import distance
 from page.limits import USUAL
+from page.shelf import Shelf
 
 STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as app.py has them
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed"]
@@ -352,3 +354,26 @@ def test_the_page_begins_with_the_settings_that_read_most_like_real_stories():
     for name in ("storyteller", "pocket"):  # and its stories were judged under these
         judged = json.loads((ROOT / "artifacts" / name / "metrics.json").read_text())["stories"]["sampling"]
         assert replace(USUAL, **judged) == USUAL
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_look_and_its_colour_agree_and_the_text_is_read_once(tmp_path, monkeypatch, graph):
+    """Also where the text is longer than the context, by whichever decoder."""
+    save_tiny(tmp_path / "tiny", nats=1.0, ends=True, graph=graph)
+    shelf = Shelf(tmp_path)
+    storyteller = shelf.storytellers["tiny"]
+    reads = []
+    read = storyteller.logits
+    monkeypatch.setattr(storyteller, "logits", lambda ids: reads.append(len(ids)) or read(ids))
+    text = ("Tom had a cat. " * 20)[: 3 * storyteller.config.context + 7]
+    scored = shelf.colours("tiny", text)
+    assert scored["characters"] == text
+    assert shelf.score("tiny", text)["bits"] == json.loads(scored["bits"])
+    of_record = [each.nats / math.log(2) for each in storyteller.score(text)]
+    for index, bits in enumerate(json.loads(scored["bits"])):
+        look = shelf.look("tiny", text, index, 0.5, 0, 1, 0)
+        here = next(row for row in look["rows"] if row["character"] == text[index])
+        assert -math.log2(here["before"]) == pytest.approx(bits, abs=1e-3) == pytest.approx(of_record[index], abs=1e-3)
+    after = shelf.look("tiny", text, len(text), 0.5, 0, 1, 0)
+    assert after["here"] is None and after["rows"]
+    assert reads == [len(text) + 1, len(text)], "once for all of the looks, and once for score of the model itself"

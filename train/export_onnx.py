@@ -19,7 +19,7 @@ from model.artifacts import ArtifactError, add_graph, graph_mark
 from model.config import ModelConfig
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import Sampling
-from model.storyteller import Storyteller, tell, windows
+from model.storyteller import Storyteller, log_softmax, tell, windows
 
 OPSET = 21
 IR_VERSION = 10  # of that opset; onnx would write its newest, which older runtimes refuse
@@ -70,10 +70,8 @@ def nats_per_character(decoder: Decoder, sequences: Sequence[Sequence[int]]) -> 
     nats, symbols = 0.0, 0
     for ids in sequences:
         for start, stop, first in windows(len(ids) - 1, decoder.context):
-            logits = decoder.logits(ids[start:stop])[first - start :].astype(np.float64)  # (T, V)
-            logits -= logits.max(axis=-1, keepdims=True)
-            chosen = logits[np.arange(len(logits)), ids[first + 1 : stop + 1]]
-            nats += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
+            said = log_softmax(decoder.logits(ids[start:stop])[first - start :])  # (T, V)
+            nats -= float(said[np.arange(len(said)), ids[first + 1 : stop + 1]].sum())
             symbols += stop - first
     return nats / symbols
 
