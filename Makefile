@@ -27,7 +27,8 @@ test-space: .venv/dev.stamp  ## does a Space build from what is pushed, and tell
 
 # With RECORD=1 the tests write their rows of docs/reliability.md.
 torture: .venv/dev.stamp  ## half an hour of a monkey on the page, its speeds, and faults of every kind in full
-	TORTURE=1 MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s tests/test_monkey.py tests/torture $(ARGS)
+	TORTURE=1 MONKEY_SECONDS=1800 $(BIN)/python -m pytest -rs -s -o faulthandler_timeout=3600 \
+	    tests/test_monkey.py tests/torture $(ARGS)
 
 # Are the recorded figures those of the weights? On the first 100 stories: make figures DATA=valid.txt
 figures: .venv/dev.stamp
