@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_monitoring=False,
         run_history=False,
         state_session_capacity=SESSIONS,
-        footer_links=["api", "settings"],
+        footer_links=["api"],  # its settings would load the page anew in mid-story, and record the screen
         app_kwargs={
             "middleware": [
                 Middleware(Gate, page),

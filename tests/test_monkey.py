@@ -8,16 +8,14 @@ import time
 
 import pytest
 from playwright.sync_api import Error, expect
-from reading import MARKUP, Reader, chromium, visit
+from reading import MARKUP, chromium, visit
 from serving import ROOT, serve
 
 SECONDS = float(os.environ.get("MONKEY_SECONDS", "12"))
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
-# What was drawn went away meanwhile, or something lies over it, or Gradio's settings loaded the page in another theme.
-GONE = ("Timeout", "not attached", "not visible", "Malformed", "Execution context was destroyed")
-# Gradio's settings offer to record the screen; page/gate.py lets no page of ours use these.
-REFUSED = ("microphone is not allowed", "camera is not allowed")
+# What was drawn went away meanwhile, or something lies over it.
+GONE = ("Timeout", "not attached", "not visible", "Malformed")
 # What a visitor can act on, apart from links that lead away.
 TARGETS = "button, [role=tab], [role=option], [role=combobox], textarea, input"
 # Whether one of them can be scrolled to, has nothing lie over it, and takes what one writes.
@@ -49,12 +47,6 @@ def act(page, draw: random.Random) -> None:
         target.click(timeout=1000)
 
 
-def troubles(reader: Reader) -> list[str]:
-    """The page's own troubles: leaves out, for good, what was refused to Gradio's recorder."""
-    reader.troubles[:] = [it for it in reader.troubles if not any(text in it for text in REFUSED)]
-    return reader.troubles
-
-
 @pytest.mark.parametrize("size", ["desktop"])
 def test_nothing_breaks_under_a_monkey(tmp_path, size):
     draw = random.Random(int(os.environ.get("MONKEY_SEED", "1")))
@@ -70,7 +62,7 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
                 done += 1
             except Error as error:
                 assert any(text in str(error) for text in GONE), error
-            assert troubles(reader) == [], f"after {done} actions"
+            assert reader.troubles == [], f"after {done} actions"
         assert done > SECONDS / 2
         reader.page.goto(server.url)
         reader.prompt.fill("Tom")
@@ -79,4 +71,4 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
         assert server.complaints() == []
         expect(reader.alert).to_have_count(0)
         print(f"{done} actions")
-        assert troubles(reader) == []
+        assert reader.troubles == []
