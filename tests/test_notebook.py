@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_it_is_kept_without_outputs() -> None:
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+
+
+def test_it_installs_what_it_names() -> None:
+    """Each of the packages in its list, of which a fresh machine may have none, is one pinned line."""
+    [cell] = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if "needed.txt" in cell.source]
+    pattern = re.search(r'^needed = r"(.*?)"', cell, re.MULTILINE)[1]
+    lines = [line for name in ("", "-dev") for line in (ROOT / f"requirements{name}.txt").read_text().splitlines()]
+    named = re.search(r"\((.*?)\)", pattern)[1].split("|")
+    found = [re.match(r"\w+", line)[0] for line in lines if re.search(pattern, line)]
+    assert "gradio" in named and sorted(found) == sorted(named)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::ResourceWarning")

@@ -328,3 +328,58 @@ def test_the_page_of_an_older_commit_is_not_taken_for_the_new(
     monkeypatch.setattr(deploy, "WAIT_MINUTES", 0.005)
     assert refused(space.wait, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
     assert space.wait(hub.space(NAME).at().oid).sha == hub.space(NAME).at().oid
+
+
+@pytest.mark.parametrize("fault", [
+    Fault("^GET .*/runtime", 500), Fault("^GET .*/runtime", 429, {"Retry-After": "0"}),
+    Fault("^GET .*/runtime", cut=True),
+], ids=["500", "429", "cut"])  # fmt: skip
+def test_what_passes_while_one_waits_is_waited_out(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    hub.faults.append(fault)
+    assert space.wait(hub.space(NAME).at().oid).sha == hub.space(NAME).at().oid
+    assert fault.times == 0
+    hub.faults.append(Fault("^GET .*/runtime", 403))
+    assert "may not write to ann" in refused(space.wait, "f" * 40)
+
+
+def test_a_failed_build_is_told_also_without_its_log(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.spaces.fails = "no such package"
+    pushed(space, contents)
+    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
+    hub.faults.append(Fault("^GET .*/logs/", 500, times=9))
+    message = refused(space.wait, hub.space(NAME).at().oid)
+    assert message.startswith(f"{URL}: the build failed\n  (its log cannot be read: ")
+    assert message.endswith("--rollback brings back what was there before")
+    assert "nothing was changed" not in message
+
+
+def test_the_failure_of_an_older_commit_is_not_taken_for_the_new_one_s(
+    hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.spaces.fails = "no such package"
+    pushed(space, contents)
+    for name, value in (("POLL_SECONDS", 0.01), ("LAG_SECONDS", 0), ("WAIT_MINUTES", 0.005)):
+        monkeypatch.setattr(deploy, name, value)
+    assert refused(space.wait, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
+
+
+def test_a_page_of_somebody_else_is_not_replaced_unasked(hub: Hub, space: Space, contents: Contents) -> None:
+    head = space.create("zero-a10g", False)
+    space.require_ours(compare(contents.files, head.files))  # the Hub's own README.md alone
+    hub.space(NAME).put(
+        {"app.py": b"theirs", "model/weights.bin": b"1", "page/mine.html": b"2", "artifacts/a.pdf": b"3"}
+    )
+    changes = compare(contents.files, space.head().files)
+    assert refused(space.require_ours, changes) == (
+        f"{URL} holds a page that is not of this program; a push would replace app.py, artifacts/a.pdf, "
+        "model/weights.bin and 1 more: --pull-request proposes that, --replace does it"
+    )
+    pushed(space, contents)
+    hub.space(NAME).put({"model/more.py": b"by hand"})
+    space.require_ours(compare(contents.files, space.head().files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,8 +204,63 @@ def test_a_model_is_published_too(
     assert code == 2 and f"error: {ADDRESS}/bob/tiny: this token may not write to bob" in err
 
 
+def test_a_model_that_cannot_be_published_leaves_the_page(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a page that is refused publishes no model."""
+    code, out, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "bob/tiny", "--private")
+    assert code == 1 and "committed: " in out and "this token may not write to bob" in err
+    hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"}) if repo.kind == "spaces" else None
+    code, _, err = run(capsys, "ann/other", "--artifact", tiny_onnx, "--model", "ann/tiny")
+    assert code == 2 and "somebody else pushed at the same time" in err and ("models", "ann/tiny") not in hub.repos
+
+
+def test_a_private_or_proposed_page_s_model_is_so_too(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, NAME, "--artifact", tiny_onnx, "--model", "ann/tiny", "--private")[0] == 0
+    published = hub.repos["models", "ann/tiny"]
+    assert published.settings["private"]
+    before = published.at()
+    code, out, _ = run(capsys, NAME, "--artifact", tiny_artifact, "--model", "ann/tiny", "--pull-request")
+    assert code == 0 and "proposed tiny: " in out and published.at() == before
+
+
+def test_artifacts_add_up_and_a_dry_run_tells_all(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(tiny_onnx, tmp_path / "other"))
+    flags = ("--artifact", tiny_onnx, "--artifact", other, "--model", "ann/tiny", "--dry-run")
+    code, out, _ = run(capsys, NAME, *flags)
+    assert code == 0 and "artifacts/tiny/config.json" in out and "artifacts/other/config.json" in out
+    assert "would run on zero-a10g" in out and "would publish ann/tiny" in out and hub.repos == {}
+
+
+def test_going_back_to_before_the_first_push_waits_for_no_page(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
+    code, out, err = run(capsys, NAME, "--rollback")
+    assert code == 0 and err == "" and out.endswith("there was no page, so there is none to wait for\n")
+
+
+def test_another_page_is_replaced_where_that_is_asked_for(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy.Space(NAME, TOKEN).create("zero-a10g", False)
+    hub.space(NAME).put({"app.py": b"theirs"})
+    before = hub.space(NAME).at()
+    for flags in ([], ["--dry-run"]):
+        code, _, err = run(capsys, NAME, "--artifact", tiny_onnx, *flags)
+        assert code == 2 and "a push would replace app.py: --pull-request" in err and hub.space(NAME).at() == before
+    assert run(capsys, NAME, "--artifact", tiny_onnx, "--replace")[0] == 0
+    assert hub.space(NAME).files()["app.py"] == (ROOT / "app.py").read_bytes()
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["stories"], "argument user/space: ('stories') must be user/name, as in https://huggingface.co/user/name"),
+    ([NAME, "--pull-request", "--hardware", "t4-small"],
+     "--pull-request goes without --hardware: a proposal changes nothing of the Space"),
     ([NAME, "--rollback", "--dry-run"], "--rollback goes without --dry-run"),
     ([NAME, "--hardware", "zero-a10"], r"hardware \(zero-a10\) must be one of cpu-basic, .*; did you mean zero-a10g\?"),
     ([NAME, "--dryrun"], "unknown flag --dryrun; did you mean --dry-run?"),

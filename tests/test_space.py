@@ -99,13 +99,32 @@ def test_requirements_are_lean_where_every_model_has_its_graph(contents: Content
     ('python_version: "3.12"', "python_version: 3.12",
      "python_version (3.12) must be of type str: quote it, or mend it"),
     ("app_file: app.py", "app_file: main.py", "app_file ('main.py') is not among the files of the Space"),
+    ("app_file: app.py", "app_file: README.md", "app_file ('README.md') is not among the files of the Space"),
+    ("title: GPT From Scratch", "title: ' '", "title (' ') must match .*\\S.*"),
+    ("emoji: 📖", "emoji: '!!'", "emoji ('!!') must be one emoji"),
+    ("emoji: 📖", "emoji: 📖📖", "emoji ('📖📖') must be one emoji"),
+    ('python_version: "3.12"', 'python_version: "3.9"', "python_version ('3.9') must be a version from '3.11' on"),
+    ("license:", "header: huge\nlicense:", "header ('huge') must match mini|default"),
+    ("license:", "startup_duration_timeout: soon\nlicense:",
+     r"startup_duration_timeout ('soon') must match \d+(\.\d+)? ?(s|m|h|d|min|minutes|hours?)"),
+    ("tags:\n", "tags:\n- 5\n", None),
     ("tags:\n", "tag:\n", "the Hub knows no tag; did you mean tags?"),
     ("short_description: A tiny", f"short_description: {'A' * 60} tiny",
      "short_description has 110 characters; the limit is 60"),
 ])  # fmt: skip
-def test_front_matter_that_the_hub_would_refuse(contents: Contents, old: str, new: str, message: str) -> None:
+def test_front_matter_that_the_hub_would_refuse(contents: Contents, old: str, new: str, message: str | None) -> None:
     check(changed(contents, README_md=README.replace("license:", "pinned: true\nlicense:", 1)))
-    assert refused(check, changed(contents, README_md=README.replace(old, new, 1))) == f"README.md: {message}"
+    said = refused(check, changed(contents, README_md=README.replace(old, new, 1)))
+    assert said == f"README.md: {message}" if message else said.endswith("must be a list of names")
+
+
+def test_front_matter_that_no_check_may_stumble_over(contents: Contents) -> None:
+    said = refused(check, changed(contents, README_md=README.replace("app_file: app.py", "app_file: [app.py]", 1)))
+    assert "app_file (['app.py']) must be of type str" in said
+    latin = replace(contents, files=contents.files | {"README.md": b"---\ntitle: caf\xe9\n---\n"})
+    assert refused(check, latin).startswith("README.md is not in UTF-8 (invalid continuation byte at byte 14)")
+    for emoji in ("🏳️‍🌈", "👩🏽‍🚀", "🇩🇪", "1️⃣", "☃️"):
+        check(changed(contents, README_md=README.replace("emoji: 📖", f"emoji: {emoji}", 1)))
 
 
 def test_gradio_has_one_version(contents: Contents) -> None:

@@ -24,7 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha256
 
 from train import refusals
-from train.refusals import FAILURES, HARDWARE, brief, explain, worth_waiting
+from train.refusals import FAILURES, HARDWARE, brief, explain, passes_in, worth_waiting
 from train.space import OWNED, PushError
 
 MARK = "Pushed with python -m train.push"  # in the description of every commit of ours, for the way back
@@ -97,6 +97,18 @@ class Space:
                 raise
             return Head(info.sha or "", bool(info.private), self._files(info.sha))
 
+    def require_ours(self, changes: Changes) -> None:
+        """Raises PushError where a push would replace or delete what this program never brought to the Space."""
+        lost = sorted({*changes.changed, *changes.deleted} - {"README.md"})  # which the Hub makes with a Space
+        if not lost:
+            return
+        with self._plainly():
+            if any(MARK in commit.message for commit in self.api.list_repo_commits(**self.kind)):
+                return
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        mend = "--pull-request proposes that, --replace does it"
+        raise PushError(f"{self.url} holds a page that is not of this program; a push would replace {named}: {mend}")
+
     def create(self, hardware: str, private: bool) -> Head:
         """Makes the Space, with no page in it yet."""
         with self._plainly(hardware):
@@ -124,7 +136,7 @@ class Space:
         brought = [*changes.added, *changes.changed]
         operations = [CommitOperationAdd(path, files[path]) for path in brought]
         operations += [CommitOperationDelete(path) for path in changes.deleted]
-        with self._plainly():
+        with self._plainly(unchanged=not pull_request):
             # Its .gitignore would silently leave files out: the Space gets what was checked, or nothing.
             additions = operations[: len(brought)]
             self.api.preupload_lfs_files(
@@ -167,19 +179,26 @@ class Space:
     def _wait(self, commit: str) -> SpaceInfo:
         started, seen_building = time.monotonic(), False
         while time.monotonic() - started < WAIT_MINUTES * 60:
-            with self._plainly():
+            try:
                 runtime = self.api.get_space_runtime(self.repo_id)
-            stage, built = str(runtime.stage), runtime.raw.get("sha")
-            seen_building = seen_building or stage.endswith(("BUILDING", "APP_STARTING"))
-            late = seen_building or time.monotonic() - started > LAG_SECONDS
-            if stage in BROKEN and (built == commit or late):
-                raise PushError(self._what_broke(stage, runtime.raw.get("errorMessage")))
-            if stage in IDLE and late:
-                raise PushError(f"{self.url} is {IDLE[stage]}: restart it in its settings, {self.url}/settings")
-            if stage in ("RUNNING", "SLEEPING") and (built == commit or (built is None and late)):
-                with self._plainly():
+                stage, built = str(runtime.stage), runtime.raw.get("sha")
+                seen_building = seen_building or stage.endswith(("BUILDING", "APP_STARTING"))
+                late = seen_building or time.monotonic() - started > LAG_SECONDS
+                ours = built == commit or (built is None and late)
+                if stage in BROKEN and (ours or seen_building):
+                    raise PushError(self._what_broke(stage, runtime.raw.get("errorMessage")))
+                if stage in IDLE and late:
+                    raise PushError(f"{self.url} is {IDLE[stage]}: restart it in its settings, {self.url}/settings")
+                if stage in ("RUNNING", "SLEEPING") and ours:
                     return self.api.space_info(self.repo_id)
-            time.sleep(POLL_SECONDS)
+                pause = POLL_SECONDS
+            except PushError:
+                raise
+            except FAILURES as error:  # the commit stands: what passes is waited out
+                pause = passes_in(error, POLL_SECONDS)
+                if pause is None:
+                    raise PushError(explain(error, self.url, unchanged=False)) from error
+            time.sleep(pause)
         raise PushError(f"{self.url} does not run after {WAIT_MINUTES} minutes; its log stands there")
 
     def _files(self, revision: str | None) -> dict[str, RepoFile]:
@@ -248,22 +267,24 @@ class Space:
             self.say(f"(the build's log cannot be read: {brief(error)})")
 
     def _what_broke(self, stage: str, reason: str | None) -> str:
-        with self._plainly():
+        try:
             log = list(self.api.fetch_space_logs(self.repo_id, build=stage == "BUILD_ERROR"))
+        except FAILURES as error:
+            log = [f"(its log cannot be read: {brief(error)})"]
         lines = "".join(line if line.endswith("\n") else f"{line}\n" for line in log).splitlines()[-20:]
         head = f"{self.url}: {BROKEN[stage]}{f' ({reason})' if reason else ''}"
         back = f"python -m train.push {self.repo_id} --rollback brings back what was there before"
         return "\n".join([head, *(f"  {line}" for line in lines), back])
 
     @contextmanager
-    def _plainly(self, hardware: str = HARDWARE) -> Iterator[None]:
+    def _plainly(self, hardware: str = HARDWARE, *, unchanged: bool = True) -> Iterator[None]:
         """Turns what the Hub's client raises into a PushError in plain English."""
         try:
             yield
         except PushError:
             raise
         except FAILURES as error:
-            raise PushError(explain(error, self.url, hardware)) from error
+            raise PushError(explain(error, self.url, hardware, unchanged=unchanged)) from error
 
 
 def _same(data: bytes, file: RepoFile) -> bool:

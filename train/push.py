@@ -16,7 +16,7 @@ from train.space import Contents, PushError, check, gather
 if TYPE_CHECKING:
     from train.deploy import Head, Space
 
-DONE, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130  # 1: the commit was made, but its page does not tell
+DONE, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130  # 1: the commit was made, but what follows it failed
 HINT = "A first try: python -m train.push YOU/SPACE --dry-run"
 
 
@@ -24,20 +24,28 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m train.push", description=__doc__.splitlines()[0], epilog=HINT)
     add = parser.add_argument
     add("space", metavar="user/space", type=_repo, help="the Space on the Hub; it is made if there is none")
-    add("--artifact", nargs="+", default=[], metavar="NAME", help="of artifacts/, or folders (default: all of them)")
+    add(
+        "--artifact",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="of artifacts/, or folders (default: all of them)",
+    )
     add("--hardware", help="what it runs on (a new Space: zero-a10g; one that is there: left as it is)")
     add("--private", action="store_true", help="a new Space that only you can see")
     add("--message", default="Push the page and its models", help="of the commit (default: %(default)s)")
     add("--model", metavar="user/name", type=_repo, help="publish the first artifact as a model repository as well")
     add("--dry-run", action="store_true", help="check everything and say what would change; change nothing")
     add("--pull-request", action="store_true", help="propose the change as a pull request; nothing is built")
+    add("--replace", action="store_true", help="put this page in place of another one that the Space holds")
     add("--no-wait", action="store_true", help="do not wait for the build")
     add("--rollback", action="store_true", help="put back what was there before the last push, and nothing else")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 refused with nothing changed, 1 committed but the page does not tell."""
+    """The exit code: 0 done, 2 refused with no page changed, 1 committed but what follows failed."""
     parser = build_parser()
     args = parser.parse_args(argv)
     _check_flags(parser, args)
@@ -86,19 +94,33 @@ def _push(args: argparse.Namespace, contents: Contents, token: str | None, say: 
     say(f"{space.url}: {'is new' if head is None else f'at {head.commit[:12]}'}")
     for line in changes.lines():
         say(f"  {line}")
-    if args.dry_run:
-        say("nothing was changed: --dry-run")
-        return DONE
     if head is not None and args.private and not head.private:
         raise PushError(f"{space.url} is there and public: change that in {space.url}/settings, or drop --private")
+    if head is not None and not args.replace and not args.pull_request:
+        space.require_ours(changes)
+    if args.dry_run:
+        hardware = args.hardware or (HARDWARE if head is None else None)
+        for what in (
+            f"would run on {hardware}" if hardware else "",
+            f"would publish {args.model}" if args.model else "",
+        ):
+            if what:
+                say(f"  {what}")
+        say("nothing was changed: --dry-run")
+        return DONE
+    is_there = head is not None
     if head is None:
         head = space.create(args.hardware or HARDWARE, args.private)
         say("made the Space, still empty")
-    elif args.hardware:
-        space.move(args.hardware)
-    if args.model:
-        _publish(args.model, contents, token, say)
     commit = _commit(args, space, head, contents, say)
+    try:
+        if args.hardware and is_there:
+            space.move(args.hardware)
+        if args.model:
+            _publish(args, contents, token, say)
+    except PushError as error:
+        say(f"error: {error}", file=sys.stderr)
+        return BROKEN if commit else REFUSED
     if commit is None or args.pull_request or args.no_wait:
         return DONE
     return _watch(space, commit, token, say, contents.artifacts[0])
@@ -118,8 +140,8 @@ def _commit(
     return made.oid
 
 
-def _publish(repo_id: str, contents: Contents, token: str | None, say: Callable[..., None]) -> None:
-    """The first artifact as a model repository."""
+def _publish(args: argparse.Namespace, contents: Contents, token: str | None, say: Callable[..., None]) -> None:
+    """The first artifact as a model repository, as private as the Space and, like its page, perhaps only proposed."""
     from huggingface_hub import constants
 
     from model.hub import upload
@@ -127,10 +149,17 @@ def _publish(repo_id: str, contents: Contents, token: str | None, say: Callable[
 
     name = contents.artifacts[0]
     try:
-        url = upload(contents.artifact(name), repo_id, commit_message=f"Upload {name}", token=token)
+        url = upload(
+            contents.artifact(name),
+            args.model,
+            commit_message=f"Upload {name}",
+            private=args.private or None,
+            token=token,
+            create_pr=args.pull_request,
+        )
     except FAILURES as error:
-        raise PushError(explain(error, f"{constants.ENDPOINT}/{repo_id}")) from error
-    say(f"published {name}: {url}")
+        raise PushError(explain(error, f"{constants.ENDPOINT}/{args.model}")) from error
+    say(f"{'proposed' if args.pull_request else 'published'} {name}: {url}")
 
 
 def _watch(space: Space, commit: str, token: str | None, say: Callable[..., None], artifact: str | None = None) -> int:
@@ -157,7 +186,12 @@ def _roll_back(args: argparse.Namespace, token: str | None, say: Callable[..., N
         raise PushError(f"{space.url}: there is no such Space, or none that this token may see")
     made = space.roll_back()
     say(f"rolled back: {made.commit_url}")
-    return DONE if args.no_wait else _watch(space, made.oid, token, say)
+    if args.no_wait:
+        return DONE
+    if "app.py" not in space.head().files:
+        say("before the first push there was no page, so there is none to wait for")
+        return DONE
+    return _watch(space, made.oid, token, say)
 
 
 def sentence(story: str) -> str:
@@ -184,9 +218,11 @@ def _repo(name: str) -> str:
 def _check_flags(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses flags that do not go together, and hardware that the Hub does not have."""
     if args.rollback:
-        others = ("artifact", "hardware", "private", "model", "dry_run", "pull_request")
+        others = ("artifact", "hardware", "private", "model", "dry_run", "pull_request", "replace")
         for flag in [name for name in others if getattr(args, name)]:
             parser.error(f"--rollback goes without --{flag.replace('_', '-')}")
+    if args.pull_request and args.hardware:
+        parser.error("--pull-request goes without --hardware: a proposal changes nothing of the Space")
     if args.hardware:
         from huggingface_hub import SpaceHardware
 

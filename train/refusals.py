@@ -11,9 +11,9 @@ TRIES, FIRST_WAIT, PATIENCE = 3, 1.0, 60  # how often a commit is sent; seconds 
 FAILURES = (HTTPError, OSError, RuntimeError, ValueError)
 
 
-def explain(error: BaseException, url: str, hardware: str = HARDWARE) -> str:
-    """An error of the Hub's client in plain English, with the mend."""
-    cause = _http_cause(error)
+def explain(error: BaseException, url: str, hardware: str = HARDWARE, *, unchanged: bool = True) -> str:
+    """An error of the Hub's client in plain English, with the mend; whether the Hub is `unchanged` the caller knows."""
+    cause, intact = _http_cause(error), "nothing was changed: " if unchanged else ""
     if cause is None and isinstance(error, ValueError):
         return f"{url}: the Hub refused: {' '.join(str(error).split())}"
     if cause is None:
@@ -35,14 +35,14 @@ def explain(error: BaseException, url: str, hardware: str = HARDWARE) -> str:
     if status == 404:
         return f"{url}: there is no such thing on the Hub, or none that this token may see{said}: check the name"
     if status == 412:
-        return f"{url}: somebody else pushed at the same time; nothing was changed: look what it was, and push again"
+        return f"{url}: somebody else pushed at the same time; {intact}look what it was, and push again"
     if status == 429:
         wait = cause.response.headers.get("Retry-After")
         when = f"in {wait} seconds" if wait else "in some minutes"
-        return f"{url}: the Hub wants fewer requests; nothing was changed: push again {when}"
+        return f"{url}: the Hub wants fewer requests; {intact}push again {when}"
     if status >= 500:
         mend = "push again later, https://status.huggingface.co tells more"
-        return f"{url}: the Hub has trouble ({status}); nothing was changed: {mend}"
+        return f"{url}: the Hub has trouble ({status}); {intact}{mend}"
     return f"{url}: the Hub refused ({status}){said}"
 
 
@@ -55,15 +55,19 @@ def _http_cause(error: BaseException | None) -> HfHubHTTPError | None:
 
 def worth_waiting(error: BaseException, attempt: int) -> float | None:
     """Seconds until a commit is sent again, or None where that is of no use."""
-    if attempt == TRIES:
-        return None
-    cause, wait = _http_cause(error), FIRST_WAIT * 2 ** (attempt - 1)
+    wait = passes_in(error, FIRST_WAIT * 2 ** (attempt - 1))
+    return None if attempt == TRIES or wait is None or wait > PATIENCE else wait
+
+
+def passes_in(error: BaseException, usual: float) -> float | None:
+    """Seconds until what failed may work, `usual` unless the Hub asks for others; None for what does not pass."""
+    cause = _http_cause(error)
     if cause is None:
-        return None if isinstance(error, ValueError) else wait
-    status = cause.response.status_code
-    asked = cause.response.headers.get("Retry-After", "")
-    wait = float(asked) if asked.isdigit() else wait
-    return wait if (status == 429 or status >= 500) and wait <= PATIENCE else None
+        return None if isinstance(error, ValueError) else usual
+    status, asked = cause.response.status_code, cause.response.headers.get("Retry-After", "")
+    if status != 429 and status < 500:
+        return None
+    return float(asked) if asked.isdigit() else usual
 
 
 def _root(error: BaseException) -> BaseException:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import SpaceHardware
 
 from model.artifacts import GRAPH, MIB, ArtifactError, file_bytes
 from model.storyteller import Storyteller
@@ -29,6 +31,12 @@ FRONT_MATTER: dict[str, type] = {
     **dict.fromkeys(("pinned", "fullWidth", "disable_embedding", "hf_oauth"), bool),
 }
 REQUIRED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license")
+PATTERNS = {
+    "title": r".*\S.*",
+    "suggested_hardware": "|".join(re.escape(hardware.value) for hardware in SpaceHardware),
+    "header": "mini|default",
+    "startup_duration_timeout": r"\d+(\.\d+)? ?(s|m|h|d|min|minutes|hours?)",
+}
 SECRETS = {
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})\b",
@@ -121,6 +129,9 @@ def front_matter(readme: str) -> dict[str, Any]:
 def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     try:
         fields = front_matter(files["README.md"].decode())
+    except UnicodeDecodeError as error:
+        yield f"README.md is not in UTF-8 ({error.reason} at byte {error.start}): save it so"
+        return
     except PushError as error:
         yield str(error)
         return
@@ -138,7 +149,13 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     description = str(fields.get("short_description", ""))
     if len(description) > 60:
         yield f"README.md: short_description has {len(description)} characters; the limit is 60"
-    if not re.fullmatch(r"[^\w\s]{1,8}", str(fields.get("emoji", "📖"))):
+    for key, pattern in PATTERNS.items():
+        if key in fields and not re.fullmatch(pattern, str(fields[key])):
+            yield f"README.md: {key} ({fields[key]!r}) must match {pattern}"
+    for key in ("models", "datasets", "tags"):
+        if not all(isinstance(each, str) for each in fields.get(key) or ()):
+            yield f"README.md: {key} ({fields[key]!r}) must be a list of names"
+    if not is_emoji(str(fields.get("emoji", "📖"))):
         yield f"README.md: emoji ({fields['emoji']!r}) must be one emoji"
     if fields.get("sdk", "gradio") != "gradio":
         yield f"README.md: sdk ({fields['sdk']!r}) must be gradio"
@@ -146,10 +163,20 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     if not pin or fields.get("sdk_version") != pin[1]:
         pinned = f"requirements.txt pins gradio=={pin[1]}" if pin else "requirements.txt pins no gradio"
         yield f"README.md: sdk_version ({fields.get('sdk_version')!r}), but {pinned}: make them equal"
-    if not re.fullmatch(r"3\.\d+(\.\d+)?", str(fields.get("python_version", "3.12"))):
-        yield f"README.md: python_version ({fields['python_version']!r}) must be a version such as '3.12'"
-    if fields.get("app_file", "app.py") not in files:
+    if not re.fullmatch(r"3\.1[1-9](\.\d+)?", str(fields.get("python_version", "3.12"))):
+        yield f"README.md: python_version ({fields['python_version']!r}) must be a version from '3.11' on"
+    if str(fields.get("app_file", "app.py")) not in files or not str(fields.get("app_file", "app.py")).endswith(".py"):
         yield f"README.md: app_file ({fields['app_file']!r}) is not among the files of the Space"
+
+
+def is_emoji(text: str) -> bool:
+    """Whether it is one emoji: a picture with its modifiers, several joined into one, a flag, or a key."""
+    if re.fullmatch("[0-9#*]\ufe0f?\u20e3|[\U0001f1e6-\U0001f1ff]{2}", text):
+        return True
+    joined = text.split("\u200d")
+    return all(re.fullmatch("[^\\w\\s][\ufe0f\U0001f3fb-\U0001f3ff]*", part) for part in joined) and all(
+        unicodedata.category(part[0]) == "So" for part in joined
+    )
 
 
 def _find(artifact: Path, root: Path) -> Path:
