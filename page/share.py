@@ -83,6 +83,8 @@ class FairQueue(Queue):
             self._refuse(self.event_ids_to_events[event_id], ENGLISH["refused_share"].format(share=self.share))
         elif success:
             self.asked[event_id] = who
+        if success and body.session_hash:  # whose browser is there, and about to read
+            self.unread.pop(body.session_hash, None)
         return success, event_id, state
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:

@@ -275,6 +275,28 @@ def test_what_is_not_read_for_a_minute_is_dropped():
     assert list(queue.pending_messages_per_session) == list(queue.pending_event_ids_session) == ["late"]
 
 
+def test_who_asks_again_and_again_is_not_deaf():
+    """A look follows each call at once, and finds its first message: none of what is unread is older than that."""
+
+    async def ask() -> share.FairQueue:
+        with Blocks() as page:
+            api(lambda: None, api_name="nothing")
+        queue = share.FairQueue(page, 4)
+        for _ in range(3):
+            body = PredictBodyInternal(data=[], fn_index=0, session_hash="eager")
+            _, event, _ = await queue.push(body, request("198.51.100.7"), None)
+            queue.checked = time.monotonic() - 1
+            queue._turn_away()
+            assert "eager" in queue.pending_messages_per_session
+            queue.unread["eager"] -= share.UNREAD_SECONDS + 1  # so long ago was the first call
+            while not queue.pending_messages_per_session["eager"].empty():
+                queue.pending_messages_per_session["eager"].get_nowait()
+            await queue.clean_events(event_id=event)
+        return queue
+
+    assert "eager" in asyncio.run(ask()).pending_messages_per_session
+
+
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # in Gradio's own figures
 def test_an_event_that_gradio_fails_to_begin_is_answered():
     async def fail() -> tuple[object, share.FairQueue]:
