@@ -122,10 +122,11 @@ class Gate:
         return again
 
     def _check_event(self, path: str) -> None:
-        """The id at the end of the path must be that of a call whose answer has not been read to its end."""
+        """The id at the end of the path must be that of a call whose answer has not been read to its end, or left."""
         name, queue = path.rsplit("/", 1)[1], self.page._queue
-        waiting: Iterable[set[str]] = queue.pending_event_ids_session.values()
-        if name not in queue.event_ids_to_events and not any(name in events for events in waiting):
+        asked = {name: event.session_hash for name, event in queue.event_ids_to_events.items()}
+        asked |= {name: session for session, names in queue.pending_event_ids_session.items() for name in names}
+        if asked.get(name) not in queue.pending_messages_per_session:
             raise Refused(404, "event_id is unknown here: its answer was read already, or it was never given out")
 
     def _check_call(self, path: str, asked: dict[str, Any]) -> None:
@@ -134,7 +135,8 @@ class Gate:
             self._check_parameters(path.removeprefix(f"{API}/call/v2/"), asked)
         elif path.startswith(f"{API}/call/"):
             self._check_name(path.removeprefix(f"{API}/call/"), {f"{fn.api_name}" for fn in self.page.fns.values()})
-        if (name := asked.get("session_hash")) is not None and not (isinstance(name, str) and SESSION.fullmatch(name)):
+        name, needed = asked.get("session_hash"), path.endswith("/queue/join")
+        if (needed or name is not None) and not (isinstance(name, str) and SESSION.fullmatch(name)):
             raise Refused(400, "session_hash must be 1 to 100 letters, digits, _ or -")
         if path.endswith("/queue/join"):
             function = asked.get("fn_index")

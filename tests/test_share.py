@@ -91,6 +91,20 @@ def test_after_they_left_all_turns_are_free(server):
             assert first_piece(client, ask(client, *LONG).json()["event_id"], stack) < 10
 
 
+def test_a_story_that_was_left_cannot_be_read_again(server):
+    """Gradio would begin to answer and break off, while the story has not ended yet."""
+    with visitor(server, "203.0.113.30") as reader:
+        event = ask(reader, *LONG).json()["event_id"]
+        with reader.stream("GET", f"/call/tell/{event}") as answer:
+            next(answer.iter_lines())
+        until = time.monotonic() + 5
+        while (again := reader.get(f"/call/tell/{event}")).status_code == 200:  # not noticed yet
+            assert time.monotonic() < until
+        assert again.status_code == 404 and again.json()["detail"].startswith("event_id is unknown here")
+        nameless = reader.post("/queue/join", json={"data": LONG, "fn_index": tell_number(server)})
+        assert nameless.status_code == 400 and nameless.json()["detail"].startswith("session_hash must be")
+
+
 def test_a_tool_s_call_counts_as_its_visitor_s(server):
     """Gradio would call its own page for it, from this machine, whose calls are not counted."""
     call = {
