@@ -63,10 +63,11 @@ class ReLUSquared(nn.Module):
         return self.down(self.up(x).relu().square())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Lever:
-    """What one change of pocket is: settings of the run, of the network, or what neither of them has."""
+    """What one change of pocket is: settings of the run, of the network, or what neither has; and what came of it."""
 
+    verdict: str
     settings: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
     run: type[Run] = Run
@@ -86,21 +87,20 @@ class Lever:
 
 
 LEVERS = {
-    BASE: Lever(),
-    "context 512, batch 4": Lever(shape={"context": 512}, settings={"batch_size": 4}),
-    "context 1,024, batch 2": Lever(shape={"context": 1024}, settings={"batch_size": 2}),
-    "the 5 blocks applied twice (`--loops 2`)": Lever(shape={"loops": 2}),
-    "3 blocks of hidden 256, applied twice": Lever(shape={"layers": 3, "hidden": 256, "loops": 2}),
-    "ReLU-squared, hidden 192": Lever(mlp=ReLUSquared),
-    "`--weight-decay 0.1`": Lever(settings={"weight_decay": 0.1}),
-    "`--cooldown 0.3`": Lever(settings={"cooldown": 0.3}),
-    "`--cooldown 0.75`": Lever(settings={"cooldown": 0.75}),
-    "`--cooldown 0.99`": Lever(settings={"cooldown": 0.99}),
-    "`--ema 0.99`": Lever(settings={"ema": 0.99}),
-    "`--opening 0.5`": Lever(settings={"opening": 0.5}),
-    "momentum rises from 0.85 to 0.9": Lever(run=RisingMomentum),
-    "`--teacher artifacts/storyteller`": Lever(settings=TEACHER),
-    "... in the time of none: 1,100 steps": Lever(settings=TEACHER | {"steps": 1_100, "eval_every": 1_100}),
+    BASE: Lever(""),
+    "context 512, batch 4": Lever("worse by the character", shape={"context": 512}, settings={"batch_size": 4}),
+    "context 1,024, batch 2": Lever("worse still", shape={"context": 1024}, settings={"batch_size": 2}),
+    "the 5 blocks applied twice (`--loops 2`)": Lever("little, for twice the arithmetic", shape={"loops": 2}),
+    "ReLU-squared, hidden 192": Lever("worse: the export's SwiGLU costs nothing", mlp=ReLUSquared),
+    "`--weight-decay 0.1`": Lever("nothing", settings={"weight_decay": 0.1}),
+    "`--cooldown 0.3`": Lever("nothing", settings={"cooldown": 0.3}),
+    "`--cooldown 0.75`": Lever("nothing", settings={"cooldown": 0.75}),
+    "`--cooldown 0.99`": Lever("worse", settings={"cooldown": 0.99}),
+    "`--ema 0.99`": Lever("nothing", settings={"ema": 0.99}),
+    "`--opening 0.5`": Lever("worse", settings={"opening": 0.5}),
+    "momentum rises from 0.85 to 0.9": Lever("a little, with both seeds; a long run should try it", run=RisingMomentum),
+    "`--teacher artifacts/storyteller`": Lever("the most; a step takes 1.8 times as long on a CPU", settings=TEACHER),
+    "... in the time of none: 1,100 steps": Lever("VERDICT", settings=TEACHER | {"steps": 1_100, "eval_every": 1_100}),
 }
 
 
@@ -134,16 +134,16 @@ def table(done: list[dict[str, Any]]) -> str:
     by_run = {(outcome["name"], outcome["seed"]): outcome for outcome in done}
     if any((BASE, seed) not in by_run for seed in SEEDS):
         return "Not measured yet."
-    lines = ["| change | parameters | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | against none |"]
-    lines.append("|---" * (len(SEEDS) + 3) + "|")
-    for name in LEVERS:
+    lines = ["| change | parameters | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | against none | verdict |"]
+    lines.append("|---" * (len(SEEDS) + 4) + "|")
+    for name, lever in LEVERS.items():
         pair = [by_run[name, seed] for seed in SEEDS if (name, seed) in by_run]
         if len(pair) < len(SEEDS):
             continue
         nats = [outcome["valid_nats"] for outcome in pair]
         change = statistics.fmean(nats) - statistics.fmean(by_run[BASE, seed]["valid_nats"] for seed in SEEDS)
         against = "" if name == BASE else f"{change:+.4f}"
-        cells = [f"{pair[0]['parameters']:,}", *(f"{value:.4f}" for value in nats), against]
+        cells = [f"{pair[0]['parameters']:,}", *(f"{value:.4f}" for value in nats), against, lever.verdict]
         lines.append(f"| {'none' if name == BASE else name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
