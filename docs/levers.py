@@ -90,7 +90,7 @@ LEVERS = {
     BASE: Lever(""),
     "context 512, batch 4": Lever("worse by the character", shape={"context": 512}, settings={"batch_size": 4}),
     "context 1,024, batch 2": Lever("worse still", shape={"context": 1024}, settings={"batch_size": 2}),
-    "the 5 blocks applied twice (`--loops 2`)": Lever("little, for twice the arithmetic", shape={"loops": 2}),
+    "the 5 blocks applied twice (`--loops 2`)": Lever("nothing, for twice the arithmetic", shape={"loops": 2}),
     "ReLU-squared, hidden 192": Lever("worse: the export's SwiGLU costs nothing", mlp=ReLUSquared),
     "`--weight-decay 0.1`": Lever("nothing", settings={"weight_decay": 0.1}),
     "`--cooldown 0.3`": Lever("nothing", settings={"cooldown": 0.3}),
