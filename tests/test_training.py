@@ -628,7 +628,7 @@ def test_a_pupil_learns_from_its_teacher(
     state = loop.Run(pupil, loop.prepared(pupil, loop.ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
     state.network.eval()  # no dropout
     inputs, targets = state.batches.batch(0)
-    loss, objective = state.losses(inputs, targets)
+    loss, objective = state.objective(inputs, targets)
     said, saying = (network(inputs).softmax(-1) for network in (teacher.network, state.network))
     of_text = -saying.gather(-1, targets[..., None]).log().mean()
     apart = (said * (said / saying).log()).sum(-1).mean()  # Kullback and Leibler's, from teacher to pupil

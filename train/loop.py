@@ -283,7 +283,7 @@ class Run:
         losses = []
         for micro in range(config.accumulate):
             inputs, targets = batches.batch(self.step * config.accumulate + micro)
-            loss, objective = self.losses(inputs, targets)
+            loss, objective = self.objective(inputs, targets)
             self.scaler.scale(objective / config.accumulate).backward()
             losses.append(loss.detach().float())
         self.ranks.average_gradients(self.network, losses)
@@ -319,7 +319,7 @@ class Run:
             logits = forward(inputs)  # (B, T, V)
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and what a step makes smaller: the loss itself or, of a pupil, the mean of it and of the
         divergence (in nats per character) of its predictions from its teacher's."""
         if self.taught is None:
