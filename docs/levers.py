@@ -100,7 +100,9 @@ LEVERS = {
     "`--opening 0.5`": Lever("worse", settings={"opening": 0.5}),
     "momentum rises from 0.85 to 0.9": Lever("a little, with both seeds; a long run should try it", run=RisingMomentum),
     "`--teacher artifacts/storyteller`": Lever("the most; a step takes 1.8 times as long on a CPU", settings=TEACHER),
-    "... in the time of none: 1,100 steps": Lever("VERDICT", settings=TEACHER | {"steps": 1_100, "eval_every": 1_100}),
+    "... in the time of none: 1,100 steps": Lever(
+        "worse: on a CPU more characters are worth more", settings=TEACHER | {"steps": 1_100, "eval_every": 1_100}
+    ),
 }
 
 
