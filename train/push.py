@@ -99,13 +99,10 @@ def _push(args: argparse.Namespace, contents: Contents, token: str | None, say: 
     if head is not None and not args.replace and not args.pull_request:
         space.require_ours(changes)
     if args.dry_run:
-        hardware = args.hardware or (HARDWARE if head is None else None)
-        for what in (
-            f"would run on {hardware}" if hardware else "",
-            f"would publish {args.model}" if args.model else "",
-        ):
-            if what:
-                say(f"  {what}")
+        if hardware := args.hardware or (HARDWARE if head is None else None):
+            say(f"  would run on {hardware}")
+        if args.model:
+            say(f"  would publish {args.model}")
         say("nothing was changed: --dry-run")
         return DONE
     is_there = head is not None
