@@ -69,7 +69,7 @@ class FairQueue(Queue):
         self.share = max(1, places // 2)
         self.checked = 0.0  # when those who wait were last looked through
         self.asked: dict[str, str | None] = {}  # the visitors of events that wait, run, or have not been read
-        self.unread: dict[str, float] = {}  # since when a session has messages that nobody reads
+        self.unread: dict[str, tuple[EventMessage, float]] = {}  # a session's oldest message, and since when it waits
         self.answered: set[str] = set()  # of the events that run, those whose last message is sent
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, Any]:
@@ -83,8 +83,6 @@ class FairQueue(Queue):
             self._refuse(self.event_ids_to_events[event_id], ENGLISH["refused_share"].format(share=self.share))
         elif success:
             self.asked[event_id] = who
-        if success and body.session_hash:  # whose browser is there, and about to read
-            self.unread.pop(body.session_hash, None)
         return success, event_id, state
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
@@ -139,8 +137,6 @@ class FairQueue(Queue):
         now = time.monotonic()
         if now < self.checked + 0.2:
             return
-        if now > self.checked + 5:
-            self.unread.clear()  # nobody looked meanwhile, so what was unread then may have been read
         self.checked = now
         text = ENGLISH["refused_turn"].format(seconds=WAIT_SECONDS)
         for queue in self.event_queue_per_concurrency_id.values():
@@ -148,8 +144,12 @@ class FairQueue(Queue):
                 self._refuse(event, text)
         # Gradio keeps what was never read, for ever; the messages themselves it keeps of the latest 2,000 sessions.
         sessions = self.pending_messages_per_session
-        self.unread = {name: self.unread.get(name, now) for name, it in list(sessions.items()) if not it.empty()}
-        deaf = {name for name, since in self.unread.items() if now - since > UNREAD_SECONDS}
+        oldest = {
+            name: it._queue[0] for name, it in list(sessions.items()) if not it.empty()
+        }  # there is no public peek
+        known = {name: self.unread.get(name, (None, now)) for name in oldest}
+        self.unread = {name: known[name] if known[name][0] is it else (it, now) for name, it in oldest.items()}
+        deaf = {name for name, (_, since) in self.unread.items() if now - since > UNREAD_SECONDS}
         for name in deaf:
             del sessions[name]
         for event in self.event_ids_to_events.values() if deaf else ():

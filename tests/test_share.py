@@ -263,52 +263,41 @@ def test_who_waits_for_too_long_is_told():
     assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
 
 
+def a_minute_later(queue: share.FairQueue) -> None:
+    """Looks again, at what has been unread for more than a minute."""
+    queue.unread = {name: (it, since - share.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
+    queue.checked = 0
+    queue._turn_away()
+
+
 def test_what_is_not_read_for_a_minute_is_dropped():
+    """Also of who asks on without ever reading; who reads, and asks again just before each look, is not deaf."""
+
     async def wait() -> share.FairQueue:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
-        for name in ("deaf", "late"):
+        queue = share.FairQueue(page, 9)
+
+        async def ask(name: str) -> None:
             await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=name), request("198.51.100.7"), None)
+
+        for name in ("deaf", "eager", "late"):
+            await ask(name)
         queue.pending_messages_per_session["late"].get_nowait()  # who reads and waits is not deaf
         queue._turn_away()
-        assert queue.unread.keys() == {"deaf"}
-        queue.unread["deaf"] -= share.UNREAD_SECONDS + 1
-        queue.checked -= 6
-        queue._turn_away()  # it may have been read while nobody looked
-        assert "deaf" in queue.pending_messages_per_session
-        queue.unread["deaf"] -= share.UNREAD_SECONDS + 1
-        queue.checked -= 1
-        queue._turn_away()
-        assert [event.alive for event in queue.event_ids_to_events.values()] == [False, True]
+        assert queue.unread.keys() == {"deaf", "eager"}
+        queue.pending_messages_per_session["eager"].get_nowait()
+        for name in ("deaf", "eager"):
+            await ask(name)
+        a_minute_later(queue)
+        alive = {event.session_hash: event.alive for event in queue.event_ids_to_events.values()}
+        assert alive == {"deaf": False, "eager": True, "late": True}
         for event in queue.event_ids_to_events.values():
             queue.send_message(event, ProcessStartsMessage())  # to nobody, or to who reads
         return queue
 
     queue = asyncio.run(wait())
-    assert list(queue.pending_messages_per_session) == list(queue.pending_event_ids_session) == ["late"]
-
-
-def test_who_asks_again_and_again_is_not_deaf():
-    """A look follows each call at once, and finds its first message: none of what is unread is older than that."""
-
-    async def ask() -> share.FairQueue:
-        with Blocks() as page:
-            api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
-        for _ in range(3):
-            body = PredictBodyInternal(data=[], fn_index=0, session_hash="eager")
-            _, event, _ = await queue.push(body, request("198.51.100.7"), None)
-            queue.checked = time.monotonic() - 1
-            queue._turn_away()
-            assert "eager" in queue.pending_messages_per_session
-            queue.unread["eager"] -= share.UNREAD_SECONDS + 1  # so long ago was the first call
-            while not queue.pending_messages_per_session["eager"].empty():
-                queue.pending_messages_per_session["eager"].get_nowait()
-            await queue.clean_events(event_id=event)
-        return queue
-
-    assert "eager" in asyncio.run(ask()).pending_messages_per_session
+    assert set(queue.pending_messages_per_session) == set(queue.pending_event_ids_session) == {"eager", "late"}
 
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # in Gradio's own figures
