@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +112,7 @@ def run(name: str, seed: int, train: Path, valid: Path) -> dict[str, Any]:
     config = replace(lever.config(seed), data=str(train), valid=str(valid))
     torch.set_num_threads(1)
     torch._dynamo.reset()  # each run compiles its own network, and their number is limited
-    gpt.SwiGLU = lever.mlp  # type: ignore[misc]  # what Block builds
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(gpt, "SwiGLU", lever.mlp):  # which Block builds
         state = lever.run(config, prepared(config, ALONE, None), Path(folder) / "checkpoint.safetensors")
         if not state.until(math.inf, Stop()):
             raise RuntimeError(f"{name} did not reach its end")

@@ -237,8 +237,8 @@ class OnnxDecoder(CachingDecoder):
 def chunks(ids: list[int], read: int = 0) -> Iterator[tuple[list[int], int]]:
     """What a graph reads at once of ids, and how many symbols it has read with that, if `read` came before.
 
-    Attention in a chunk is computed over the chunk's own end as well, so a long one takes longer a symbol. Nobody cuts
-    elsewhere: other chunks would round otherwise.
+    Attention is computed up to the chunk's end for every symbol in it, then masked: in a longer chunk a symbol costs
+    more. Every reader cuts here, for other chunks would round otherwise.
     """
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]

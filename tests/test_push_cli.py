@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 from serving import ROOT
-from stand_in_hub import ADDRESS, Account, Hub
+from stand_in_hub import ADDRESS, Account, Fault, Hub
 from stories import write_stories
 
 import model
@@ -213,6 +213,16 @@ def test_a_model_that_cannot_be_published_leaves_the_page(
     hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"}) if repo.kind == "spaces" else None
     code, _, err = run(capsys, "ann/other", "--artifact", tiny_onnx, "--model", "ann/tiny")
     assert code == 2 and "somebody else pushed at the same time" in err and ("models", "ann/tiny") not in hub.repos
+
+
+def test_what_fails_after_the_commit_does_not_say_that_nothing_was_changed(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults.append(Fault("^POST .*/models/ann/tiny/commit", 500, times=9))
+    code, out, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "ann/tiny")
+    assert (
+        code == 1 and "committed: " in out and "the Hub has trouble (500)" in err and "nothing was changed" not in err
+    )
 
 
 def test_a_private_or_proposed_page_s_model_is_so_too(

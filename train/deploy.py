@@ -121,8 +121,8 @@ class Space:
         return head
 
     def move(self, hardware: str) -> None:
-        """Asks for other hardware, where the Space has not asked for it already."""
-        with self._plainly(hardware):
+        """Asks for other hardware, where the Space has not asked for it already; its page is committed by then."""
+        with self._plainly(hardware, unchanged=False):
             runtime = self.api.get_space_runtime(self.repo_id)
             if hardware not in (runtime.hardware, runtime.requested_hardware):
                 self.api.request_space_hardware(self.repo_id, hardware)

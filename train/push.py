@@ -155,15 +155,18 @@ def _publish(args: argparse.Namespace, contents: Contents, token: str | None, sa
             create_pr=args.pull_request,
         )
     except FAILURES as error:
-        raise PushError(explain(error, f"{constants.ENDPOINT}/{args.model}")) from error
+        raise PushError(explain(error, f"{constants.ENDPOINT}/{args.model}", unchanged=False)) from error
     say(f"{'proposed' if args.pull_request else 'published'} {name}: {url}")
 
 
 def _watch(space: Space, commit: str, token: str | None, say: Callable[..., None], artifact: str | None = None) -> int:
-    """Stage 3: the build, and a sentence from the page on the Hub."""
+    """Stage 3: the build, and a sentence from the page on the Hub; without an artifact there may be no page either."""
     from train.rehearsal import tell
 
     try:
+        if artifact is None and "app.py" not in space.head().files:
+            say("before the first push there was no page, so there is none to wait for")
+            return DONE
         info = space.wait(commit)
         story = tell(info.host or "", model=artifact, token=token if info.private else None)
     except Exception as error:  # the commit stands, so the exit code must tell that apart from a refusal
@@ -183,12 +186,7 @@ def _roll_back(args: argparse.Namespace, token: str | None, say: Callable[..., N
         raise PushError(f"{space.url}: there is no such Space, or none that this token may see")
     made = space.roll_back()
     say(f"rolled back: {made.commit_url}")
-    if args.no_wait:
-        return DONE
-    if "app.py" not in space.head().files:
-        say("before the first push there was no page, so there is none to wait for")
-        return DONE
-    return _watch(space, made.oid, token, say)
+    return DONE if args.no_wait else _watch(space, made.oid, token, say)
 
 
 def sentence(story: str) -> str:

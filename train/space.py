@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import SpaceHardware
 
 from model.artifacts import GRAPH, MIB, ArtifactError, file_bytes
 from model.storyteller import Storyteller
@@ -31,11 +30,12 @@ FRONT_MATTER: dict[str, type] = {
     **dict.fromkeys(("pinned", "fullWidth", "disable_embedding", "hf_oauth"), bool),
 }
 REQUIRED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license")
-PATTERNS = {
-    "title": r".*\S.*",
-    "suggested_hardware": "|".join(re.escape(hardware.value) for hardware in SpaceHardware),
-    "header": "mini|default",
-    "startup_duration_timeout": r"\d+(\.\d+)? ?(s|m|h|d|min|minutes|hours?)",
+FORMS = {  # of values: a pattern, and what that is in words
+    "title": (r".*\S.*", "some words"),
+    "header": ("mini|default", "mini or default"),
+    "startup_duration_timeout": (r"\d+(\.\d+)?\s*[a-z]+", "a time such as 30m"),
+    "python_version": (r"3\.1[1-9](\.\d+)?", "a version from '3.11' on"),
+    "app_file": (r".+\.py", "a file of Python"),
 }
 SECRETS = {
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
@@ -127,6 +127,8 @@ def front_matter(readme: str) -> dict[str, Any]:
 
 
 def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
+    from huggingface_hub import SpaceHardware
+
     try:
         fields = front_matter(files["README.md"].decode())
     except UnicodeDecodeError as error:
@@ -149,9 +151,13 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     description = str(fields.get("short_description", ""))
     if len(description) > 60:
         yield f"README.md: short_description has {len(description)} characters; the limit is 60"
-    for key, pattern in PATTERNS.items():
+    for key, (pattern, words) in FORMS.items():
         if key in fields and not re.fullmatch(pattern, str(fields[key])):
-            yield f"README.md: {key} ({fields[key]!r}) must match {pattern}"
+            yield f"README.md: {key} ({fields[key]!r}) must be {words}"
+    known = [hardware.value for hardware in SpaceHardware]
+    if (hardware := fields.get("suggested_hardware", known[0])) not in known:
+        mend = f"one of {', '.join(known)}{nearest(hardware, known)}"
+        yield f"README.md: suggested_hardware ({hardware!r}) must be {mend}"
     for key in ("models", "datasets", "tags"):
         if not all(isinstance(each, str) for each in fields.get(key) or ()):
             yield f"README.md: {key} ({fields[key]!r}) must be a list of names"
@@ -163,9 +169,7 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
     if not pin or fields.get("sdk_version") != pin[1]:
         pinned = f"requirements.txt pins gradio=={pin[1]}" if pin else "requirements.txt pins no gradio"
         yield f"README.md: sdk_version ({fields.get('sdk_version')!r}), but {pinned}: make them equal"
-    if not re.fullmatch(r"3\.1[1-9](\.\d+)?", str(fields.get("python_version", "3.12"))):
-        yield f"README.md: python_version ({fields['python_version']!r}) must be a version from '3.11' on"
-    if str(fields.get("app_file", "app.py")) not in files or not str(fields.get("app_file", "app.py")).endswith(".py"):
+    if str(fields.get("app_file", "app.py")) not in files:
         yield f"README.md: app_file ({fields['app_file']!r}) is not among the files of the Space"
 
 
