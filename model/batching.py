@@ -164,29 +164,19 @@ class Batch:
 
 
 class Teller(threading.Thread):
-    """A thread that tells up to `most` stories at once, of as many models as they are of; more wait, in order."""
+    """A thread that tells up to `most` of a company's stories at once, of as many models as they are of."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, company: Company, most: int) -> None:
         super().__init__(name="teller", daemon=True)
-        self.most = most
-        self.waiting: list[Story] = []
+        self.company, self.most = company, most
         self.batches: dict[OnnxGraph, Batch] = {}
-        self.awake = threading.Condition()
-
-    @property
-    def load(self) -> int:
-        return len(self.waiting) + sum(len(batch.stories) for batch in list(self.batches.values()))
-
-    def begin(self, story: Story) -> None:
-        with self.awake:
-            self.waiting.append(story)
-            self.awake.notify()
+        self.told = 0  # stories
 
     def run(self) -> None:
         if sys.platform == "linux":  # where threads have priorities
             os.setpriority(os.PRIO_PROCESS, self.native_id, NICE)
         while True:
-            for story in self._next_in_line():
+            for story in self.company.next_in_line(self):
                 try:
                     if story.graph not in self.batches:
                         self.batches[story.graph] = Batch(story.graph, self.most)
@@ -202,23 +192,19 @@ class Teller(threading.Thread):
                     batch.stories.clear()
                 if not batch.stories:
                     del self.batches[graph]  # and its memory
-
-    def _next_in_line(self) -> list[Story]:
-        """The stories for which there is room; waits while there is nothing to tell."""
-        with self.awake:
-            while not self.waiting and not self.batches:
-                self.awake.wait()
-            told = sum(len(batch.stories) for batch in self.batches.values())
-            begun, self.waiting = self.waiting[: self.most - told], self.waiting[self.most - told :]
-            return begun
+            self.told = sum(len(batch.stories) for batch in self.batches.values())
 
 
 class Company:
-    """The tellers of a process; they start with the first story."""
+    """The tellers of a process, which start with the first story, and the line before them.
+
+    There is one line for all: a story that waited for one teller would wait on when another has room.
+    """
 
     def __init__(self) -> None:
         self.tellers: list[Teller] = []
-        self.begun = threading.Lock()
+        self.waiting: list[Story] = []
+        self.changed = threading.Condition()
 
     def tell(self, storyteller: Storyteller, prompt: str, sampling: Sampling) -> Iterator[str]:
         """What `storyteller.tell` tells, in pieces of `PIECE_SECONDS`; PyTorch's stories take a thread of the reader's.
@@ -238,12 +224,25 @@ class Company:
             story.stopped = True
 
     def _begin(self, story: Story) -> None:
-        with self.begun:
+        with self.changed:
+            self.waiting.append(story)
             if not self.tellers:
-                self.tellers = [Teller(STORIES // THREADS) for _ in range(THREADS)]
+                self.tellers = [Teller(self, STORIES // THREADS) for _ in range(THREADS)]
                 for teller in self.tellers:
                     teller.start()
-            min(self.tellers, key=lambda teller: teller.load).begin(story)
+            self.changed.notify_all()
+
+    def next_in_line(self, teller: Teller) -> list[Story]:
+        """The stories that a teller begins, of which nobody tells fewer; waits while it has nothing to tell."""
+        begun = []
+        with self.changed:
+            while True:
+                while self.waiting and teller.told < teller.most and teller.told == min(it.told for it in self.tellers):
+                    begun.append(self.waiting.pop(0))
+                    teller.told += 1
+                if teller.told:
+                    return begun
+                self.changed.wait()
 
 
 def grouped(characters: Iterable[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -12,7 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +44,18 @@ class Server:
     log: Path
     seconds: float
     pid: int
+
+    def post(self, path: str, body: str) -> dict[str, Any]:
+        """What the page's interface answers, under gradio_api/."""
+        request = urllib.request.Request(f"{self.url}/gradio_api{path}", body.encode())
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def call(self, endpoint: str, body: str) -> HTTPResponse:
+        """The stream of events that a call over plain HTTP is answered with; who closes it leaves."""
+        event = self.post(f"/call/{endpoint}", body)["event_id"]
+        return urllib.request.urlopen(f"{self.url}/gradio_api/call/{endpoint}/{event}", timeout=20)
 
     def complaints(self) -> list[str]:
         """The lines of the log that no visitor should be able to cause."""
