@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -324,23 +324,26 @@ def test_a_refusal_stays_in_place_with_its_field_marked(desktop):
     expect(desktop.prompt).not_to_have_attribute("aria-invalid", "true")
 
 
-@pytest.mark.parametrize("leave", ["close", "reload"])
-def test_who_leaves_frees_the_slot(browser, server, leave):
-    """Four stories fill the page; when the tellers leave, the fifth visitor is told one at once."""
-    tellers = [browser.new_context() for _ in range(4)]
-    pages = [context.new_page() for context in tellers]
-    for page in pages:
-        page.goto(f"{server.url}/#model=endless&prompt=Tom&length=4000&seed=1")
-    for page in pages:
-        expect(page.get_by_role("article", name="Story", exact=True)).to_have_text(re.compile("Tom.{20}", re.DOTALL))
-    for page in pages:
-        page.close() if leave == "close" else page.goto(server.url)
-    with visit(browser, server.url) as reader:
-        reader.prompt.fill("Ann")
-        reader.press("Tell")
-        expect(reader.story).to_have_text(re.compile(r"^Ann[\s\S]"), timeout=3000)
-    for context in tellers:
-        context.close()
+def test_who_leaves_frees_the_slot(browser, server):
+    """Eight stories fill the page; as one teller closes it and one loads it anew, those who wait are told theirs."""
+    with ExitStack() as stack:
+        others = ["endless", "Tom", 4000, 0.8, 0, 1, 0, 1]
+        for _ in range(6):
+            stack.enter_context(server.call("tell", json.dumps({"data": others}))).readline()
+        link = "#model=endless&prompt={}&length=4000&seed=1"
+        tellers, waiting = (
+            [Reader(stack.enter_context(browser.new_page())).open(server.url, link.format(name)) for _ in range(2)]
+            for name in ("Tom", "Ann")
+        )
+        for teller in tellers:
+            teller.wait_for_longer("Tom")
+        for reader in waiting:
+            expect(reader.page.get_by_text("QUEUE")).to_be_visible()
+        tellers[0].page.close()
+        waiting[0].wait_for_longer("Ann")
+        assert not waiting[1].story.text_content().startswith("Ann")
+        tellers[1].page.goto(server.url)
+        waiting[1].wait_for_longer("Ann")
 
 
 def test_two_visitors_tell_apart(browser, server):
@@ -411,12 +414,9 @@ def test_it_tells_in_a_frame_that_is_denied_storage(browser, server, tmp_path):
         expect(kept.nth(1)).to_contain_text("Ann")
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_without_a_model_the_page_says_how_to_train_one(browser, tmp_path, broken):
-    if broken:
-        save_broken(tmp_path / "models" / "broken")
+def test_without_a_model_the_page_says_how_to_train_one(browser, tmp_path):
+    save_broken(tmp_path / "models" / "broken")
     with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:
         expect(reader.page.get_by_role("heading", name="No storyteller yet")).to_be_visible()
         expect(reader.page.get_by_text("python -m train --preset pocket")).to_be_visible()
-        skipped = reader.page.get_by_role("textbox", name="Models that were skipped")
-        expect(skipped).to_have_count(int(broken))
+        expect(reader.page.get_by_role("textbox", name="Models that were skipped")).to_be_visible()

@@ -11,7 +11,7 @@ from playwright.sync_api import Error, expect
 from reading import MARKUP, chromium, visit
 from serving import ROOT, serve
 
-SECONDS = float(os.environ.get("MONKEY_SECONDS", "12"))
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "8"))
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
 # What was drawn went away meanwhile, or something lies over it.
@@ -64,6 +64,8 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
                 assert any(text in str(error) for text in GONE), error
             assert reader.troubles == [], f"after {done} actions"
         assert done > SECONDS / 2
+        reader.page.goto("about:blank")
+        reader.troubles.clear()  # whoever leaves in the midst of an answer aborts it
         reader.page.goto(server.url)
         reader.prompt.fill("Tom")
         reader.press("Tell")
