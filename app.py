@@ -21,8 +21,9 @@ from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
 from model.batching import STORIES
+from model.sampling import USUAL
 from page.gate import Gate
-from page.limits import MAX_LENGTH, USUAL, Refusal, in_place
+from page.limits import MAX_LENGTH, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
 from page.mends import CalmStop, EarlyStop, NoFigures, WholeDocument
 from page.patience import end_stalled_connections

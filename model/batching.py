@@ -161,6 +161,7 @@ class Batch:
         newer = story.read[self.context - self.half :] + story.unread
         self.cache[:, row, :, : story.ahead] = self.ahead[:, row, :, : story.ahead]
         story.read, story.unread, story.ahead = newer[: story.ahead], newer[story.ahead :], 0
+        story.overflows = len(newer) + story.left - 1 > self.context
 
 
 class Teller(threading.Thread):
@@ -173,8 +174,8 @@ class Teller(threading.Thread):
         self.told = 0  # stories
 
     def run(self) -> None:
-        if sys.platform == "linux":  # where threads have priorities
-            os.setpriority(os.PRIO_PROCESS, self.native_id, NICE)
+        if sys.platform == "linux":  # where threads have priorities, which only root may raise again
+            os.setpriority(os.PRIO_PROCESS, self.native_id, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         while True:
             for story in self.company.next_in_line(self):
                 try:
@@ -188,7 +189,8 @@ class Teller(threading.Thread):
                     batch.advance()
                 except Exception as error:
                     for story in batch.stories:
-                        story.end(error)
+                        if not story.over:
+                            story.end(error)
                     batch.stories.clear()
                 if not batch.stories:
                     del self.batches[graph]  # and its memory
@@ -225,11 +227,11 @@ class Company:
 
     def _begin(self, story: Story) -> None:
         with self.changed:
+            while len(self.tellers) < THREADS:
+                teller = Teller(self, STORIES // THREADS)
+                teller.start()
+                self.tellers.append(teller)
             self.waiting.append(story)
-            if not self.tellers:
-                self.tellers = [Teller(self, STORIES // THREADS) for _ in range(THREADS)]
-                for teller in self.tellers:
-                    teller.start()
             self.changed.notify_all()
 
     def next_in_line(self, teller: Teller) -> list[Story]:

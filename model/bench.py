@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +147,15 @@ def work(name: str, path: Path) -> None:
             with ThreadPoolExecutor(readers) as pool:
                 list(pool.map(run, [PROMPT] * readers, [length] * readers))
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
-        print(json.dumps({"seconds": seconds, "megabytes": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "megabytes": peak_memory()}), flush=True)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has had, in MB; into ru_maxrss Linux counts what its parent had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class Worker:
@@ -155,30 +164,43 @@ class Worker:
     def __init__(self, name: str, path: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "model.bench", str(path), "--worker", name]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process; a pipe would fill up)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
         began = time.perf_counter()
         self.process = subprocess.Popen(command, env=environment, **pipes)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError((self.process.communicate()[1].strip().splitlines() or ["it ended at once"])[-1])
+        try:
+            self.answer()
+        except RuntimeError:
+            self.close()
+            raise
         self.start_seconds = time.perf_counter() - began
-        self.megabytes = 0.0
+        self.megabytes = 0.0  # with one story
         self.seconds: dict[tuple[int, int], list[float]] = {}
 
+    def answer(self) -> dict[str, Any]:
+        """The next line of the process. Raises RuntimeError with its last words where it has ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.complaints.seek(0)
+            raise RuntimeError((self.complaints.read().strip().splitlines() or ["it ended at once"])[-1])
+        return json.loads(line)
+
     def ask(self, readers: int, length: int) -> None:
-        print(json.dumps([readers, length]), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
+        with suppress(BrokenPipeError):  # its answer says why
+            print(json.dumps([readers, length]), file=self.process.stdin, flush=True)
+        answer = self.answer()
         self.seconds.setdefault((readers, length), []).append(answer["seconds"])
-        self.megabytes = answer["megabytes"]
+        self.megabytes = self.megabytes or answer["megabytes"]
 
     def median(self, readers: int, length: int) -> float:
         return statistics.median(self.seconds[readers, length])
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait(30)
         self.process.stdout.close()
-        self.process.stderr.close()
+        self.complaints.close()
 
 
 @contextmanager
@@ -207,7 +229,9 @@ def bandwidth() -> float:
 
 def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -> dict[str, Any]:
     """The figures of every engine that can be had, and why the others could not."""
-    parameters = load(folder).metrics["parameters"]
+    folder = folder.resolve()
+    storyteller = load(folder)
+    parameters = storyteller.metrics["parameters"]
     workers, skipped, speeds = {}, {}, []
     with ExitStack() as stack:
         for name, _, flags, _, _ in ENGINES:
@@ -218,14 +242,17 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
                 skipped[name] = str(error)
         for _ in range(rounds):
             speeds.append(bandwidth())
-            for name, *_, together in ENGINES:
-                if name in workers:
+            for name, *_, together in [engine for engine in ENGINES if engine[0] in workers]:
+                try:
                     for count in (1, *(readers if together else ())):
                         workers[name].ask(count, length)
                     workers[name].ask(1, 1)
+                except RuntimeError as error:
+                    skipped[name] = str(error)
+                    del workers[name]
     bytes_per_second = statistics.median(speeds)
     found = [engine for engine in ENGINES if engine[0] in workers]
-    base = length / workers[BASE].median(1, length)
+    base = length / workers[BASE].median(1, length) if BASE in workers else math.nan
     rows = []
     for name, _, _, bytes_per_weight, together in found:
         worker = workers[name]
@@ -234,7 +261,7 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
             {
                 "engine": name,
                 "characters_per_second": round(speed, 1),
-                "against_pytorch_with_cache": round(speed / base, 2),
+                "against_pytorch_with_cache": round(speed / base, 2) if BASE in workers else None,
                 "share_of_the_limit": round(speed * parameters * bytes_per_weight / bytes_per_second, 3),
                 "first_character_ms": round(1000 * worker.median(1, 1), 2),
                 "start_seconds": round(worker.start_seconds, 2),
@@ -245,6 +272,7 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
     return {
         "artifact": folder.name,
         "parameters": parameters,
+        "weights": storyteller.hashes["model.safetensors"],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "bytes_per_second": round(bytes_per_second),
         "rounds": rounds,
@@ -265,7 +293,7 @@ def table(result: dict[str, Any]) -> str:
         cells = [
             row["engine"],
             f"{row['characters_per_second']:,.0f}",
-            f"{row['against_pytorch_with_cache']:.1f}",
+            f"{row['against_pytorch_with_cache']:.1f}" if row["against_pytorch_with_cache"] is not None else "",
             f"{row['share_of_the_limit']:.0%}",
             f"{row['first_character_ms']:.1f}",
             f"{row['start_seconds']:.1f}",
@@ -276,15 +304,18 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"\nNot measured: {name}: {reason}" for name, reason in result["skipped"].items()]
     limit = f"{result['bytes_per_second'] / 1e9:.1f} GB/s"
     about = f"{result['artifact']}, {result['parameters']:,} parameters, on {result['machine']}; median of "
-    about += f"{result['rounds']} rounds of {result['characters']} characters, one thread per story. The limit: every "
-    lines.append(f"\n{about}weight is read once a character from memory, at {limit} as measured between.")
-    return "\n".join([*lines, "", *targets(result)])
+    about += f"{result['rounds']} rounds of {result['characters']} characters, one thread per story; MB are those of "
+    about += "one story's process. The limit: every weight is read once a character from memory, at "
+    lines.append(f"\n{about}{limit} as measured between.")
+    return "\n".join([*lines, "", *targets(result)]).strip()
 
 
 def targets(result: dict[str, Any]) -> list[str]:
     """What was asked for, what was measured, and whether that reaches it, in Markdown."""
     speeds = {row["engine"]: row["characters_per_second"] for row in result["engines"]}
-    ours = next(row for row in result["engines"] if row["engine"] == OURS)
+    ours = next((row for row in result["engines"] if row["engine"] == OURS), None)
+    if ours is None:
+        return []
     asked = [
         (f"one story, against {name}", times, ours["characters_per_second"] / speeds[name])
         for name, times in TARGETS.get(result["artifact"], {}).items()
@@ -316,9 +347,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result))
     return 0
 
 

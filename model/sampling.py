@@ -99,3 +99,6 @@ def _is_whole(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+USUAL = Sampling(temperature=0.9)  # what the page and the twins begin with: the nearest to real stories in the README

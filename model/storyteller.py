@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,7 +122,9 @@ class Storyteller:
             return self._graph
 
     def _warn(self, trouble: str) -> None:
-        self.warning = f"{spelled(trouble)}; until then PyTorch tells its stories, more slowly"
+        has_torch = find_spec("torch") is not None
+        until = "PyTorch tells its stories, more slowly" if has_torch else "it tells none, as PyTorch is not installed"
+        self.warning = f"{spelled(trouble)}; until then {until}"
         logging.getLogger(__name__).warning(self.warning)
 
     def prepare(self, prompt: str) -> Prompt:

@@ -15,7 +15,6 @@ from page.words import ENGLISH
 MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
 MAX_TEXT = 4_000  # characters of a prompt, and of a text that is scored
 MAX_STORY = 40_000  # characters of a story that can still be continued
-USUAL = Sampling(temperature=0.9)  # what the page begins with: the nearest to real stories in the README
 
 
 class Refusal(gr.Error):

@@ -13,8 +13,9 @@ import numpy as np
 
 from model import Sampling, Storyteller, TorchDecoder, find
 from model.batching import Company
+from model.sampling import USUAL
 from model.storyteller import log_softmax
-from page.limits import MAX_STORY, MAX_TEXT, USUAL, Refusal, check_sampling, check_text, check_whole
+from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
 from page.telling import Telling, figures, stream, stream_together
 from page.words import ENGLISH
 
@@ -27,6 +28,7 @@ EXAMPLES = [  # of beginnings, for a model that has none of its own
     "One rainy day, Tom and his cat",
 ]
 HAS_TORCH = find_spec("torch") is not None
+NEEDS_TORCH = "{name} has no model.onnx, which python -m train.export writes, and PyTorch is not installed"
 
 
 class Shelf:
@@ -34,6 +36,10 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
+        for storyteller in found:  # all graphs are opened here: the page is laid out next, and says what is wrong
+            if storyteller.open_graph() is None and not HAS_TORCH:
+                skipped[storyteller.name] = storyteller.warning or NEEDS_TORCH.format(name=storyteller.name)
+        found = [storyteller for storyteller in found if storyteller.name not in skipped]
         self.folder, self.company = folder, Company()
         self.read = lru_cache(READ)(self._read)
         self.storytellers = {storyteller.name: storyteller for storyteller in found}

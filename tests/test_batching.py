@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,6 +22,7 @@ from model.sampling import Sampling
 from model.storyteller import Storyteller
 from train import export_onnx
 
+ROOT = Path(__file__).parent.parent
 LONG = ModelConfig(context=4 * CHUNK, layers=2, heads=2, width=32)  # its newer half is two chunks
 
 
@@ -135,6 +138,23 @@ def test_what_fails_reaches_its_readers_and_nobody_else(company: Company, tiny_o
     assert "".join(company.tell(sound, "", Sampling(length=50, seed=1))) == "".join(
         sound.tell("", Sampling(length=50, seed=1))
     )
+
+
+def test_who_may_not_change_priorities_tells_all_the_same(tiny_onnx: Path) -> None:
+    """An ordinary user may lower a priority, and never raise it: begun under nice 10 the threads stay there."""
+    code = f"""
+import os, model
+from model.batching import Company
+os.setpriority(os.PRIO_PROCESS, 0, 10)
+def refuse(kind, who, nice):
+    if nice < 10:
+        raise PermissionError
+os.setpriority = refuse
+print("".join(Company().tell(model.load({str(tiny_onnx)!r}), "", model.Sampling(length=30, seed=1))))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    assert run.stdout == "".join(model.load(tiny_onnx).tell("", Sampling(length=30, seed=1))) + "\n"
 
 
 def test_characters_are_joined_by_time() -> None:

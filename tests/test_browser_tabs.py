@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, expect
 from reading import SIZES, chromium, visit
 from serving import ROOT, save_broken, save_tiny, serve
 
-from page.limits import USUAL
+from model.sampling import USUAL
 
 TABS = ("Tell", "Look inside", "Compare", "How it was trained")
 TEXT = "Once upon a time, there was a little girl"

@@ -390,12 +390,12 @@ def test_a_large_corpus_takes_little_memory_and_time(here: Path) -> None:
     size = 64
     Path("big.txt").write_text(ten * (size * 1_000_000 // len(ten)), encoding="utf-8")
     script = """
-import resource, sys, time
+import sys, time
+from model.bench import peak_memory
 from train.corpus import prepare
-def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-before = megabytes()
+before = peak_memory()
 prepare("big.txt", valid="valid.txt")
-print(megabytes() - before, time.process_time(), "huggingface_hub" in sys.modules, "torch" in sys.modules)
+print(peak_memory() - before, time.process_time(), "huggingface_hub" in sys.modules, "torch" in sys.modules)
 """
     write("valid.txt", "Another story.")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

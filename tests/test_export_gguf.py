@@ -10,7 +10,9 @@ from gguf import GGUFReader, dequantize
 
 import model
 from model import artifacts
+from model.artifacts import ArtifactError
 from model.config import ModelConfig
+from model.sampling import USUAL
 from tests.conftest import parts
 from train.export_gguf import write
 
@@ -116,7 +118,7 @@ def test_modelfile_tells_like_the_page(folder: Path) -> None:
         "TEMPLATE {{ .Prompt }}",
         "PARAMETER num_ctx 64",
         "PARAMETER num_predict 32",
-        "PARAMETER temperature 0.8",
+        f"PARAMETER temperature {USUAL.temperature}",
         "PARAMETER top_k 0",
         "PARAMETER top_p 1.0",
         "PARAMETER min_p 0.0",
@@ -125,6 +127,6 @@ def test_modelfile_tells_like_the_page(folder: Path) -> None:
 
 
 def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^tiny-classic is a classic: .* have no twin in other engines; export a "):
+    with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no twin in other engines; export a "):
         write(model.load(tiny_classic), tmp_path / "twin")
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,10 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 import model
 from model import artifacts
 from model.config import ModelConfig
+from model.sampling import USUAL
 from model.vocab import END, Vocab
 from tests.conftest import parts
+from train.export import main
 from train.export_transformers import tokenizer, write
 
 PROMPT = "Once upon a time"
@@ -150,7 +152,8 @@ def test_streamed_pieces_are_the_story(storyteller: model.Storyteller, twin: Qwe
 
 def test_generation_settings_are_those_of_the_page(twin: Qwen3ForCausalLM) -> None:
     settings = twin.generation_config
-    assert (settings.do_sample, settings.temperature, settings.top_k, settings.top_p) == (True, 0.8, 0, 1.0)
+    assert settings.do_sample
+    assert (settings.temperature, settings.top_k, settings.top_p) == (USUAL.temperature, USUAL.top_k, USUAL.top_p)
     assert (settings.max_new_tokens, settings.eos_token_id, settings.pad_token_id) == (128, 96, 96)
 
 
@@ -180,31 +183,31 @@ def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Stor
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "qwen3"
 
 
-def test_an_artifact_is_not_written_over(storyteller: model.Storyteller) -> None:
-    with pytest.raises(ValueError) as error:
-        write(storyteller, storyteller.folder)
-    assert str(error.value) == (
+def refusal(capsys: pytest.CaptureFixture[str], folder: Path, out: Path) -> str:
+    """The one line of a command that was refused."""
+    assert main([str(folder), "--to", "transformers", str(out)]) == 2
+    return capsys.readouterr().err.removeprefix("error: ").removesuffix("\n")
+
+
+def test_an_artifact_is_not_written_over(storyteller: model.Storyteller, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, storyteller.folder, storyteller.folder) == (
         f"{storyteller.folder} holds an artifact, which the export would damage; give a folder of its own"
     )
     assert model.load(storyteller.folder).config == CONFIG
 
 
-def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as error:
-        write(model.load(tiny_classic), tmp_path / "twin")
-    assert str(error.value) == (
+def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, tiny_classic, tmp_path / "twin") == (
         "tiny-classic is a classic: its learned positions, ReLU and attention scale have no twin in other engines; "
         "export a model of the gpt architecture, such as pocket"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_an_end_mark_has_no_twin(tmp_path: Path) -> None:
+def test_a_model_without_an_end_mark_has_no_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ModelConfig(vocab_size=4, context=32, layers=1, heads=1, width=32)
     artifacts.save(tmp_path / "endless", **parts(config) | {"vocab": Vocab.from_text(" abc")})
-    with pytest.raises(ValueError) as error:
-        write(model.load(tmp_path / "endless"), tmp_path / "twin")
-    assert str(error.value) == (
+    assert refusal(capsys, tmp_path / "endless", tmp_path / "twin") == (
         "endless has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
     )
 

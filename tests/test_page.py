@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -21,7 +22,8 @@ from gradio_client.exceptions import AppError
 from serving import ROOT, Server, save_broken, save_tiny, serve
 
 from docs.sampling import distance
-from page.limits import USUAL
+from model.artifacts import add_graph
+from model.sampling import USUAL
 from page.shelf import Shelf
 
 STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as app.py has them
@@ -343,10 +345,26 @@ def test_without_a_model_the_page_says_how_to_train_one(tmp_path):
 def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_path):
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True)
     (tmp_path / "tiny" / "model.onnx").write_bytes(b"no graph")
-    code = f"import pathlib, page.shelf; print(page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})).warnings)"
-    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert shown.startswith("{'tiny': 'tiny/model.onnx ") and "PyTorch tells its stories" in shown
-    assert str(tmp_path) not in shown
+    save_tiny(tmp_path / "odd", nats=1.0, ends=True)
+    add_graph(tmp_path / "odd", b"no graph either")  # which is known when it is opened
+    code = (
+        "import pathlib, sys; {} and sys.modules.update(torch=None); import page.shelf\n"
+        f"shelf = page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})); print(shelf.warnings, shelf.skipped, sep='\\n')"
+    )
+
+    def troubles(without_torch):
+        command = [sys.executable, "-c", code.format(without_torch)]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert str(tmp_path) not in run.stdout
+        return [ast.literal_eval(line) for line in run.stdout.splitlines()]
+
+    with_torch, skipped = troubles(False)
+    assert skipped == {} and with_torch.keys() == {"tiny", "odd"}
+    assert all("until then PyTorch tells its stories" in reason for reason in with_torch.values())
+    assert "odd/model.onnx cannot be opened by ONNX Runtime" in with_torch["odd"]
+    warnings, without = troubles(True)
+    assert warnings == {} and without.keys() == {"tiny", "odd"}
+    assert all("as PyTorch is not installed" in reason for reason in without.values())
 
 
 def test_the_page_begins_with_the_settings_that_read_most_like_real_stories():

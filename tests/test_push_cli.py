@@ -14,7 +14,7 @@ from stand_in_hub import ADDRESS, Account, Fault, Hub
 from stories import write_stories
 
 import model
-from page.limits import USUAL
+from model.sampling import USUAL
 from train import __main__ as training
 from train import deploy, push, refusals, rehearsal
 from train.rehearsal import PROMPT, SEED, tell

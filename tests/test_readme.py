@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from torch.distributed.run import get_args_parser
 
 import model
 from model.__main__ import build_parser
+from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
+from model.sampling import USUAL, Sampling
+from model.storyteller import tell
 from train import push
 from train.__main__ import configure, flags
+from train.export_onnx import build, nats_per_character
 from train.refusals import HARDWARE
 from train.report import (
     ORIGINAL,
@@ -150,6 +155,22 @@ def test_the_python_example_runs() -> None:
     run = subprocess.run([sys.executable, "-c", example[1]], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout) > 100
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_a_shipped_graph_says_what_pytorch_says(name: str) -> None:
+    """At 32 bits the same stories, greedy and seeded; as it is shipped, perhaps at 8 bits, a story costs as much."""
+    storyteller = model.load(ROOT / "artifacts" / name)
+    exact = build(storyteller.config, storyteller.weights, bits=32)
+    torch_decoder = TorchDecoder(storyteller.network)
+    decoders = torch_decoder, OnnxDecoder(OnnxGraph(exact, storyteller.config, storyteller.folder))
+    for sampling in (Sampling(length=200, temperature=0), replace(USUAL, length=200, seed=3)):
+        here, there = ("".join(tell(decoder, storyteller.vocab, "", sampling)) for decoder in decoders)
+        assert here == there
+    told = [storyteller.vocab.start, *storyteller.vocab.encode(here)]
+    assert storyteller.warning is None and isinstance(storyteller.decoder(), OnnxDecoder)
+    exact_cost, shipped = (nats_per_character(it, [told]) for it in (torch_decoder, storyteller.decoder()))
+    assert abs(shipped / exact_cost - 1) < 0.02
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)

@@ -50,8 +50,10 @@ def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
     """The same at the end of a run, which stands without the graph as well: the line then says how to get it."""
     try:
         return export_onnx(folder, sequences)
-    except (ExportError, ArtifactError) as error:
+    except ExportError as error:
         return f"no model.onnx yet: {error}; then: python -m train.export {folder} --to onnx"
+    except ArtifactError as error:
+        return f"no model.onnx yet: {error}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

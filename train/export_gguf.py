@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFile
 
 from model.atomic import replace_folder
 from model.gpt import NORM_EPS, ROPE_THETA
-from model.sampling import Sampling
+from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END
 from train.export_transformers import qwen3
@@ -42,7 +42,7 @@ NEVER = "Ā Ā"  # the merge of two zero bytes: loaders refuse a vocabulary with
 def write(storyteller: Storyteller, out: Path) -> None:
     """Puts NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step; other files in it stay.
 
-    Raises ValueError where there is no twin or `out` is the folder of an artifact, OSError where it cannot be written.
+    Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
     """
     weights = {_name(name): weight for name, weight in qwen3(storyteller, out).items()}
     contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
@@ -107,18 +107,18 @@ def _describe(writer: GGUFWriter, storyteller: Storyteller) -> None:
 
 
 def _modelfile(storyteller: Storyteller) -> str:
-    usual, name, context = Sampling(), storyteller.name, storyteller.config.context
+    name, context = storyteller.name, storyteller.config.context
     return f"""\
 # ollama create {name} -f Modelfile && ollama run {name} "Once upon a time"
 FROM ./{name}-Q8_0.gguf
 # the story goes on from the prompt as it stands: there is no chat
 TEMPLATE {{{{ .Prompt }}}}
 PARAMETER num_ctx {context}
-PARAMETER num_predict {min(usual.length, context // 2)}
-PARAMETER temperature {usual.temperature}
+PARAMETER num_predict {min(USUAL.length, context // 2)}
+PARAMETER temperature {USUAL.temperature}
 PARAMETER top_k 0
-PARAMETER top_p {usual.top_p}
-PARAMETER min_p {usual.min_p}
+PARAMETER top_p {USUAL.top_p}
+PARAMETER min_p {USUAL.min_p}
 # letters must repeat
 PARAMETER repeat_penalty 1.0
 """

@@ -51,6 +51,7 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
     graph, found = exact, f"at 32 bits the same {CHECKED_CHARACTERS} characters as PyTorch"
     if bits == 8:
         graph = build(config, weights, bits=8, mark=mark)
+        measured_on = f"{len(sequences)} stories" if sequences else "stories of its own; --data FILE takes others"
         sequences = sequences or _own_stories(storyteller, exact_decoder)
         rounded_decoder = OnnxDecoder(OnnxGraph(graph, config, storyteller.folder))
         before, after = (nats_per_character(decoder, sequences) for decoder in (torch_decoder, rounded_decoder))
@@ -58,9 +59,10 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
         if not cost <= TOLERANCE:
             raise ArtifactError(
                 f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}), "
-                f"of {TOLERANCE:.1%} allowed; export it with --bits 32"
+                f"of {TOLERANCE:.1%} allowed; write it with: "
+                f"python -m train.export {storyteller.folder} --to onnx --bits 32"
             )
-        found += f", {cost:+.2%} nats per character on {len(sequences)} stories"
+        found += f", {cost:+.2%} nats per character on {measured_on}"
     add_graph(storyteller.folder, graph)
     return f"{storyteller.folder}/model.onnx: {bits} bits, {len(graph):,} bytes, {found}"
 

@@ -12,9 +12,10 @@ import numpy as np
 from safetensors.numpy import save as to_safetensors
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
+from model.artifacts import ArtifactError
 from model.atomic import replace_folder
 from model.gpt import NORM_EPS, ROPE_THETA
-from model.sampling import Sampling
+from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END, Vocab, normalise
 
@@ -32,7 +33,7 @@ _MAPPED = 0x3000  # `normalise` knows by heart no character beyond: those it tak
 def write(storyteller: Storyteller, out: Path) -> None:
     """Puts the twin in the place of `out`, in one step; files of other names in it stay.
 
-    Raises ValueError where there is no twin or `out` is the folder of an artifact, OSError where it cannot be written.
+    Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
     """
     weights = qwen3(storyteller, out)
     config, vocab = storyteller.config, storyteller.vocab
@@ -62,20 +63,20 @@ def write(storyteller: Storyteller, out: Path) -> None:
 def qwen3(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
     """The weights, float32, by their names in Qwen3; blocks that are applied `loops` times are there as often.
 
-    Raises ValueError if the model has no such twin, or if `out`, where it is to be written, holds an artifact.
+    Raises ArtifactError if the model has no such twin, or if `out`, where it is to be written, holds an artifact.
     """
     config, name = storyteller.config, storyteller.name
     if config.architecture != "gpt":
-        raise ValueError(
+        raise ArtifactError(
             f"{name} is a {config.architecture}: its learned positions, ReLU and attention scale have no twin in other "
             "engines; export a model of the gpt architecture, such as pocket"
         )
     if storyteller.vocab.end is None:
-        raise ValueError(
+        raise ArtifactError(
             f"{name} has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
         )
     if (out / "stoi.json").exists():
-        raise ValueError(f"{out} holds an artifact, which the export would damage; give a folder of its own")
+        raise ArtifactError(f"{out} holds an artifact, which the export would damage; give a folder of its own")
     ours = {key: np.ascontiguousarray(weight.numpy()) for key, weight in storyteller.network.state_dict().items()}
     theirs = {"model.embed_tokens.weight": ours["embedding.weight"], "model.norm.weight": ours["norm.weight"]}
     for layer in range(config.layers * config.loops):
@@ -150,13 +151,13 @@ def _config(storyteller: Storyteller) -> dict[str, Any]:
 
 def _generation_config(storyteller: Storyteller) -> dict[str, Any]:
     """The settings that the page tells with. Half the context is left to the prompt."""
-    usual, end = Sampling(), storyteller.vocab.end
+    end = storyteller.vocab.end
     return {
         "do_sample": True,
-        "temperature": usual.temperature,
-        "top_k": usual.top_k,  # transformers would keep 50, vLLM all
-        "top_p": usual.top_p,
-        "max_new_tokens": min(usual.length, storyteller.config.context // 2),
+        "temperature": USUAL.temperature,
+        "top_k": USUAL.top_k,  # transformers would keep 50, vLLM all
+        "top_p": USUAL.top_p,
+        "max_new_tokens": min(USUAL.length, storyteller.config.context // 2),
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
