@@ -137,7 +137,7 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
         examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.best)]
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
-        stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop")
+        stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
         clear = gr.Button(WORDS("clear"), min_width=100)
     story = view("story", elem_id="story")
     with gr.Row(elem_classes="buttons"):
@@ -150,8 +150,8 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
         shelf_of_stories = view("history", [])
         forget = gr.Button(WORDS("forget"), size="sm")
 
-    # Telling ends any other telling. A browser runs the listeners of a button one after the other, each to its end: so
-    # a story is no listener itself but follows one that does nothing.
+    # A telling begins when any other has ended, as by Stop. A browser runs the listeners of a button one after the
+    # other, each to its end: so a story is no listener itself but follows the one that waits for that.
     shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, api_visibility="private")
     begin = dict(js="storyteller.begin", **HERE)
     told = gr.on([tell.click, prompt.submit], **begin).then(
@@ -173,14 +173,7 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
         **shown,
         **TELLING,
     )
-    for trigger, others in (
-        ([tell.click, prompt.submit], [retold, continued]),
-        ([another.click], [told, continued]),
-        ([go_on.click], [told, retold]),
-        ([stop.click, clear.click], [told, retold, continued]),
-    ):
-        gr.on(trigger, cancels=others, **HERE)
-
+    gr.on([stop.click, clear.click], cancels=[told, retold, continued], **HERE)
     kept = dict(js="storyteller.keep", inputs=history, outputs=[story, history, shelf_of_stories], **HERE)
     for over in (told, retold, continued):
         over.then(**kept)
@@ -237,7 +230,12 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
 
     private = dict(show_progress="hidden", api_visibility="private", **LOOKING)
     look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
-        in_place(shelf.colours), [settings.model, text], [colours, refusal], api_name="look_story", **private
+        in_place(shelf.colours),
+        [settings.model, text],
+        [colours, refusal],
+        js="storyteller.lookingAtStory",
+        api_name="look_story",
+        **private,
     )
     colour.click(in_place(shelf.colours), [settings.model, text], [colours, refusal], api_name="colour", **private)
     sampler = [settings.temperature, settings.top_k, settings.top_p, settings.min_p]
@@ -251,6 +249,7 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
         **private,
     )
     gr.on([control.change for control in sampler], js="storyteller.reselect", **HERE)
+    colours.change(js="() => null", outputs=chances, **HERE)  # which were of another text
 
 
 def compare_tab(shelf: Shelf, settings: Settings) -> None:

@@ -27,7 +27,7 @@ storyteller.once = (make) => {
 
 storyteller.words = storyteller.once(() => {
   const tables = window.gradio_config.i18n_translations;
-  const languages = navigator.languages.flatMap((name) => [name, name.split("-")[0]]);
+  const languages = [navigator.language, navigator.language.split("-")[0]]; // the one that Gradio's own words take
   return { ...tables.en, ...tables[languages.find((name) => name in tables)] };
 });
 
@@ -60,6 +60,9 @@ storyteller.refused = (said) => {
     const found = said.match(pattern);
     if (!found || words[key] === window.gradio_config.i18n_translations.en[key]) continue;
     const values = { ...found.groups };
+    for (const [name, value] of Object.entries(values)) {
+      if (/^\d{1,3}(,\d{3})+$/.test(value)) values[name] = storyteller.number(Number(value.replaceAll(",", "")));
+    }
     if (values.name in words) values.name = `“${words[values.name]}”`; // a field is called what its label says
     return storyteller.say(key, values);
   }
@@ -92,8 +95,11 @@ new MutationObserver((changes) => {
     const busy = said.startsWith("This application is currently busy");
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
     node.querySelector('[data-testid="toast-close"]').click();
-    document.addEventListener("pointerdown", () => (refusal.textContent = ""), { once: true });
-    document.addEventListener("keydown", () => (refusal.textContent = ""), { once: true });
+    const pressed = new AbortController(); // either press ends the wait for both
+    for (const press of ["pointerdown", "keydown"]) {
+      const away = () => [pressed.abort(), (refusal.textContent = "")];
+      document.addEventListener(press, away, { signal: pressed.signal });
+    }
   }
 }).observe(document, { childList: true, subtree: true });
 
@@ -128,19 +134,38 @@ storyteller.tellLink = () => {
 };
 window.addEventListener("hashchange", () => location.reload()); // a link was put into the address bar of an open page
 
-storyteller.begin = () => storyteller.address(null);
+storyteller.pause = () => new Promise((done) => setTimeout(done, 50));
+
+// Ends what is being told, if anything is, and waits until it has its place in the history.
+storyteller.ended = async () => {
+  if (storyteller.telling) document.querySelector("#stop").click();
+  for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
+};
+
+// A story begins, with a turn of its own: what still comes of the turn before leaves it alone.
+storyteller.turn = 0;
+storyteller.begin = async () => {
+  await storyteller.ended();
+  storyteller.turn += 1;
+  storyteller.telling = true;
+  storyteller.address(null);
+};
 
 // Gradio shows a story that is being told by its status; what is on its way when one stops comes before that ends.
 storyteller.settled = async () => {
-  for (let i = 0; i < 20; i++) {
-    await new Promise((done) => setTimeout(done, 50));
-    if (!document.querySelector("[data-testid=status-tracker]:not(.hide)")) break;
+  for (let i = 0; i < 100; i++) {
+    await storyteller.pause();
+    if (!document.querySelector("[data-testid=status-tracker]:not(.hide)")) return true;
   }
+  return false;
 };
 
 // The story is over: it gets its address and its place in the history.
 storyteller.keep = async (kept) => {
-  await storyteller.settled();
+  const { turn } = storyteller;
+  const over = await storyteller.settled();
+  if (!over || turn !== storyteller.turn) return [undefined, undefined, undefined]; // which changes nothing
+  storyteller.telling = false;
   const telling = storyteller.current && { ...storyteller.current, running: false };
   if (!telling) return [null, kept, kept];
   storyteller.address(telling.settings);
@@ -156,14 +181,18 @@ storyteller.halt = async () => {
 };
 
 storyteller.clear = async () => {
+  storyteller.turn += 1; // nothing is kept
+  storyteller.telling = false;
   await storyteller.settled();
   storyteller.address(null);
   return ["", null, null];
 };
 
-storyteller.recall = () => {
-  storyteller.address(storyteller.chosen.settings);
-  return storyteller.chosen;
+storyteller.recall = async () => {
+  const { chosen } = storyteller;
+  await storyteller.ended();
+  storyteller.address(chosen.settings);
+  return chosen;
 };
 
 storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
@@ -212,17 +241,24 @@ storyteller.download = () => {
 
 // To look inside.
 storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-4000);
-storyteller.looking = (model, colours, again, ...sampler) => [model, colours.characters, storyteller.index, ...sampler];
+storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text]; // who told it
+storyteller.looking = (model, colours, again, ...sampler) => [
+  colours.model, // which read the text, whatever is chosen by now
+  colours.characters,
+  storyteller.index,
+  ...sampler,
+];
 storyteller.attending = (model, colours, again, layer, head) => {
   const characters = colours ? colours.characters : "";
-  return [model, characters, storyteller.index ?? characters.length, layer, head];
+  return [colours ? colours.model : model, characters, storyteller.index ?? characters.length, layer, head];
 };
 storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();
 
 storyteller.enter = (tab) => {
   document.body.dataset.tab = tab;
   const whole = storyteller.lastPart();
-  if (tab === "look" && whole && whole !== storyteller.looked) {
+  const written = document.querySelector("#text textarea")?.value;
+  if (tab === "look" && whole && whole !== storyteller.looked && (!written || written === storyteller.looked)) {
     storyteller.looked = whole;
     document.querySelector("#look_story").click();
   }

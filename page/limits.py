@@ -51,10 +51,15 @@ def check_sampling(
 ) -> Sampling:
     """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
     length = check_whole("length", length, 1, MAX_LENGTH)
-    seed = None if seed is None or seed == -1 else whole(seed)
+    seed = None if seed is None else check_whole("seed", seed, -1, 2**63 - 1)
     try:
         return Sampling(
-            length=length, temperature=temperature, top_k=whole(top_k), top_p=top_p, min_p=min_p, seed=seed
+            length=length,
+            temperature=temperature,
+            top_k=whole(top_k),
+            top_p=top_p,
+            min_p=min_p,
+            seed=None if seed == -1 else seed,
         ).seeded()
     except ValueError as error:
         raise Refusal(str(error), str(error).split(" ")[0]) from None

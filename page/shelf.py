@@ -102,11 +102,11 @@ class Shelf:
         for telling in self.telling(model, prompt, length, temperature, top_k, top_p, min_p, seed):
             yield telling["prompt"] + telling["text"], figures(telling)
 
-    def score(self, model: str, text: str) -> dict[str, Any]:
+    def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
         """Says how well a model foresees a text, character by character.
 
         Args:
-            model: Name of the model that reads, as `models` has it.
+            model: Name of the model that reads, as `models` has it; empty for the best.
             text: The text, 1 to 4,000 characters; it is read as a story from its start.
 
         Returns:
@@ -118,6 +118,7 @@ class Shelf:
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
             raise Refusal(ENGLISH["refused_letters"], "text")
+        check_text("text", characters)  # an ellipsis is three characters to the model
         said = log_softmax(self.read(storyteller.name, characters)[:-1])  # (T, V)
         bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
@@ -131,8 +132,8 @@ class Shelf:
 
     def next_characters(
         self,
-        model: str,
-        prompt: str,
+        model: str = "",
+        prompt: str = EXAMPLES[1][:-1],
         temperature: float = USUAL.temperature,
         top_k: int = USUAL.top_k,
         top_p: float = USUAL.top_p,
@@ -142,7 +143,7 @@ class Shelf:
         """Says which characters a model expects after a text, before and after the settings of the sampler.
 
         Args:
-            model: Name of the model, as `models` has it.
+            model: Name of the model, as `models` has it; empty for the best.
             prompt: The text so far, up to 4,000 characters.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.

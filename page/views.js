@@ -49,7 +49,7 @@
   views.story = (element, props, watch) => {
     const given = make("span", { class: "given" });
     const told = make("span", { class: "told" });
-    const article = make("article", { "aria-label": say("story"), class: "story" }, given, told);
+    const article = make("article", { "aria-label": say("story"), class: "story", lang: "en" }, given, told);
     const about = make("div", { role: "group", "aria-label": say("about"), class: "about" });
     const status = make("div", { role: "status", class: "unseen" });
     element.firstElementChild.append(article, about, status);
@@ -216,7 +216,7 @@
       const told = make("span", { class: "told" });
       const about = make("div", { class: "about" });
       const sizes = [say("parameters", { count: number(parameters) }), say("nats", { nats: number(nats, 3) })];
-      const body = make("div", { class: "story" }, given, told);
+      const body = make("div", { class: "story", lang: "en" }, given, told);
       const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
       card.append(make("p", { class: "note" }, sizes.join(" · ")), about, body);
       return { card, given, told, about };

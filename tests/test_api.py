@@ -58,6 +58,16 @@ def test_next_characters_before_and_after_the_settings(client, storyteller):
     assert [row["after"] > 0 for row in rows] == [True] * 3 + [False] * 2
 
 
+def test_the_documented_examples_work(client):
+    """What the page's API link offers to copy: each parameter's default, or its example where it has none."""
+    for name, endpoint in client.view_api(return_format="dict")["named_endpoints"].items():
+        values = {
+            it["parameter_name"]: it["parameter_default"] if it["parameter_has_default"] else it["example_input"]
+            for it in endpoint["parameters"]
+        }
+        assert client.predict(**values, api_name=name)
+
+
 def test_models_are_named(client, storyteller):
     assert client.predict(api_name="/models") == [
         {
@@ -74,6 +84,7 @@ def test_models_are_named(client, storyteller):
     ("endpoint", "values", "message"),
     [
         ("/score", ("ending", "a" * 4001), "text has 4,001 characters; the limit is 4,000: shorten it"),
+        ("/score", ("ending", "…" * 1334), "text has 4,002 characters; the limit is 4,000: shorten it"),
         ("/score", ("ending", ""), "text has no character that this model knows: write some letters"),
         ("/score", ("gpt-4", "Tom"), "model must be one of ending"),
         ("/next_characters", ("ending", "Tom", 3), "temperature (3) must be a number from 0 to 2"),

@@ -166,6 +166,38 @@ def test_tell_takes_over_from_continue_and_back(desktop):
     desktop.wait_for_longer("A dog")
 
 
+def test_tell_in_mid_story_begins_anew_and_keeps_what_was_told(desktop):
+    told = tell_long(desktop, "A cat")
+    desktop.prompt.fill("A dog")
+    desktop.prompt.press("Enter")
+    desktop.wait_for_longer("A dog")
+    desktop.press("Tell another")
+    expect(desktop.about).to_have_text(re.compile("characters · "))
+    desktop.page.wait_for_timeout(1200)
+    assert desktop.page.evaluate("location.hash") == "", "it is told still"
+    expect(desktop.story).to_have_attribute("aria-busy", "true")
+    desktop.press("Stop")
+    assert desktop.wait_until_told().startswith("A dog")
+    desktop.press("Stories of this visit ▼")
+    kept = desktop.page.get_by_role("listitem").get_by_role("button")
+    expect(kept).to_have_count(3)
+    kept.last.click()
+    assert desktop.wait_until_told().startswith(told)
+
+
+def test_a_story_that_is_recalled_in_mid_story_stays(desktop):
+    desktop.choose("ending")
+    desktop.prompt.fill("Ann")
+    desktop.press("Tell")
+    story = desktop.wait_until_told()
+    tell_long(desktop, "Tom")
+    desktop.press("Stories of this visit ▼")
+    desktop.page.get_by_role("listitem").get_by_role("button").first.click()
+    expect(desktop.story).to_have_text(story, use_inner_text=False)
+    desktop.page.wait_for_timeout(500)
+    assert desktop.story.text_content() == story and "prompt=Ann" in desktop.page.url
+
+
 def test_a_link_tells_the_same_story(browser, server, desktop):
     desktop.choose("endless")  # the other model may end before the first character that it continues with
     desktop.set("Length, in characters", 120)
@@ -306,6 +338,9 @@ def test_the_server_s_refusals_are_said_in_the_visitor_s_language(browser, serve
     with visit(browser, server.url, locale="de-DE") as reader:
         reader.page.locator("#go_on").click()
         expect(reader.alert).to_contain_text("Es gibt noch keine Geschichte, die")
+        reader.page.locator("#prompt textarea").fill("a" * 4001)
+        reader.page.locator("#tell").click()
+        expect(reader.alert).to_contain_text("4.001 Zeichen sind zu viele, die Grenze ist 4.000.")
 
 
 def test_a_refusal_stays_in_place_with_its_field_marked(desktop):

@@ -76,6 +76,31 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).to_be_visible()
 
 
+def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
+    """A story is read by who told it; a character's chances are those of its colours, whatever is chosen by now."""
+    desktop.choose("pocket")
+    desktop.prompt.fill(TEXT)
+    desktop.press("Tell")
+    desktop.wait_until_told()
+    desktop.choose("classic")
+    desktop.enter("Look inside")
+    expect(desktop.page.get_by_text("the average of pocket on stories")).to_be_visible()
+    options = desktop.page.get_by_role("listbox").get_by_role("option")
+    options.nth(8).click()
+    likely = re.search(r"([\d.]+%) likely", options.nth(8).get_attribute("aria-label"))[1]
+    expect(desktop.page.get_by_role("row", name=re.compile("stands here"))).to_contain_text(likely)
+    box = desktop.page.get_by_role("textbox", name="Text to look into")
+    box.fill("My own text.")
+    desktop.press("Colour this text")
+    expect(desktop.page.get_by_text("the average of classic on stories")).to_be_visible()
+    expect(desktop.page.get_by_role("caption")).to_have_count(0)  # they were of another text
+    desktop.enter("Tell")
+    desktop.press("Tell another")
+    desktop.wait_until_told()
+    desktop.enter("Look inside")
+    expect(box).to_have_value("My own text.")
+
+
 def test_a_character_shows_its_rivals_and_the_sliders_move_them(desktop):
     options = colour(desktop)
     options.nth(len("Once u")).click()

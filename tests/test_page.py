@@ -47,11 +47,11 @@ REFUSALS = [
     ({"top_k": -1}, "top_k (-1) must be a whole number of at least 0 (0 keeps all)"),
     ({"top_p": 0}, "top_p (0) must be a number above 0 and at most 1 (1 keeps all)"),
     ({"min_p": 1}, "min_p (1) must be a number from 0 to below 1 (0 keeps all)"),
-    ({"seed": -2}, "seed (-2) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"seed": -2}, "seed (-2) must be a whole number from -1 to 9,223,372,036,854,775,807"),
     ({"length": 10**400}, f"length (1{'0' * 36}...) must be a whole number from 1 to 4,000"),
     ({"temperature": "<" * 400}, f"temperature ('{'&lt;' * 36}...) must be a number from 0 to 2"),
-    ({"seed": 1e300}, f"seed ({str(int(1e300))[:37]}...) must be a whole number from 0 to 2**63 - 1, or None"),
-    ({"seed": 0.5}, "seed (0.5) must be a whole number from 0 to 2**63 - 1, or None"),
+    ({"seed": 1e300}, f"seed ({str(int(1e300))[:37]}...) must be a whole number from -1 to 9,223,372,036,854,775,807"),
+    ({"seed": 0.5}, "seed (0.5) must be a whole number from -1 to 9,223,372,036,854,775,807"),
 ]
 
 

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from model import Sampling
 from page.looks import HERE, SCRIPTS, STYLE
-from page.words import LANGUAGES, TABLE
+from page.words import ENGLISH, LANGUAGES, TABLE
 
+SAMPLER = [f"refused_{name}" for name in ("temperature", "top_k", "top_p", "min_p")]  # its words are the model's
 CODE = "".join(path.read_text() for path in [HERE.parent / "app.py", *HERE.glob("*.py"), *SCRIPTS])
 
 
@@ -19,7 +21,15 @@ def test_every_word_is_in_each_language_and_used(key):
     assert {frozenset(re.findall(r"\{\w+\}", text)) for text in words.values()} == {
         frozenset(re.findall(r"\{\w+\}", words["en"]))
     }
-    assert f'"{key}"' in CODE
+    assert f'"{key}"' in CODE or key in SAMPLER
+
+
+@pytest.mark.parametrize("key", SAMPLER)
+def test_what_the_sampler_refuses_is_in_the_table(key):
+    name = key.removeprefix("refused_")
+    with pytest.raises(ValueError) as error:
+        Sampling(**{name: -1})
+    assert str(error.value) == ENGLISH[key].format(name=name, value=-1)
 
 
 def test_the_page_adds_less_than_100_kb():

@@ -339,14 +339,12 @@ class Run:
         return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
 
     def mean_loss(self) -> float:
-        """Of the steps since the last evaluation that had a usable loss; before the first step that of a guess."""
-        if not self.loss_count:
-            return math.log(len(self.text.vocab))
+        """Of the steps since the last evaluation that had a usable loss."""
         return float(self.loss_sum / (self.loss_count - self.guard.missed * self.config.accumulate))
 
     @torch.inference_mode()
     def first_loss(self) -> float:
-        """Of the first batch, before the first step, by a model that goes on learning and does not guess."""
+        """Of the first batch, before the first step."""
         self.network.eval()
         loss = self.loss(self.network, *self.source().batch(0)).double()
         self.network.train()
@@ -365,7 +363,7 @@ class Run:
                 # a network that has seen short windows only is lost beyond them
                 nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=source.context)
                 val_nats = float(nats.sum() / symbols.sum())
-                train_nats = self.mean_loss() if self.loss_count or not self.config.init else self.first_loss()
+                train_nats = self.mean_loss() if self.loss_count else self.first_loss()
         if missed:
             reason = f"no finite gradients, or a loss above {self.guard.limit:.0f} nats per character"
             self.ranks.say(f"steps left out since the last evaluation: {missed} ({reason})")
