@@ -163,6 +163,7 @@ class Worker:
 
     def __init__(self, name: str, path: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.name = name
         command = [sys.executable, "-m", "model.bench", str(path), "--worker", name]
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process; a pipe would fill up)
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
@@ -339,6 +340,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.worker:
         work(args.worker, args.artifact)
         return 0
+    if args.json and not args.json.resolve().parent.is_dir():
+        parser.error(f"{args.json}: there is no folder {args.json.parent}")
     readers = (2, 8) if args.quick else (2, 8, 32)
     try:
         result = measure(

@@ -48,6 +48,34 @@ def test_what_is_no_artifact_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")
 
 
+def test_figures_that_could_not_be_kept_are_not_measured(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench.main([str(tiny_artifact), "--json", str(tmp_path / "none" / "bench.json")])
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_an_engine_that_dies_is_named_and_the_others_go_on(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [engine for engine in bench.ENGINES if engine[0] in (bench.BASE, "PyTorch, no cache")]
+    monkeypatch.setattr(bench, "ENGINES", engines)
+    ask = bench.Worker.ask
+
+    def killed(worker: bench.Worker, readers: int, length: int) -> None:
+        if worker.name == bench.BASE:
+            worker.process.kill()
+            worker.process.wait()
+        ask(worker, readers, length)
+
+    monkeypatch.setattr(bench.Worker, "ask", killed)
+    result = bench.measure(tiny_artifact, rounds=1, length=5, readers=())
+    assert result["skipped"] == {bench.BASE: "it ended at once"}
+    assert [row["engine"] for row in result["engines"]] == ["PyTorch, no cache"]
+    assert f"Not measured: {bench.BASE}: it ended at once" in bench.table(result)
+
+
 def test_the_readme_quotes_the_whole_runs() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("storyteller", "pocket"):

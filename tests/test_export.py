@@ -255,6 +255,13 @@ def calm(tmp_path: Path) -> Path:
     return folder
 
 
+def test_no_story_is_nothing_to_measure_on(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = calm.parent / "empty.txt"
+    empty.write_text("\n")
+    assert run(calm, "--to", "onnx", "--data", empty) == 2
+    assert capsys.readouterr().err == f"error: {empty} holds no story to measure on\n"
+
+
 def test_the_command_writes_lists_and_reports(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stories = write_stories(calm.parent / "held-out.txt", 12)
     assert run(calm, "--to", "onnx", "--data", stories, "--bits", 8) == 0

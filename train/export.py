@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         storyteller = load(args.artifact)
         if args.to == "onnx":
-            stories = islice(read_stories(args.data), HELD_OUT) if args.data else ()
+            stories = list(islice(read_stories(args.data), HELD_OUT)) if args.data else []
+            if args.data and not stories:
+                raise CorpusError(f"{args.data} holds no story to measure on")
             print(export_onnx(args.artifact, [sequence(storyteller.vocab, story) for story in stories], args.bits))
         else:
             export(storyteller, args.to, args.out)
