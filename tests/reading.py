@@ -63,8 +63,11 @@ class Reader:
 
     def set_seed(self, seed: int) -> None:
         self.press("More settings ▼")
-        self.page.get_by_label("Seed").fill(str(seed))
-        self.page.get_by_label("Seed").press("Tab")
+        field = self.page.get_by_label("Seed")
+        expect(field).to_have_value("-1")
+        self.page.wait_for_timeout(200)  # Gradio makes the field with the press, and then sets it: no hand is as quick
+        field.fill(str(seed))
+        field.press("Tab")
 
     def choose(self, model: str) -> None:
         self.page.get_by_role("combobox", name="Model").click()
