@@ -150,13 +150,10 @@ class Gate:
             raise Refused(404, f"no endpoint has this name; there are {', '.join(self._public())}")
 
     def _check_parameters(self, name: str, given: dict[str, Any]) -> None:
-        """Values by name: each must be a parameter, and those without a default must be there."""
+        """Values by name: each must be a parameter; all parameters have defaults."""
         self._check_name(name, {public.removeprefix("/") for public in self._public()})
         parameters = self._public()[f"/{name}"]["parameters"]
         known = {each["parameter_name"] for each in parameters} | {"oauth_token"}  # which Gradio takes and drops
-        needed = {each["parameter_name"] for each in parameters if not each["parameter_has_default"]}
-        if lacking := needed - given.keys():
-            raise Refused(400, f"{min(lacking)} is missing")
         if given.keys() - known:
             raise Refused(400, f"one value is no parameter of /{name}; those are {', '.join(sorted(known))}")
 

@@ -203,7 +203,8 @@ def test_unknown_names_are_refused_with_the_known_ones(server):
         status, _, text = ask(server, "POST", f"{API}/{path}", '{"data": []}')
         assert (status, json.loads(text)["detail"]) == (404, known)
     assert ask(server, "GET", f"{API}/call/tell/0123")[0] == 404
-    assert json.loads(ask(server, "POST", f"{API}/call/v2/score", '{"text": "Tom"}')[2])["detail"] == "model is missing"
+    told = ask(server, "POST", f"{API}/call/v2/score", '{"story": "Tom"}')[2]
+    assert json.loads(told)["detail"] == "one value is no parameter of /score; those are model, oauth_token, text"
 
 
 @pytest.mark.parametrize("name", ["Host", "X_Forwarded_Host"])
