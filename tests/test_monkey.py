@@ -11,7 +11,7 @@ from playwright.sync_api import Error, expect
 from reading import MARKUP, chromium, visit
 from serving import ROOT, serve
 
-SECONDS = float(os.environ.get("MONKEY_SECONDS", "8"))
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "12"))
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
 # What was drawn went away meanwhile, or something lies over it.
