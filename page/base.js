@@ -184,6 +184,7 @@ storyteller.clear = async () => {
   storyteller.turn += 1; // nothing is kept
   storyteller.telling = false;
   await storyteller.settled();
+  storyteller.current = null; // which a late end of the story would keep
   storyteller.address(null);
   return ["", null, null];
 };
