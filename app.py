@@ -76,6 +76,7 @@ def build(shelf: Shelf) -> Page:
     with Page(title=ENGLISH["title"], analytics_enabled=False) as page:
         view("heading")
         if shelf.storytellers:
+            view("settings", elem_id="settings_button", padding=False)
             with gr.Row():
                 # Made first, as the tabs listen to it, and put after them.
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
@@ -114,7 +115,7 @@ def settings_column(shelf: Shelf) -> Settings:
     model = gr.Dropdown(names, value=shelf.best, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
     length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
     temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
-    with gr.Accordion(WORDS("more"), open=False):
+    with gr.Accordion(WORDS("more"), open=False, elem_id="more"):
         top_k = slider("top_k", 0, 100, USUAL.top_k, 1, info=WORDS("top_k_info"))
         top_p = slider("top_p", 0.05, 1, USUAL.top_p, 0.05, info=WORDS("top_p_info"))
         min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.05, info=WORDS("min_p_info"))
@@ -145,7 +146,6 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
             gr.Button(WORDS(name), size="sm", min_width=80, elem_id=name)
             for name in ("go_on", "another", "edit", "copy", "download")
         )
-    history = gr.BrowserState([], storage_key="storyteller-history", secret="for the form, not for secrecy")
     with gr.Accordion(WORDS("history"), open=False):
         shelf_of_stories = view("history", [])
         forget = gr.Button(WORDS("forget"), size="sm")
@@ -174,14 +174,14 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
         **TELLING,
     )
     gr.on([stop.click, clear.click], cancels=[told, retold, continued], **HERE)
-    kept = dict(js="storyteller.keep", inputs=history, outputs=[story, history, shelf_of_stories], **HERE)
+    kept = dict(js="storyteller.keep", outputs=[story, shelf_of_stories], **HERE)
     for over in (told, retold, continued):
-        over.then(**kept)
+        over.then(**kept).then(js="storyteller.follow", **HERE)
     stop.click(**kept)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
-    forget.click(js="() => [[], []]", outputs=[history, shelf_of_stories], **HERE)
+    forget.click(js="storyteller.forget", outputs=shelf_of_stories, **HERE)
     shelf_of_stories.select(js="storyteller.recall", outputs=story, **HERE)
-    edit.click(js="storyteller.edit", inputs=prompt, outputs=prompt, **HERE)
+    edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", **HERE)
     download.click(js="storyteller.download", **HERE)
     for button in examples:
@@ -191,7 +191,7 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
 
     # A link is opened: its settings are put into place, and its story is told.
     linked = [prompt, *settings]
-    page.load(js="history => [history]", inputs=history, outputs=shelf_of_stories, **HERE)
+    page.load(js="() => [storyteller.shelf.read()]", outputs=shelf_of_stories, **HERE)
     page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
     return story
 
@@ -255,6 +255,8 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
 def compare_tab(shelf: Shelf, settings: Settings) -> None:
     """One prompt and one seed, every model side by side."""
     gr.Markdown(WORDS("compare_info"))
+    if {"classic", "pocket"} <= shelf.storytellers.keys():
+        gr.Markdown(WORDS("compare_recipes"))
     if len(shelf.storytellers) == 1:
         gr.Markdown(WORDS("compare_one"))
     prompt = gr.Textbox(
@@ -290,9 +292,8 @@ def training_tab(shelf: Shelf) -> None:
         [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"
     )
     runs = [{"name": name, "log": it.log, "metrics": it.metrics} for name, it in shelf.storytellers.items()]
-    curves = view("curves", {"runs": runs, "scale": "linear"})
-    scale.change(js="(scale, curves) => ({ ...curves, scale })", inputs=[scale, curves], outputs=curves, **HERE)
-    view("models", runs)
+    curves = view("training", "linear", runs=runs)
+    scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)
 
 
 def endpoints(shelf: Shelf) -> None:

@@ -2,19 +2,20 @@
 
 const storyteller = { views: {}, current: null };
 
-// In a Space the page is a frame of another site's, and a browser that blocks third-party cookies denies a frame its
-// storage. Gradio's BrowserState does not expect that and the page stays empty; so what is kept is kept for this visit.
-try {
-  localStorage.length;
-} catch {
-  const kept = new Map();
-  const storage = {
-    getItem: (key) => kept.get(key) ?? null,
-    setItem: (key, value) => kept.set(key, String(value)),
-    removeItem: (key) => kept.delete(key),
+// The stories of this visit, which a reload keeps and the end of the tab ends. In a Space the page is a frame of another
+// site's, and a browser that blocks third-party cookies denies a frame its storage: then a reload forgets them.
+storyteller.shelf = (() => {
+  let kept = "[]";
+  try {
+    sessionStorage.length;
+  } catch {
+    return { read: () => JSON.parse(kept), write: (stories) => (kept = JSON.stringify(stories)) };
+  }
+  return {
+    read: () => JSON.parse(sessionStorage.getItem("stories") ?? "[]"),
+    write: (stories) => sessionStorage.setItem("stories", JSON.stringify(stories)),
   };
-  Object.defineProperty(window, "localStorage", { value: storage });
-}
+})();
 
 // A function of one value that remembers: to look up a language or a format for each of 4,000 characters takes long.
 storyteller.once = (make) => {
@@ -94,6 +95,7 @@ new MutationObserver((changes) => {
     if (!said || !refusal) continue;
     const busy = said.startsWith("This application is currently busy");
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
+    storyteller.failed();
     node.querySelector('[data-testid="toast-close"]').click();
     const pressed = new AbortController(); // either press ends the wait for both
     for (const press of ["pointerdown", "keydown"]) {
@@ -111,9 +113,15 @@ storyteller.drawn = (element, props, watch, draw) => {
   redraw();
 };
 
-// The address bar carries, after a #, what tells the story again: it is not sent to the server.
-storyteller.address = (settings) => {
-  const hash = settings ? `#${new URLSearchParams(settings)}` : "";
+// A story is told in steps, Tell and each Continue, and what tells it again are the settings of all. The address bar
+// carries them after a #: that is not sent to the server.
+const SETTINGS = ["length", "temperature", "top_k", "top_p", "min_p", "seed"];
+
+storyteller.address = (steps) => {
+  const [first, ...more] = steps ?? [];
+  const link = new URLSearchParams(first);
+  for (const step of more) link.append("then", [...SETTINGS.map((name) => step[name]), step.model].join());
+  const hash = steps ? `#${link}` : "";
   history.replaceState(null, "", location.pathname + location.search + hash);
   // In a Space the page is a frame; the Hub then writes its own address bar.
   if (window.parent !== window) window.parent.postMessage({ hash: hash.slice(1) }, "https://huggingface.co");
@@ -121,16 +129,25 @@ storyteller.address = (settings) => {
 
 storyteller.open = () => {
   const link = new URLSearchParams(location.hash.slice(1));
-  const names = ["prompt", "model", "length", "temperature", "top_k", "top_p", "min_p", "seed"];
-  return names.map((name, i) => {
+  const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));
+  storyteller.coming = link.getAll("then").map((step) => {
+    const values = step.split(",");
+    return [values.slice(SETTINGS.length).join(), ...values.slice(0, SETTINGS.length).map(number)];
+  });
+  return ["prompt", "model", ...SETTINGS].map((name, i) => {
     if (!link.has(name)) return undefined; // which changes nothing: the visitor may be writing already
-    const given = link.get(name);
-    return i < 2 || given.trim() === "" || Number.isNaN(Number(given)) ? given : Number(given);
+    return i < 2 ? link.get(name) : number(link.get(name));
   });
 };
 
 storyteller.tellLink = () => {
   if (new URLSearchParams(location.hash.slice(1)).has("seed")) document.querySelector("#tell").click();
+};
+
+// The next step of a link, once the one before is told.
+storyteller.coming = [];
+storyteller.follow = () => {
+  if (storyteller.coming.length && !storyteller.telling) document.querySelector("#go_on").click();
 };
 window.addEventListener("hashchange", () => location.reload()); // a link was put into the address bar of an open page
 
@@ -148,7 +165,14 @@ storyteller.begin = async () => {
   await storyteller.ended();
   storyteller.turn += 1;
   storyteller.telling = true;
+  storyteller.continued = []; // the steps before
   storyteller.address(null);
+};
+
+storyteller.failed = () => {
+  storyteller.telling = false;
+  storyteller.coming = [];
+  storyteller.address(storyteller.current?.steps);
 };
 
 // Gradio shows a story that is being told by its status; what is on its way when one stops comes before that ends.
@@ -160,18 +184,34 @@ storyteller.settled = async () => {
   return false;
 };
 
+// The settings that tell the story again, with what is told of it if it is stopped.
+storyteller.steps = ({ steps, settings, running, written }) => {
+  const step = { ...settings, length: running ? Math.max(written, 1) : settings.length };
+  if (storyteller.continued.length) delete step.prompt; // it is the story so far
+  return steps ?? [...storyteller.continued, step];
+};
+
 // The story is over: it gets its address and its place in the history.
-storyteller.keep = async (kept) => {
+storyteller.keep = async () => {
   const { turn } = storyteller;
   const over = await storyteller.settled();
-  if (!over || turn !== storyteller.turn) return [undefined, undefined, undefined]; // which changes nothing
+  if (!over || turn !== storyteller.turn) return [undefined, undefined]; // which changes nothing
   storyteller.telling = false;
-  const telling = storyteller.current && { ...storyteller.current, running: false };
-  if (!telling) return [null, kept, kept];
-  storyteller.address(telling.settings);
-  const same = (other) => JSON.stringify(other.settings) === JSON.stringify(telling.settings);
-  const all = [telling, ...kept.filter((other) => !same(other))].slice(0, 20);
-  return [telling, all, all];
+  const { current } = storyteller;
+  if (!current || current.running || current.steps) storyteller.coming = []; // it was refused, or is stopped
+  if (!current) return [null, undefined];
+  const steps = storyteller.steps(current);
+  const telling = { ...current, steps, running: false, stopped: current.running };
+  storyteller.address(steps);
+  const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
+  const all = [telling, ...storyteller.shelf.read().filter((other) => !same(other))].slice(0, 20);
+  storyteller.shelf.write(all);
+  return [telling, all];
+};
+
+storyteller.forget = () => {
+  storyteller.shelf.write([]);
+  return [[]];
 };
 
 // An array is a list of outputs, even where there is one output: so one that is an array itself stands in another.
@@ -183,6 +223,7 @@ storyteller.halt = async () => {
 storyteller.clear = async () => {
   storyteller.turn += 1; // nothing is kept
   storyteller.telling = false;
+  storyteller.coming = [];
   await storyteller.settled();
   storyteller.current = null; // which a late end of the story would keep
   storyteller.address(null);
@@ -192,29 +233,31 @@ storyteller.clear = async () => {
 storyteller.recall = async () => {
   const { chosen } = storyteller;
   await storyteller.ended();
-  storyteller.address(chosen.settings);
+  storyteller.address(chosen.steps);
   return chosen;
 };
 
 storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
 
-storyteller.continuing = (model, telling, again, ...settings) => [
-  model,
-  storyteller.whole(telling),
-  telling ? telling.prompt.length : 0,
-  ...settings.slice(0, -1),
-  -1, // the same seed again would repeat itself
-];
+storyteller.continuing = (model, telling, again, ...settings) => {
+  storyteller.continued = telling?.steps ?? [];
+  // Of a link its step; else what is set, with another seed: the same would repeat itself.
+  const [teller, ...how] = storyteller.coming.shift() ?? [model, ...settings.slice(0, -1), -1];
+  return [teller, storyteller.whole(telling), telling ? telling.prompt.length : 0, ...how];
+};
 
 storyteller.edit = (prompt) => {
   const whole = storyteller.whole(storyteller.current) || prompt;
+  const end = whole.slice(-storyteller.limit);
+  const written = end === whole ? whole : end.slice(end.search(/\s/) + 1);
   const box = document.querySelector("#prompt textarea");
   setTimeout(() => {
     box.focus();
-    box.setSelectionRange(whole.length, whole.length);
+    box.setSelectionRange(written.length, written.length);
     box.scrollTop = box.scrollHeight;
   }, 100);
-  return whole;
+  const limit = storyteller.number(storyteller.limit);
+  return [written, end === whole ? null : { text: storyteller.say("edit_end", { limit }) }];
 };
 
 storyteller.copy = async () => {
@@ -226,22 +269,25 @@ storyteller.copy = async () => {
     done = "not_copied"; // without https there is no clipboard
   }
   button.textContent = storyteller.say(done);
+  storyteller.announce(storyteller.say(done));
   setTimeout(() => (button.textContent = storyteller.say("copy")), 2000);
 };
 
 storyteller.download = () => {
   const telling = storyteller.current;
   if (!telling) return;
-  const { prompt, ...settings } = telling.settings;
-  const lines = Object.entries(settings).map(([name, value]) => `${name}: ${value}`);
-  const text = `${storyteller.whole(telling)}\n\n---\n${lines.join("\n")}\nprompt: ${JSON.stringify(prompt)}\n`;
+  const [{ prompt, ...settings }, ...more] = storyteller.steps(telling);
+  const written = (step, mark, between) => Object.entries(step).map((pair) => pair.join(mark)).join(between);
+  const lines = [written(settings, ": ", "\n"), `prompt: ${JSON.stringify(prompt)}`];
+  lines.push(...more.map((step) => `then ${written(step, "=", " ")}`));
+  const text = `${storyteller.whole(telling)}\n\n---\n${lines.join("\n")}\n`;
   const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
   storyteller.make("a", { href: url, download: `story-${settings.model}-${settings.seed}.txt` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 };
 
 // To look inside.
-storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-4000);
+storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-storyteller.limit);
 storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text]; // who told it
 storyteller.looking = (model, colours, again, ...sampler) => [
   colours.model, // which read the text, whatever is chosen by now

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from page.limits import MAX_TEXT
+
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 SCRIPTS = [HERE / "base.js", HERE / "views.js", HERE / "training.js"]
@@ -35,7 +37,8 @@ THEME = gr.themes.Base(  # fonts of the system only: the page makes no request t
 
 def head() -> str:
     """The scripts, for the page's head."""
-    return f"<script>\n{''.join(path.read_text(encoding='utf-8') for path in SCRIPTS)}</script>"
+    scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    return f"<script>\n{scripts}storyteller.limit = {MAX_TEXT};\n</script>"
 
 
 def view(name: str, value: object = None, **settings: object) -> gr.HTML:

@@ -16,7 +16,7 @@ from model.batching import Company
 from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
-from page.telling import Telling, figures, stream, stream_together
+from page.telling import Telling, figures, named, stream, stream_together
 from page.words import ENGLISH
 
 LIKELIEST = 10  # next characters that are shown
@@ -207,7 +207,7 @@ class Shelf:
         """What `score` says, the bits of all characters in one string: Gradio copies a list of thousands at each event,
         number by number, which took a click 0.2 seconds."""
         scored = self.score(model, text)
-        return scored | {"bits": json.dumps(scored["bits"])}
+        return scored | {"bits": json.dumps(scored["bits"]), "dropped": named(scored["dropped"])}
 
     def look(self, model: object, text: object, index: object, *settings: object) -> dict[str, Any]:
         """What could have stood at `index` of a text that was scored, with the character that does, if any."""

@@ -58,7 +58,7 @@ def stream(
         speed=0.0,
         running=True,
         ended=False,
-        dropped=[c if c.isprintable() else f"U+{ord(c):04X}" for c in read.dropped],
+        dropped=named(read.dropped),
         kept=len(read.text) - read.cut if read.cut else None,
     )
     started = time.monotonic()
@@ -89,6 +89,11 @@ def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: 
                     seconds[i] += time.monotonic() - started
                     tellings[i]["speed"] = tellings[i]["written"] / max(seconds[i], 1e-3)
             yield list(tellings)
+
+
+def named(characters: Iterable[str]) -> list[str]:
+    """The characters as one can see them."""
+    return [each if each.isprintable() else f"U+{ord(each):04X}" for each in characters]
 
 
 def figures(telling: Telling) -> str:

@@ -67,13 +67,6 @@
     return make("figure", {}, make("figcaption", {}, make("strong", {}, name), ...keys), svg);
   }
 
-  views.curves = (element, props, watch) => {
-    drawn(element, props, watch, (root, { runs, scale }) => {
-      root.className = "figures";
-      const width = Math.min(Math.max(root.clientWidth, 280), 560); // so that letters keep their size on a phone
-      root.replaceChildren(...runs.map((run) => figure(run, scale, width)));
-    });
-  };
 
   const COLUMNS = [
     ["table_parameters", (it) => number(it.parameters)],
@@ -89,17 +82,17 @@
   // A command in a box that scrolls by itself, on a phone too.
   const command = (text, label) => make("pre", { tabindex: "0", "aria-label": label, role: "region" }, text);
 
-  views.models = (element, props) => {
+  function tableAndCommands(runs) {
     const head = ["table_model", ...COLUMNS.map(([key]) => key)].map((key) => make("th", { scope: "col" }, say(key)));
-    const rows = props.value.map(({ name, metrics }) => {
+    const rows = runs.map(({ name, metrics }) => {
       const cells = COLUMNS.map(([, write]) => make("td", {}, String(write(metrics) ?? "–")));
       return make("tr", {}, make("th", { scope: "row" }, name), ...cells);
     });
     const table = make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
-    const commands = props.value
+    const commands = runs
       .filter(({ metrics }) => metrics.command)
       .flatMap(({ name, metrics }) => [make("h3", {}, name), command(metrics.command, name)]);
-    element.firstElementChild.append(
+    return [
       make("h2", {}, say("table")),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("table") }, table),
       ...(commands.length ? [make("h2", {}, say("commands")), ...commands] : []),
@@ -110,6 +103,15 @@
       command("python -m train.push YOU/YOUR-SPACE", say("deploy_text")),
       make("h2", {}, say("data")),
       make("p", {}, say("data_text")),
-    );
+    ];
+  }
+
+  views.training = (element, props, watch) => {
+    const figures = make("div", { class: "figures" });
+    element.firstElementChild.append(figures, ...tableAndCommands(props.runs));
+    drawn(element, props, watch, (root, scale) => {
+      const width = Math.min(Math.max(root.clientWidth, 280), 560); // so that letters keep their size on a phone
+      figures.replaceChildren(...props.runs.map((run) => figure(run, scale, width)));
+    });
   };
 })();

@@ -9,14 +9,36 @@
   };
 
   views.none = (element, props) => {
-    const mend = `python -m train --preset pocket --max-minutes 10 --out ${props.value.folder}/pocket\npython app.py`;
+    const { folder } = props.value;
+    const train = `python -m train --preset pocket --max-minutes 10 --out ${folder}/pocket`;
+    const mend = `${train}\npython app.py${folder === "artifacts" ? "" : ` --artifacts ${folder}`}`;
     element.firstElementChild.append(
       make("h2", {}, say("none")),
-      make("p", {}, say("none_text"), " ", make("code", {}, props.value.folder)),
+      make("p", {}, say("none_text"), " ", make("code", {}, folder)),
       make("p", {}, say("none_mend")),
       make("pre", { tabindex: "0" }, mend),
     );
   };
+
+  // On a phone the settings are shown and hidden by a button.
+  views.settings = (element) => {
+    const button = make("button", { type: "button", "aria-controls": "settings" }, say("settings"));
+    storyteller.showSettings = (open) => button.setAttribute("aria-expanded", String(open));
+    storyteller.showSettings(false);
+    button.addEventListener("click", () =>
+      storyteller.showSettings(button.getAttribute("aria-expanded") === "false"),
+    );
+    element.firstElementChild.append(button);
+  };
+
+  // The inputs of a field, brought to light: Gradio makes those of a closed accordion when it is opened.
+  async function revealed(field) {
+    const inputs = () => document.querySelectorAll(`#${field} :is(input, textarea)`);
+    if (!inputs().length) document.querySelector("#more > button")?.click();
+    for (let i = 0; !inputs().length && i < 20; i++) await storyteller.pause();
+    if (inputs()[0]?.closest("#settings")) storyteller.showSettings(true);
+    return inputs();
+  }
 
   // What was refused, and why; the field that it is about is marked until the next answer.
   views.refusal = (element, props, watch) => {
@@ -25,11 +47,13 @@
     root.className = "refusal";
     root.id = `refusal-${Math.random().toString(36).slice(2)}`;
     let marked = [];
-    drawn(element, props, watch, (_, refusal) => {
+    drawn(element, props, watch, async (_, refusal) => {
       root.textContent = refusal ? storyteller.refused(refusal.text) : "";
       for (const input of marked) for (const name of ["aria-invalid", "aria-describedby"]) input.removeAttribute(name);
-      const field = refusal && refusal.field && (props.fields?.[refusal.field] ?? refusal.field);
-      marked = field ? document.querySelectorAll(`#${field} :is(input, textarea)`) : [];
+      const field = refusal?.field && (props.fields?.[refusal.field] ?? refusal.field);
+      const inputs = field ? await revealed(field) : [];
+      if (refusal !== props.value) return; // another came meanwhile
+      marked = inputs;
       for (const input of marked) {
         input.setAttribute("aria-invalid", "true");
         input.setAttribute("aria-describedby", root.id);
@@ -53,6 +77,8 @@
     const about = make("div", { role: "group", "aria-label": say("about"), class: "about" });
     const status = make("div", { role: "status", class: "unseen" });
     element.firstElementChild.append(article, about, status);
+    storyteller.announce = (text) => (status.textContent = text);
+    let wasRunning = false;
     drawn(element, props, watch, (_, telling) => {
       storyteller.current = telling;
       article.classList.toggle("empty", !telling);
@@ -60,16 +86,19 @@
       given.textContent = telling ? telling.prompt : "";
       told.textContent = telling ? telling.text : say("no_story");
       about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
-      status.textContent = telling && !telling.running ? say("finished") : "";
+      if (telling?.running) storyteller.announce("");
+      else if (telling && wasRunning && !telling.stopped) storyteller.announce(say("finished"));
+      wasRunning = Boolean(telling?.running);
     });
   };
 
   views.history = (element, props, watch, trigger) => {
     drawn(element, props, watch, (root, kept) => {
       const items = (kept ?? []).map((telling) => {
-        const start = storyteller.whole(telling).slice(0, 60);
+        const start = make("span", { lang: "en" }, storyteller.whole(telling).slice(0, 60));
         const { model, seed } = telling.settings;
-        const button = make("button", { type: "button", class: "link" }, say("history_item", { start, model, seed }));
+        const about = say("history_item", { model, seed });
+        const button = make("button", { type: "button", class: "link" }, start, about);
         button.addEventListener("click", () => {
           storyteller.chosen = telling;
           trigger("select");

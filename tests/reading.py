@@ -56,12 +56,20 @@ class Reader:
     def press(self, button: str) -> None:
         self.button(button).click()
 
+    def show_settings(self) -> None:
+        """On a phone they are behind a button."""
+        button = self.button("Model and settings")
+        if button.is_visible() and button.get_attribute("aria-expanded") == "false":
+            button.click()
+
     def set(self, label: str, value: object) -> None:
+        self.show_settings()
         box = self.page.get_by_role("spinbutton", name=f"number input for {label}")
         box.fill(str(value))
         box.press("Tab")
 
     def set_seed(self, seed: int) -> None:
+        self.show_settings()
         self.press("More settings ▼")
         field = self.page.get_by_label("Seed")
         expect(field).to_have_value("-1")
@@ -70,6 +78,7 @@ class Reader:
         field.press("Tab")
 
     def choose(self, model: str) -> None:
+        self.show_settings()
         self.page.get_by_role("combobox", name="Model").click()
         self.page.get_by_role("option", name=re.compile(rf"^{model} ")).click()
 

@@ -213,11 +213,146 @@ def test_a_link_tells_the_same_story(browser, server, desktop):
         expect(other.prompt).to_have_value("Tom & Ann\n100 % = ?#")
         other.press("Continue")
         longer = other.wait_for_longer(story)
-        other.page.wait_for_function("location.hash.includes('seed=') && !location.hash.includes('seed=11&')")
+        other.page.wait_for_function("location.hash.includes('then=')")
         longer = other.story.text_content()
         link = other.page.url.split("/")[-1]
     with visit(browser, server.url, link) as third:
-        assert third.wait_until_told() == longer
+        expect(third.story).to_have_text(longer, use_inner_text=False)
+        expect(third.story.locator(".given")).to_have_text("Tom  Ann    ", use_inner_text=False)  # what it knows
+        third.page.wait_for_function("location.hash.includes('then=')")
+        assert third.page.url.split("/")[-1] == link
+
+
+def test_the_link_of_a_stopped_story_tells_it_to_where_it_stopped(browser, server, desktop):
+    tell_long(desktop, "A cat")
+    desktop.press("Stop")
+    stopped = desktop.wait_until_told()
+    desktop.set("Length, in characters", 100)
+    desktop.press("Continue")
+    desktop.wait_for_longer(stopped)
+    desktop.page.wait_for_function("location.hash.includes('then=')")
+    story = desktop.story.text_content()
+    assert len(story) == len(stopped) + 100
+    with desktop.page.expect_download() as download:
+        desktop.press("Download")
+    settings = Path(download.value.path()).read_text().split("\n---\n")[1]
+    assert f"length: {len(stopped) - len('A cat')}\n" in settings and "\nthen model=endless length=100 " in settings
+    with visit(browser, server.url, desktop.page.url.split("/")[-1]) as other:
+        expect(other.story).to_have_text(story, use_inner_text=False, timeout=20_000)
+        other.page.wait_for_timeout(300)
+        assert other.story.text_content() == story
+
+
+def test_the_link_of_a_story_longer_than_a_prompt_tells_all_of_it(browser, server, desktop):
+    desktop.choose("endless")
+    desktop.set("Length, in characters", 60)
+    desktop.prompt.fill("word " * 796)
+    for button in ("Tell", "Continue", "Continue"):
+        before = desktop.story.text_content()
+        desktop.press(button)
+        desktop.wait_for_longer("word ")
+        desktop.page.wait_for_function("before => story.textContent !== before && location.hash", arg=before)
+        desktop.page.wait_for_function("!storyteller.telling")
+    story = desktop.story.text_content()
+    assert len(story) == 5 * 796 + 3 * 60 > 4000
+    with visit(browser, server.url, desktop.page.url.split("/")[-1]) as other:
+        expect(other.story).to_have_text(story, use_inner_text=False)
+
+    desktop.press("Edit and go on from here")
+    expect(desktop.alert).to_have_text("A prompt takes 4,000 characters: this is the end of the story.")
+    written = desktop.prompt.input_value()
+    assert story.endswith(written) and 3900 < len(written) <= 4000 and story[-len(written) - 1] == " "
+    desktop.press("Tell")
+    desktop.wait_for_longer(written)
+    expect(desktop.alert).to_have_count(0)
+
+
+def test_a_link_whose_second_step_is_refused_stays_with_its_first(browser, server):
+    steps = "then=60,0.8,0,1,0,1,endless&then=60,9,0,1,0,1,endless&then=60,0.8,0,1,0,1,endless"
+    with visit(browser, server.url, f"#prompt=Tom&model=endless&length=60&seed=1&{steps}") as reader:
+        expect(reader.alert).to_have_text("temperature (9) must be a number from 0 to 2")
+        assert len(reader.wait_until_told()) == len("Tom") + 2 * 60
+        assert reader.page.url.count("then=") == 1
+
+
+def test_stop_ends_all_steps_of_a_link(browser, server):
+    steps = "then=4000,0.8,0,1,0,1,endless&then=60,0.8,0,1,0,1,endless"
+    with visit(browser, server.url, f"#prompt=Tom&model=endless&length=60&seed=1&{steps}") as reader:
+        reader.page.wait_for_function("storyteller.whole(storyteller.current).length > 100")
+        reader.press("Stop")
+        stopped = reader.wait_until_told()
+        reader.page.wait_for_timeout(400)
+        assert reader.story.text_content() == stopped and len(stopped) < 4000
+        expect(reader.story).to_have_attribute("aria-busy", "false")
+
+
+@pytest.mark.parametrize(
+    ("size", "setting", "label", "said"),
+    [
+        (
+            "desktop",
+            "top_k=-5&seed=1",
+            "number input for Top-k",
+            "top_k (-5) must be a whole number of at least 0 (0 keeps all)",
+        ),
+        ("phone", "seed=-5", "Seed", "seed (-5) must be a whole number from -1 to 9,223,372,036,854,775,807"),
+        (
+            "phone",
+            "temperature=9&seed=1",
+            "number input for Temperature",
+            "temperature (9) must be a number from 0 to 2",
+        ),
+    ],
+)
+def test_a_setting_that_is_refused_is_brought_to_light(browser, server, size, setting, label, said):
+    with visit(browser, server.url, f"#prompt=Tom&{setting}", size=size) as reader:
+        expect(reader.alert).to_have_text(said)
+        field = reader.page.get_by_label(label)
+        expect(field).to_be_visible()
+        expect(field).to_have_attribute("aria-invalid", "true")
+
+
+def test_on_a_phone_the_settings_are_one_press_away(browser, server):
+    with visit(browser, server.url, size="phone") as reader:
+        length = reader.page.get_by_role("spinbutton", name="number input for Length, in characters")
+        expect(length).not_to_be_visible()
+        assert reader.prompt.bounding_box()["y"] < 400
+        reader.press("Model and settings")
+        assert 0 < length.bounding_box()["y"] < 740
+        reader.set("Length, in characters", 40)
+        reader.press("Model and settings")
+        expect(length).not_to_be_visible()
+        reader.prompt.fill("Tom")
+        reader.press("Tell")
+        assert "length=40" in (reader.wait_until_told(), reader.page.url)[1]
+
+
+def test_clear_in_mid_story_leaves_nothing(desktop):
+    tell_long(desktop, "A cat")
+    desktop.press("Clear")
+    expect(desktop.story).to_have_text("Your story appears here.")
+    desktop.page.wait_for_timeout(600)
+    expect(desktop.story).to_have_text("Your story appears here.")
+    expect(desktop.prompt).to_have_value("")
+    assert "#" not in desktop.page.url
+    desktop.press("Stories of this visit ▼")
+    expect(desktop.button("Forget them")).to_be_visible()
+    expect(desktop.page.get_by_role("listitem").get_by_role("button")).to_have_count(0)
+
+
+def test_what_is_announced(browser, server):
+    """A story that ends, a copy that was made; not a story that was stopped, nor one that is shown again."""
+    with visit(browser, server.url, permissions=["clipboard-read", "clipboard-write"]) as reader:
+        status = reader.page.locator("#story").get_by_role("status")
+        tell_long(reader, "A cat")
+        reader.press("Stop")
+        reader.wait_until_told()
+        expect(status).to_have_text("")
+        reader.press("Copy")
+        expect(status).to_have_text("Copied")
+        reader.set("Length, in characters", 60)
+        reader.press("Tell another")
+        expect(status).to_have_text("The story is finished.")
 
 
 def test_a_bad_link_is_refused_in_place(browser, server):
@@ -284,6 +419,13 @@ def test_the_history_stays_in_the_browser(browser, server, desktop):
         other.press("Stories of this visit ▼")
         expect(other.button("Forget them")).to_be_visible()
         expect(other.page.get_by_role("listitem").get_by_role("button")).to_have_count(0)
+
+    second = desktop.page.context.new_page()  # another tab
+    second.goto(server.url)
+    second.get_by_role("button", name="Stories of this visit ▼").click()
+    expect(second.get_by_role("button", name="Forget them")).to_be_visible()
+    expect(second.get_by_role("listitem").get_by_role("button")).to_have_count(0)
+    second.close()
 
     desktop.page.reload()
     desktop.wait_until_told()  # the link's story is told again, and kept
@@ -412,10 +554,14 @@ def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale
     status, detail = answer
     with visit(browser, server.url, locale=locale) as reader:
         page = reader.page
-        page.route("**/queue/join*", lambda route: route.fulfill(status=status, json={"detail": detail}))
         page.locator("#prompt textarea").fill("Tom")
         page.locator("#tell").click()
+        page.wait_for_function("location.hash.includes('seed=')")
+        story, link = page.locator("#story article").text_content(), page.url
+        page.route("**/queue/join*", lambda route: route.fulfill(status=status, json={"detail": detail}))
+        page.locator("#tell").click()
         expect(reader.alert).to_contain_text(said)
+        assert (page.locator("#story article").text_content(), page.url) == (story, link)
         expect(page.get_by_test_id("toast-body")).to_have_count(0)
         expect(page.locator("#story").get_by_text("Error", exact=True).filter(visible=True)).to_have_count(0)
         reader.troubles.clear()  # the browser logs such answers

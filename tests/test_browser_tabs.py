@@ -154,6 +154,40 @@ def test_every_model_tells_from_one_prompt_and_seed(desktop):
     assert len(cards.first.locator(".told").text_content()) < 4000
 
 
+def test_compare_says_which_two_to_compare(desktop):
+    desktop.enter("Compare")
+    expect(desktop.page.get_by_text("classic is the recipe of 2023 and pocket that of today")).to_be_visible()
+
+
+def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop):
+    desktop.enter("Look inside")
+    desktop.page.get_by_role("textbox", name="Text to look into").fill("Tom \x07☃")
+    desktop.press("Colour this text")
+    expect(desktop.page.get_by_text("Dropped, because this model does not know them: U+0007 ☃")).to_be_visible()
+
+
+def test_lines_are_about_65_characters_wide(desktop):
+    """Those of the shipped storyteller's English, in whatever serif this machine has."""
+    desktop.prompt.fill(TEXT)
+    desktop.press("Tell")
+    desktop.wait_until_told()
+    widths = desktop.page.evaluate(
+        """() => {
+          const text = document.querySelector("#story .told").firstChild;
+          const range = document.createRange();
+          const lines = new Map();
+          for (let i = 0; i < text.length; i++) {
+            range.setStart(text, i);
+            range.setEnd(text, i + 1);
+            const { top } = range.getBoundingClientRect();
+            lines.set(top, (lines.get(top) ?? 0) + 1);
+          }
+          return [...lines.values()];
+        }"""
+    )
+    assert 58 <= max(widths) <= 75
+
+
 def test_how_it_was_trained(desktop):
     desktop.enter("How it was trained")
     expect(desktop.page.get_by_role("slider", name="Temperature")).not_to_be_visible()
@@ -174,6 +208,7 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, server, size, scheme):
     pictures = ROOT / "screenshots"
     with visit(browser, server.url, "#prompt=Tom&length=80&seed=1", size=size, color_scheme=scheme) as reader:
         reader.wait_until_told()
+        reader.show_settings()
         reader.press("More settings ▼")
         for tab in TABS:
             reader.enter(tab)
