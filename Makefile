@@ -12,8 +12,9 @@ app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 train: .venv/dev.stamp  ## make train ARGS="--preset pocket"
 	$(BIN)/python -m train $(ARGS)
 
+# Two files at a time: half of a test of the page is waiting for the browser. One by one with ARGS="-n 0".
 test: lint  ## everything that a change must pass
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile $(ARGS)
 
 # Built from source, which takes minutes; ENGINE=xllamacpp is llama.cpp as a ready-made wheel.
 ENGINE ?= llama-cpp-python==0.3.36

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import math
 import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +24,15 @@ from model import artifacts
 from model.config import ModelConfig
 from model.storyteller import Storyteller
 from model.vocab import Vocab
+from tests.torture.record import FULL
 from train import export_onnx
+
+# Read when torch is imported, here and in what the tests start: with a thread per core, networks as small as theirs
+# are slower, and many times slower on a machine that does something else as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# These have no short form, which is what a plain `make test` runs of the others.
+collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 
 # So that their assertions print values, as those of tests do.
 pytest.register_assert_rewrite("reading", "serving")
@@ -124,8 +135,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: (place[item.path], draw.random()))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with turn(item):
+        return (yield)
+
+
+def locks(config: pytest.Config) -> list[Path]:
+    """The files that the processes of this run lock, none where there is one process."""
+    run = getattr(config, "workerinput", {}).get("testrunuid")
+    return [Path(tempfile.gettempdir(), f"tests-{run}.{name}") for name in ("door", "room")] if run else []
+
+
+@contextmanager
+def turn(item: pytest.Item) -> Iterator[None]:
+    """Where several processes run tests, none runs beside one that is marked `alone`, as what it times would show it.
+
+    All go through a door into a room, at which one that is to be alone stops the others while the room empties.
+    """
+    paths = locks(item.config)
+    if not paths:
+        yield
+        return
+    wish = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with paths[0].open("w") as door, paths[1].open("w") as room:
+        fcntl.flock(door, wish)
+        fcntl.flock(room, wish)
+        if wish == fcntl.LOCK_SH:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:  # by hand, as a process that a test has forked has these open as well
+            for lock in (room, door):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for lock in locks(config):
+        lock.unlink(missing_ok=True)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
     # Whatever keeps this process from ending, a thread or a lock, must not keep CI until its limit, nor hide.
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)

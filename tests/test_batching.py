@@ -107,6 +107,7 @@ def endless(company: Company, storyteller: Storyteller) -> Iterator[str]:
     return company.tell(storyteller, "", Sampling(length=10**6, seed=1, stop_at_end=False))
 
 
+@pytest.mark.alone
 def test_the_next_in_line_begins_whoever_leaves(company: Company, tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     stories = [endless(company, storyteller) for _ in range(STORIES)]
@@ -157,6 +158,7 @@ print("".join(Company().tell(model.load({str(tiny_onnx)!r}), "", model.Sampling(
     assert run.stdout == "".join(model.load(tiny_onnx).tell("", Sampling(length=30, seed=1))) + "\n"
 
 
+@pytest.mark.alone
 def test_characters_are_joined_by_time() -> None:
     def slow() -> Iterator[str]:
         for i in range(30):

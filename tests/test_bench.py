@@ -96,6 +96,7 @@ def test_targets_are_reached_or_missed() -> None:
     ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["pocket", "storyteller"])
 def test_sampling_takes_less_than_15_percent_of_a_character(name: str) -> None:
     """Of the smallest network, whose characters are the cheapest, and of the page's own; in time of this thread."""

@@ -30,6 +30,7 @@ from train.evaluate import score
 from train.interrupts import Interrupted, Stop
 from train.loop import checkpoint_path
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 GO_ON = "the checkpoint is kept; go on with the same command and --resume"

@@ -1,4 +1,4 @@
-"""A seeded monkey presses, types and drags at random for MONKEY_SECONDS: no error in the console, none in the log."""
+"""A seeded monkey presses, types and drags for MONKEY_SECONDS in all: no error in the console, none in the log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 
 import pytest
 from playwright.sync_api import Error, expect
-from reading import MARKUP, chromium, visit
+from reading import MARKUP, SIZES, chromium, visit
 from serving import ROOT, serve
 
-SECONDS = float(os.environ.get("MONKEY_SECONDS", "12"))
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "60")) / len(SIZES)
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
 # What was drawn went away meanwhile, or something lies over it.
@@ -47,7 +47,7 @@ def act(page, draw: random.Random) -> None:
         target.click(timeout=1000)
 
 
-@pytest.mark.parametrize("size", ["desktop"])
+@pytest.mark.parametrize("size", SIZES)
 def test_nothing_breaks_under_a_monkey(tmp_path, size):
     draw = random.Random(int(os.environ.get("MONKEY_SEED", "1")))
     with (

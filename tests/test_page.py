@@ -255,6 +255,7 @@ def test_the_queue_cannot_be_passed_by(server):
     refused.value.close()
 
 
+@pytest.mark.alone
 def test_the_first_character_comes_within_300_ms(client):
     tell(client)
     seconds = []
@@ -300,6 +301,7 @@ def seconds_to_a_story(waiting, leave):
     return time.monotonic() - left
 
 
+@pytest.mark.alone
 def test_stop_frees_the_slot_within_200_ms(fill, begin, client):
     stopped = client.submit(**settings(length=4000), api_name="/tell")
     first_piece(stopped)
@@ -312,6 +314,7 @@ def test_stop_frees_the_slot_within_200_ms(fill, begin, client):
     assert len(stopped.outputs()[-1][0]) < 4000
 
 
+@pytest.mark.alone
 def test_a_visitor_who_leaves_frees_the_slot(fill, begin):
     first, *_, last = fill()
     for leaver in (first, last):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.torture.record import PAGE, record
 
+ROOT = Path(__file__).parent.parent
 EMPTY = "# Reliability\n\n<!-- faults -->\n| fault |\n|---|\n<!-- /faults -->\n\nBelow.\n"
 
 
@@ -47,3 +51,13 @@ def test_nothing_is_written_unasked(page: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_page_itself_has_the_block() -> None:
     assert PAGE.read_text().count("<!-- faults -->") == PAGE.read_text().count("<!-- /faults -->") == 1
+
+
+def test_a_plain_run_has_short_forms_of_the_long_tests() -> None:
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "--collect-only", "-p", "no:cacheprovider"]
+    command += ["--ignore-glob=tests/test_*.py"]  # which takes seconds to import
+    plain = {name: value for name, value in os.environ.items() if name != "TORTURE"}
+    listed = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout
+    files = {line.split("::")[0] for line in listed.splitlines() if line.startswith("tests/torture/")}
+    short = ("page_crowd", "reproducible", "suite", "training_faults")
+    assert files == {f"tests/torture/test_{name}.py" for name in short}
