@@ -8,17 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gradio import Blocks
 from gradio.server_messages import UnexpectedErrorMessage
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from page.share import visitor
+
 MAX_BODY = 2**20  # bytes: the longest story that can be continued, with every character escaped, is half of it
 MAX_READ = 8 * MAX_BODY
+MAX_OPEN = 256  # requests of one visitor at the same time; a page that is open has two
 BODY_SECONDS = 20  # for a body to arrive
 API = "/gradio_api"
 READ = {
@@ -62,6 +68,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
         self.app, self.page = app, page
+        self.open: Counter[str | None] = Counter()  # requests, by visitor
+        self.room = room_for_requests()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,13 +80,30 @@ class Gate:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        who = visitor(Request(scope))
         try:
-            checked = await self._checked(scope, receive)
-            await (GONE if self._is_gone(scope) else self.app)(scope, checked, sent)
+            with self._counted(who):
+                checked = await self._checked(scope, receive)
+                await (GONE if self._is_gone(scope) else self.app)(scope, checked, sent)
         except Refused as refused:
             # The rest of a body that is not wanted would be read otherwise.
             close = {"Connection": "close"} if refused.status in (408, 413) else None
             await JSONResponse({"detail": refused.detail}, refused.status, close)(scope, receive, sent)
+
+    @contextmanager
+    def _counted(self, who: str | None) -> Iterator[None]:
+        """Raises Refused where a visitor, or all together, have as many requests open as they may."""
+        if who and self.open[who] >= MAX_OPEN:
+            raise Refused(429, f"{MAX_OPEN} requests from your address are open, and that is the limit: close a page")
+        if self.open.total() >= self.room:
+            raise Refused(503, "so many are connected that there is no room: try again later")
+        self.open[who] += 1
+        try:
+            yield
+        finally:
+            self.open[who] -= 1
+            if not self.open[who]:
+                del self.open[who]
 
     def _is_gone(self, scope: Scope) -> bool:
         """Whether the events of a session are asked for that has none."""
@@ -97,6 +122,8 @@ class Gate:
             raise Refused(404, "there is nothing here")
         check_host(scope)
         if method in ("GET", "HEAD"):
+            if tools and method == "HEAD":  # it would begin a stream
+                raise Refused(405, "HEAD has no use here")
             if not (tools or path in READ or path.startswith(READ_BELOW)):
                 raise Refused(404, "there is nothing here")
             if path.startswith(f"{API}/call/"):
@@ -160,6 +187,18 @@ class Gate:
     def _public(self) -> dict[str, Any]:
         """The documented endpoints, by /name."""
         return self.page.get_api_info()["named_endpoints"]
+
+
+def room_for_requests() -> int:
+    """How many may be open: half of the files that this process may have open, of which it first takes what it can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(soft, 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most // 2
 
 
 def parsed(body: bytes) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class FairQueue(Queue):
         self.checked = 0.0  # when those who wait were last looked through
         self.asked: dict[str, str | None] = {}  # the visitors of events that wait, run, or have not been read
         self.unread: dict[str, tuple[EventMessage, float]] = {}  # a session's oldest message, and since when it waits
+        self.served: dict[str, int] = {}  # when a visitor had the latest turn, of the latest thousand visitors
+        self.turns = 0
         self.answered: set[str] = set()  # of the events that run, those whose last message is sent
 
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, Any]:
@@ -105,7 +107,10 @@ class FairQueue(Queue):
                 self.answered.discard(event._id)
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """The event to run next, if there is room for it: of those whose visitors may, the one with the fewest runs."""
+        """The event to run next, if there is room for it: of those whose visitors may, the one with the fewest runs.
+
+        Of several visitors the one who has had no turn for longest: where one event runs at a time, nobody runs any.
+        """
         self._turn_away()
         queues = [queue for queue in self.event_queue_per_concurrency_id.values() if queue.queue]
         for queue in random.sample(queues, len(queues)):
@@ -116,11 +121,22 @@ class FairQueue(Queue):
             running = Counter(visitor(it.request) for it in at_work if it.concurrency_id == queue.concurrency_id)
             running[None] = 0  # this machine's own
             most = max(1, (limit or 2) // 2)
-            turns = [(running[visitor(event.request)], rank) for rank, event in enumerate(queue.queue)]
-            fewest, first = min(turns)
+            askers = [visitor(event.request) for event in queue.queue]
+            turns = [(running[who], self.served.get(who, 0), rank) for rank, who in enumerate(askers)]
+            fewest, _, first = min(turns)
             if fewest < most:
+                self._note_turn(askers[first])
                 return [queue.queue.pop(first)], False, queue.concurrency_id
         return None
+
+    def _note_turn(self, who: str | None) -> None:
+        if who is None:
+            return
+        self.turns += 1
+        self.served.pop(who, None)
+        self.served[who] = self.turns
+        if len(self.served) > 1000:
+            del self.served[next(iter(self.served))]
 
     async def notify_clients(self) -> None:
         """Gradio's own loop, and beside it a look once a second; while nobody waits there is no other."""

@@ -71,7 +71,7 @@ class Shelf:
         return [*own, *EXAMPLES][: len(EXAMPLES)]
 
     # The API: these docstrings and types are its documentation, on the page and for MCP. Gradio reads the types
-    # themselves, not their text, and of what is streamed the type of one piece.
+    # themselves, not their text, of what is streamed the type of one piece, and puts a comma after a line of `Returns`.
 
     def tell(
         self,
@@ -110,9 +110,12 @@ class Shelf:
             text: The text, 1 to 4,000 characters; it is read as a story from its start.
 
         Returns:
-            bits_per_character of the text (lower: less surprising), average_bits_per_character of the model on stories
-            that it had not seen, the characters as the model reads them, the bits of surprise of each, and the
-            characters that the model does not know.
+            model (its name)
+            bits_per_character of the text (lower: less surprising)
+            average_bits_per_character of the model on stories that it had not seen
+            characters (the text as the model reads it)
+            bits of surprise of each character
+            dropped (the characters that the model does not know).
         """
         storyteller = self.storyteller(model)
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
@@ -152,8 +155,9 @@ class Shelf:
             count: How many characters to name, 1 to 256.
 
         Returns:
-            A list, the likeliest first, of objects: character, its probability as the model gives it (before), and the
-            probability with which it is drawn under these settings (after). `<|endoftext|>` is the end of the story.
+            A list of objects, the likeliest first: character (`<|endoftext|>` is the end of the story)
+            before (its probability as the model gives it)
+            after (the probability with which it is drawn under these settings).
         """
         storyteller = self.storyteller(model)
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
@@ -165,8 +169,10 @@ class Shelf:
         """Names the models that tell stories here, the best first.
 
         Returns:
-            A list of objects: name, parameters, nats_per_character on held-out stories (lower is better), context (how
-            many characters it looks back), and the command that trained it.
+            A list of objects: name, parameters
+            nats_per_character on held-out stories (lower is better)
+            context (how many characters it looks back)
+            command (which trained it).
         """
         return [
             {

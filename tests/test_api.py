@@ -129,6 +129,7 @@ def test_the_same_as_mcp_tools(server, client):
     for tool in tools.values():
         assert len(tool.description) > 40
         assert all("description" in each for each in tool.inputSchema["properties"].values())
+    assert "on stories that it had not seen, characters (the text" in tools["score"].description
     texts = {name: "\n".join(part.text for part in answer.content) for name, answer in answers.items()}
     told = client.predict("", "Once", 40, seed=7, api_name="/tell")
     for name in ("tell", "progress"):

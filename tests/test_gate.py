@@ -9,13 +9,15 @@ import json
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import uvicorn
 from serving import serve_tiny
 
-from page import patience
+from page import gate, patience
 from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"
@@ -337,3 +339,49 @@ def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
             while piece := deaf.recv(2**20):
                 unread += len(piece)
         assert unread < 400 * 2**16
+
+
+def test_nobody_takes_all_connections(monkeypatch):
+    """Neither one visitor nor all together; those of this machine, as of a proxy on it, only all together."""
+    monkeypatch.setattr(gate, "MAX_OPEN", 2)
+
+    async def crowd() -> tuple[list[int], list[int]]:
+        left, statuses = asyncio.Event(), []
+
+        async def page(scope, receive, send):
+            await left.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def visit(host: str) -> None:
+            async def send(message):
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            path = "/gradio_api/heartbeat/x"
+            asked = {"type": "http", "method": "GET", "path": path, "query_string": b"", "client": (host, 1)}
+            await door(asked | {"headers": [(b"host", b"here")]}, None, send)
+
+        queue = type("Queue", (), {"pending_messages_per_session": {}})
+        door = gate.Gate(page, type("Page", (), {"_queue": queue}))
+        door.room = 6
+        visits = [asyncio.create_task(visit(host)) for host in ["198.51.100.7"] * 4 + ["127.0.0.1"] * 5]
+        await asyncio.sleep(0.01)
+        refused = statuses.copy()
+        left.set()
+        await asyncio.gather(*visits)
+        await visit("198.51.100.7")
+        assert door.open == {}
+        return refused, statuses[len(refused) :]
+
+    refused, told = asyncio.run(crowd())
+    assert refused == [429, 429, 503] and told == [200] * 7
+    assert gate.room_for_requests() >= 512
+
+
+def test_a_head_of_the_tools_begins_no_stream(server):
+    for path in ("/mcp/sse", "/mcp/"):
+        asked = urllib.request.Request(f"{server.url}{API}{path}", method="HEAD")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked, timeout=10)
+        assert refused.value.code == 405
+        refused.value.close()

@@ -69,6 +69,7 @@ def first_piece(client: httpx.Client, event: str, stack: ExitStack) -> float:
     raise AssertionError("no story began")
 
 
+@pytest.mark.alone
 def test_one_visitor_cannot_starve_the_others(server):
     with visitor(server, "198.51.100.7") as greedy, visitor(server, "203.0.113.9") as other, ExitStack() as stack:
         events = [ask(greedy, *LONG).json()["event_id"] for _ in range(WAITING // 2)]
@@ -156,6 +157,7 @@ def test_answers_that_nobody_reads_count_as_well(server):
         assert "event: complete" in deaf.get(f"/call/tell/{event}").text
 
 
+@pytest.mark.alone
 def test_many_tools_at_once_keep_no_page_from_anybody(server):
     """Gradio would hold one of the 40 threads for each, which serve pages as well, and know too late who has left."""
     call = {
@@ -261,6 +263,24 @@ def test_who_waits_for_too_long_is_told():
     started, told, queue = asyncio.run(wait())
     assert started is None and len(queue) == 0 and queue.event_ids_to_events == {}
     assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
+
+
+def test_one_after_the_other_is_fair_as_well():
+    """Where one event runs at a time, as in Compare, nobody runs any when the next is chosen."""
+
+    async def serve() -> list[str]:
+        with Blocks() as page:
+            api(lambda: None, api_name="nothing")
+        queue = share.FairQueue(page, 32)
+        for host in ("198.51.100.7",) * 4 + ("203.0.113.9",) * 2 + ("192.0.2.3",):
+            await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=host), request(host), None)
+        chosen = []
+        while (found := queue.get_events()) is not None:
+            chosen.append(share.visitor(found[0][0].request))
+        return chosen
+
+    first, second, third = "198.51.100.7", "203.0.113.9", "192.0.2.3"
+    assert asyncio.run(serve()) == [first, second, third, first, second, first, first]
 
 
 def a_minute_later(queue: share.FairQueue) -> None:
