@@ -5,8 +5,10 @@ Shapes: B stories, L applications of a block, H heads, T time, D head width, V v
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -143,14 +145,17 @@ class OnnxGraph:
             raise ArtifactError(f"{path} needs ONNX Runtime, which cannot be imported ({error}); {mend}") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised
+        # Weights that are said to lie in files beside the graph are looked for where none can be.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # one thread per story
         # They keep memory for each length of input that comes by, and are no faster.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         try:
             self.session: InferenceSession = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
         except Exception as error:  # its errors have no narrower class in common
-            trouble = f"cannot be opened by ONNX Runtime ({str(error).splitlines()[0]})"
-            raise ArtifactError(export_again(folder, trouble)) from error
+            # Its reasons name paths, and the page shows visitors what an ArtifactError says.
+            logging.getLogger(__name__).warning("%s: %s", folder / GRAPH, str(error).splitlines()[0])
+            raise ArtifactError(export_again(folder, "cannot be opened by ONNX Runtime")) from error
 
     def new_cache(self, length: int, rows: int = 1) -> np.ndarray:
         """Room for the keys and values of `length` symbols of each story: (2 L, B, H, length, D) of float32."""
