@@ -269,3 +269,14 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         with pytest.raises(SystemExit):
             main(["--preset", "pocket", *argv])
         assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_a_disk_too_full_for_what_a_run_says_does_not_end_it(tmp_path: Path, full: str) -> None:
+    text = write_stories(tmp_path / "stories.txt", 60)
+    flags = ["--preset", "debug", "--data", str(text), "--out", str(tmp_path / "out"), "--steps", "2"]
+    with open("/dev/full", "w") as disk:
+        command = [sys.executable, "-m", "train", *flags]
+        done = subprocess.run(command, cwd=ROOT, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: disk})
+    assert done.returncode == 0
+    assert model.load(tmp_path / "out").metrics["steps"] == 2

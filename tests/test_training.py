@@ -353,6 +353,15 @@ def test_steps_without_a_usable_loss_stop_the_run(
     assert not checkpoint_path(tmp_path / "out").exists()
 
 
+def test_steps_of_which_most_have_no_usable_loss_stop_the_run(
+    config: TrainConfig, run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where never as many as end it at once come in a row."""
+    spoiling(monkeypatch, lambda step: step % 5 != 0)
+    with pytest.raises(loop.Diverged, match=r"^32 of the 40 steps up to step 40 had no usable loss: lower --lr "):
+        run(replace(config, steps=1000, eval_every=40))
+
+
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:

@@ -197,4 +197,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
 
 
 if __name__ == "__main__":
+    from train.progress import outlasting
+
+    outlasting(sys.stdout)
+    outlasting(sys.stderr)
     sys.exit(main())

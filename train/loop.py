@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -115,7 +116,8 @@ def alone_at(out: Path) -> Iterator[None]:
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Where a run that ends in `out` keeps its checkpoint: in a hidden folder beside it."""
+    """Where a run that ends in `out` keeps its checkpoint: in a hidden folder beside it, or what it is a link to."""
+    out = out.resolve() if out.is_symlink() else out
     return out.parent / f".{out.name}.run" / "checkpoint.safetensors"
 
 
@@ -177,6 +179,9 @@ class Run:
         """The network through torch.compile; as it is, with a line that says so, where no compiler works."""
         from torch._dynamo.exc import TorchDynamoException  # seconds that an eager run need not spend
 
+        # What was compiled before would be kept as pickles, in a folder that others may be able to write to.
+        torch.compiler.config.force_disable_caches = True
+        warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
         forward = torch.compile(self.network, dynamic=False)
         cuda = [self.device] if self.device.type == "cuda" else []
         try:
@@ -364,6 +369,8 @@ class Run:
                 nats, symbols = self.ranks.dealt(score)(self.network, self.watched, context=source.context)
                 val_nats = float(nats.sum() / symbols.sum())
                 train_nats = self.mean_loss() if self.loss_count else self.first_loss()
+        if missed >= ROW and 2 * missed > (steps := self.loss_count // self.config.accumulate):
+            raise self.diverged(f"{missed} of the {steps} steps up to step {self.step} had no usable loss")
         if missed:
             reason = f"no finite gradients, or a loss above {self.guard.limit:.0f} nats per character"
             self.ranks.say(f"steps left out since the last evaluation: {missed} ({reason})")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -52,6 +54,24 @@ class Progress:
         self.tracker.log(line)
         text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"
         tqdm.write(text) if not self.bar.disable else print(text, flush=True)
+
+
+def outlasting(stream: TextIO) -> None:
+    """Has a stream drop what a full disk does not take: a run is worth more than what it says."""
+    for name in ("write", "flush"):
+        setattr(stream, name, _without_full_disks(getattr(stream, name)))
+
+
+def _without_full_disks(method: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return None
+
+    return called
 
 
 class Tracker(Protocol):
