@@ -168,13 +168,9 @@ def ask(client: httpx.Client, method: str, path: str, body: bytes) -> tuple[int,
 
 
 def names_a_field(text: str) -> bool:
-    fields = {field for each in ENDPOINTS.values() for field in each} | {
-        *ENVELOPE,
-        "endpoint",
-        "/",
-        '"code":-32',
-    }  # of JSON-RPC
-    return any(field in text for field in fields)
+    """Whether a refusal has the name of a field or of an endpoint as one of its words, or is one of JSON-RPC."""
+    fields = {field for each in ENDPOINTS.values() for field in each} | {*ENVELOPE, *ENDPOINTS, "endpoint"}
+    return not fields.isdisjoint(re.findall(r"\w+", text)) or '"code":-32' in text
 
 
 def test_whatever_is_asked_is_answered_or_refused_by_name(server):

@@ -23,8 +23,13 @@ class Place:
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
     ordinary: bool = False  # as an ordinary user; where we are one, we are anyway
+    offline: bool = False  # with no network but the machine's own; see `can_go_offline`
 
     def prefix(self) -> list[str]:
+        alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"] if self.offline else []
+        return alone + self._user()
+
+    def _user(self) -> list[str]:
         if not (self.ordinary and os.geteuid() == 0):
             return []
         # a Python that lies in root's own home may still be read there
@@ -44,6 +49,12 @@ class Place:
         )
 
 
+def can_go_offline() -> bool:
+    """Whether a command can be run here without a network."""
+    tools = shutil.which("unshare") and shutil.which("ip")
+    return bool(tools) and subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+
+
 def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *, ordinary: bool) -> Place:
     """Copies the repository into `folder`, without some of its folders, with a HOME that nobody may write to."""
     listed = subprocess.run(
@@ -57,7 +68,7 @@ def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *
     for name in ("tmp", "home", "artifacts"):
         (folder / name).mkdir(exist_ok=True)
     place = Place(folder, variables, ordinary)
-    if place.prefix():
+    if place._user():
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, NOBODY, NOBODY)
     (folder / "home").chmod(0o500)
