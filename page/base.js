@@ -243,7 +243,8 @@ storyteller.continuing = (model, telling, again, ...settings) => {
   storyteller.continued = telling?.steps ?? [];
   // Of a link its step; else what is set, with another seed: the same would repeat itself.
   const [teller, ...how] = storyteller.coming.shift() ?? [model, ...settings.slice(0, -1), -1];
-  return [teller, storyteller.whole(telling), telling ? telling.prompt.length : 0, ...how];
+  const written = telling?.ended ? `${telling.text}\n` : telling?.text; // else the model would end it here again
+  return [teller, telling ? telling.prompt + written : "", telling ? telling.prompt.length : 0, ...how];
 };
 
 storyteller.edit = (prompt) => {

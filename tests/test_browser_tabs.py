@@ -76,6 +76,23 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).to_be_visible()
 
 
+def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, server, desktop):
+    desktop.prompt.fill(TEXT)
+    desktop.set_seed(1)
+    desktop.set("Length, in characters", 4000)
+    desktop.press("Tell")
+    story = desktop.wait_until_told()
+    expect(desktop.about).to_contain_text("The model ended the story here.")
+    desktop.set("Length, in characters", 60)
+    desktop.press("Continue")
+    desktop.wait_for_longer(f"{story}\n")
+    desktop.page.wait_for_function("location.hash.includes('then=')")
+    longer = desktop.story.text_content()
+    assert len(longer) > len(story) + 20
+    with visit(browser, server.url, desktop.page.url.split("/")[-1]) as other:
+        expect(other.story).to_have_text(longer, use_inner_text=False, timeout=20_000)
+
+
 def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
     """A story is read by who told it; a character's chances are those of its colours, whatever is chosen by now."""
     desktop.choose("pocket")
