@@ -169,7 +169,13 @@ class Gate:
             function = asked.get("fn_index")
             if type(function) is not int or function not in self.page.fns:
                 raise Refused(400, f"fn_index must be one of the {len(self.page.fns)} that /config lists")
-        if path.endswith("/queue/join") or (path.startswith(f"{API}/call/") and not path.startswith(f"{API}/call/v2/")):
+        if path.startswith(f"{API}/call/v2/"):
+            return
+        calls = path.endswith("/queue/join") or path.startswith(f"{API}/call/")
+        for field, value in asked.items():
+            if not (calls and field == "data"):
+                check_finite(field, value)
+        if calls:
             check_values(asked)
 
     def _check_name(self, name: str, known: Iterable[str]) -> None:
@@ -222,6 +228,15 @@ def check_values(asked: dict[str, Any]) -> None:
         raise Refused(400, "data must be a list with one value for each parameter of the endpoint")
     if asked.get("batched"):
         raise Refused(400, "batched must be false: no endpoint takes several calls in one")
+
+
+def check_finite(field: str, value: object) -> None:
+    """What Gradio does not take it says again in its refusal, which cannot have NaN or infinity. Raises Refused."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        known = field if SESSION.fullmatch(field) else "a field of the body"
+        raise Refused(400, f"{known} has a number that is not finite") from None
 
 
 def check_host(scope: Scope) -> None:

@@ -248,10 +248,25 @@ def test_what_gradio_would_stumble_over(server):
             body = json.dumps({"data": [], "fn_index": 0, "session_hash": name, "event_id": "x"})
             status, _, text = ask(server, "POST", f"{API}/{path}", body)
             assert (status, json.loads(text)["detail"]) == (400, refusal)
-    tried = 5 + 3 * len(names)
+    odd = [(path, body) for path in ("cancel", "reset", "queue/join", "call/tell") for body in (
+        '{"data": [], "fn_index": 0, "session_hash": "x", "event_id": [Infinity]}',
+        '{"data": [], "fn_index": 0, "session_hash": "x", "event_id": {"a": -1e999}}',
+    )]  # fmt: skip
+    odd.append(("cancel", '{"data": [], "fn_index": 0, "session_hash": "x", "event_id": "x", "trigger_id": NaN}'))
+    for path, body in odd:
+        status, _, text = ask(server, "POST", f"{API}/{path}", body)
+        assert status == 400 and json.loads(text)["detail"].endswith("_id has a number that is not finite"), (
+            path,
+            body,
+        )
+    tried = 5 + 3 * len(names) + len(odd)
     outcome = "refused in one line; a 500, or nobody's Stop worked, before"
     record(
-        "pages, files and sessions with names that Gradio stumbles over", tried, outcome, COMMAND, section="The page"
+        "pages, files, sessions and events with names that Gradio stumbles over",
+        tried,
+        outcome,
+        COMMAND,
+        section="The page",
     )
 
 
