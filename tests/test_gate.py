@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import quote
 
 import pytest
 import uvicorn
@@ -118,7 +119,7 @@ def ask(server, method: str, path: str, body: str | None = None, **headers: str)
     """Status, headers and text of an answer; the path goes out as it is."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
     fields = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, fields)
+    connection.request(method, path, body and body.encode(), fields)
     answer = connection.getresponse()
     text = answer.read().decode(errors="replace")
     connection.close()
@@ -138,7 +139,7 @@ def test_what_the_advisories_describe(server, home, outside):
     for advisory, method, path, body, kind in ATTEMPTS:
         fill = {"{secret}": str(home / "secret.txt"), "{outside}": address}
         for mark, value in fill.items():
-            path, body = path.replace(mark, value), body and body.replace(mark, value)
+            path, body = path.replace(mark, quote(value, safe="/:")), body and body.replace(mark, value)
         status, text = attempt(server, method, path, body, kind)
         assert 400 <= status < 500 or "event: error" in text, (advisory, path, status, text)
         assert not [mark for mark in (SECRET, "root:", "import gradio") if mark in text], advisory
