@@ -180,10 +180,10 @@ def tell_tab(page: Page, shelf: Shelf, settings: Settings) -> gr.HTML:
     stop.click(**kept)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
     forget.click(js="storyteller.forget", outputs=shelf_of_stories, **HERE)
-    shelf_of_stories.select(js="storyteller.recall", outputs=story, **HERE)
+    shelf_of_stories.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
     edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
-    copy.click(js="storyteller.copy", **HERE)
-    download.click(js="storyteller.download", **HERE)
+    copy.click(js="storyteller.copy", outputs=refusal, **HERE)
+    download.click(js="storyteller.download", outputs=refusal, **HERE)
     for button in examples:
         button.click(js="text => text", inputs=button, outputs=prompt, **HERE)
     beginnings = json.dumps({name: shelf.prompts(name) for name in shelf.storytellers})
@@ -214,7 +214,7 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
                 gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
                 for name, most in (("layer", most_layers), ("head", most_heads))
             )
-            attend = gr.Button(WORDS("attention_show"))
+            attend = gr.Button(WORDS("attention_show"), elem_id="attend")
             attention = view("attention")
             attend.click(
                 in_place(shelf.attention),
@@ -225,6 +225,8 @@ def look_tab(shelf: Shelf, settings: Settings, story: gr.HTML) -> None:
                 api_visibility="private",
                 **LOOKING,
             )
+            gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
+            colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
         else:
             gr.Markdown(WORDS("attention_none"))
 
@@ -269,8 +271,9 @@ def compare_tab(shelf: Shelf, settings: Settings) -> None:
     refusal = view("refusal", fields={"prompt": "compare_prompt"})
     with gr.Row(elem_classes="buttons"):
         compare = gr.Button(WORDS("compare"), variant="primary")
-        stop = gr.Button(WORDS("compare_stop"), elem_classes="stop")
-    stories = view("stories", models=shelf.models())
+        stop = gr.Button(WORDS("compare_stop"), elem_classes="stop", elem_id="compare_stop")
+    models = {each["name"]: each for each in shelf.models()}
+    stories = view("stories", models=[models[name] for name in shelf.side_by_side()])
     told = gr.on([compare.click, prompt.submit], **HERE).then(
         in_place(shelf.compare),
         [prompt, *settings[1:]],

@@ -62,7 +62,7 @@ storyteller.refused = (said) => {
     if (!found || words[key] === window.gradio_config.i18n_translations.en[key]) continue;
     const values = { ...found.groups };
     for (const [name, value] of Object.entries(values)) {
-      if (/^\d{1,3}(,\d{3})+$/.test(value)) values[name] = storyteller.number(Number(value.replaceAll(",", "")));
+      if (/^\d{1,3}(,\d{3})+$/.test(value)) values[name] = storyteller.number(BigInt(value.replaceAll(",", "")));
     }
     if (values.name in words) values.name = `“${words[values.name]}”`; // a field is called what its label says
     return storyteller.say(key, values);
@@ -200,7 +200,8 @@ storyteller.keep = async () => {
   const { current } = storyteller;
   if (!current || current.running || current.steps) storyteller.coming = []; // it was refused, or is stopped
   if (!current) return [null, undefined];
-  const steps = storyteller.steps(current);
+  // To go on, and write nothing, is no step.
+  const steps = current.written || !storyteller.continued.length ? storyteller.steps(current) : storyteller.continued;
   const telling = { ...current, steps, running: false, stopped: current.running };
   storyteller.address(steps);
   const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
@@ -234,7 +235,8 @@ storyteller.recall = async () => {
   const { chosen } = storyteller;
   await storyteller.ended();
   storyteller.address(chosen.steps);
-  return chosen;
+  const [first] = chosen.steps;
+  return [chosen, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
 };
 
 storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
@@ -243,8 +245,8 @@ storyteller.continuing = (model, telling, again, ...settings) => {
   storyteller.continued = telling?.steps ?? [];
   // Of a link its step; else what is set, with another seed: the same would repeat itself.
   const [teller, ...how] = storyteller.coming.shift() ?? [model, ...settings.slice(0, -1), -1];
-  const written = telling?.ended ? `${telling.text}\n` : telling?.text; // else the model would end it here again
-  return [teller, telling ? telling.prompt + written : "", telling ? telling.prompt.length : 0, ...how];
+  const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model would end it again
+  return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
 };
 
 storyteller.edit = (prompt) => {
@@ -261,7 +263,10 @@ storyteller.edit = (prompt) => {
   return [written, end === whole ? null : { text: storyteller.say("edit_end", { limit }) }];
 };
 
+storyteller.without = () => ({ text: storyteller.say("no_story_yet"), field: "prompt" });
+
 storyteller.copy = async () => {
+  if (!storyteller.current) return storyteller.without();
   const button = document.querySelector("#copy");
   let done = "copied";
   try {
@@ -272,11 +277,12 @@ storyteller.copy = async () => {
   button.textContent = storyteller.say(done);
   storyteller.announce(storyteller.say(done));
   setTimeout(() => (button.textContent = storyteller.say("copy")), 2000);
+  return null;
 };
 
 storyteller.download = () => {
   const telling = storyteller.current;
-  if (!telling) return;
+  if (!telling) return storyteller.without();
   const [{ prompt, ...settings }, ...more] = storyteller.steps(telling);
   const written = (step, mark, between) => Object.entries(step).map((pair) => pair.join(mark)).join(between);
   const lines = [written(settings, ": ", "\n"), `prompt: ${JSON.stringify(prompt)}`];
@@ -285,6 +291,7 @@ storyteller.download = () => {
   const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
   storyteller.make("a", { href: url, download: `story-${settings.model}-${settings.seed}.txt` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
+  return null;
 };
 
 // To look inside.
@@ -300,6 +307,7 @@ storyteller.attending = (model, colours, again, layer, head) => {
   const characters = colours ? colours.characters : "";
   return [colours ? colours.model : model, characters, storyteller.index ?? characters.length, layer, head];
 };
+storyteller.attendAgain = () => storyteller.attended && document.querySelector("#attend").click();
 storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();
 
 storyteller.enter = (tab) => {
@@ -314,5 +322,9 @@ storyteller.enter = (tab) => {
 
 window.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  for (const button of document.querySelectorAll("button.stop")) if (button.offsetParent) button.click();
+  const compared = Array.isArray(storyteller.compared) ? storyteller.compared : [];
+  const runs = { stop: storyteller.telling, compare_stop: compared.some((telling) => telling?.running) };
+  for (const button of document.querySelectorAll("button.stop")) {
+    if (button.offsetParent || runs[button.id]) button.click(); // also from another tab
+  }
 });

@@ -207,7 +207,13 @@ class Shelf:
     def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
         """The stories of all models from one prompt and one seed, together."""
         sampling = check_sampling(*settings)
-        yield from stream_together(self.storytellers.values(), check_text("prompt", prompt), sampling)
+        storytellers = [self.storytellers[name] for name in self.side_by_side()]
+        yield from stream_together(storytellers, check_text("prompt", prompt), sampling)
+
+    def side_by_side(self) -> list[str]:
+        """All models, first those two that show what the recipe is worth: of 2023 and of today, of one size."""
+        pair = ["classic", "pocket"] if {"classic", "pocket"} <= self.storytellers.keys() else []
+        return pair + [name for name in self.storytellers if name not in pair]
 
     def colours(self, model: object, text: object) -> dict[str, Any]:
         """What `score` says, the bits of all characters in one string: Gradio copies a list of thousands at each event,

@@ -3,13 +3,18 @@
   const { views, say, make, number, drawn } = storyteller;
   const LEFT = 56;
 
-  // Round numbers between two others; of a logarithmic scale 1, 2 and 5 times powers of ten.
+  // Round numbers between two others; of a logarithmic scale round multiples of powers of ten.
   function ticks(low, high, log) {
     if (log) {
       const found = [];
-      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
-        for (const factor of [1, 2, 5]) found.push(factor * 10 ** power);
-      return found.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+      const within = (factors) => {
+        const found = [];
+        for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+          for (const factor of factors) found.push(factor * 10 ** power);
+        return found.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+      };
+      const few = within([1, 2, 5]);
+      return few.length > 2 ? few : within([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]);
     }
     const rough = (high - low) / 4;
     const power = 10 ** Math.floor(Math.log10(rough));

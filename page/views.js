@@ -25,9 +25,13 @@
     const button = make("button", { type: "button", "aria-controls": "settings" }, say("settings"));
     storyteller.showSettings = (open) => button.setAttribute("aria-expanded", String(open));
     storyteller.showSettings(false);
-    button.addEventListener("click", () =>
-      storyteller.showSettings(button.getAttribute("aria-expanded") === "false"),
-    );
+    button.addEventListener("click", () => {
+      const open = button.getAttribute("aria-expanded") === "false";
+      storyteller.showSettings(open);
+      const settings = document.querySelector("#settings");
+      settings.setAttribute("tabindex", "-1"); // they come before the tabs on a phone, and after them in the document
+      if (open) settings.focus();
+    });
     element.firstElementChild.append(button);
   };
 
@@ -47,13 +51,22 @@
     root.className = "refusal";
     root.id = `refusal-${Math.random().toString(36).slice(2)}`;
     let marked = [];
+    let beside = null;
     drawn(element, props, watch, async (_, refusal) => {
       root.textContent = refusal ? storyteller.refused(refusal.text) : "";
       for (const input of marked) for (const name of ["aria-invalid", "aria-describedby"]) input.removeAttribute(name);
+      beside?.remove();
       const field = refusal?.field && (props.fields?.[refusal.field] ?? refusal.field);
       const inputs = field ? await revealed(field) : [];
       if (refusal !== props.value) return; // another came meanwhile
       marked = inputs;
+      // A setting may be far from here: it is said there as well.
+      beside = inputs[0]?.type && inputs[0].type !== "textarea" ? make("p", { class: "refusal", "aria-hidden": "true" }) : null;
+      if (beside) {
+        beside.textContent = root.textContent;
+        inputs[0].closest(".block").append(beside);
+      }
+      if (refusal) (beside ?? root).scrollIntoView({ block: "nearest" });
       for (const input of marked) {
         input.setAttribute("aria-invalid", "true");
         input.setAttribute("aria-describedby", root.id);
@@ -218,6 +231,7 @@
 
   views.attention = (element, props, watch) => {
     drawn(element, props, watch, (root, attention) => {
+      storyteller.attended = Boolean(attention);
       if (!attention) return root.replaceChildren();
       const { text, weights, layer, head, opening, outside } = attention;
       const title = say("attention_title", { layer, head, before: text.slice(-20) });

@@ -310,6 +310,64 @@ def test_a_setting_that_is_refused_is_brought_to_light(browser, server, size, se
         field = reader.page.get_by_label(label)
         expect(field).to_be_visible()
         expect(field).to_have_attribute("aria-invalid", "true")
+        beside = reader.page.locator("#settings .refusal")
+        expect(beside).to_have_text(said)
+        expect(beside).to_be_in_viewport()
+        reader.page.evaluate("history.replaceState(null, '', location.pathname)")
+        reader.press("Copy")  # which is refused for another reason
+        expect(beside).to_have_count(0)
+
+
+def test_without_a_story_there_is_nothing_to_copy_or_to_download(browser, server):
+    with visit(browser, server.url, permissions=["clipboard-read", "clipboard-write"]) as reader:
+        reader.page.evaluate("navigator.clipboard.writeText('mine')")
+        for button in ("Copy", "Download"):
+            reader.press(button)
+            expect(reader.alert).to_have_text("There is no story yet: press Tell first.")
+        assert reader.page.evaluate("navigator.clipboard.readText()") == "mine"
+        reader.prompt.fill("Tom")
+        reader.press("Tell")
+        reader.wait_until_told()
+        expect(reader.alert).to_have_count(0)
+
+
+def test_escape_stops_from_another_tab(desktop):
+    tell_long(desktop, "A cat")
+    desktop.enter("Compare")
+    desktop.page.keyboard.press("Escape")
+    desktop.page.wait_for_function("!storyteller.current.running && location.hash.includes('seed=')")
+    stopped = desktop.page.locator("#story article").text_content()
+    assert len(stopped) < 4000
+    desktop.page.get_by_role("textbox", name="Prompt for all models").fill("A dog")
+    desktop.press("Compare")
+    card = desktop.page.get_by_role("article", name="endless")
+    expect(card).to_have_attribute("aria-busy", "true")
+    desktop.enter("Tell")
+    desktop.page.keyboard.press("Escape")
+    desktop.page.wait_for_function("storyteller.compared.every(telling => !telling.running)")
+    assert desktop.story.text_content() == stopped
+    desktop.enter("Compare")
+    assert len(card.locator(".told").text_content()) < 4000
+
+
+def test_a_continue_that_writes_nothing_is_no_step(desktop):
+    tell_long(desktop, "A cat")
+    desktop.press("Stop")
+    desktop.wait_until_told()
+    link = desktop.page.url
+    kept = desktop.page.evaluate(
+        """async () => {
+          storyteller.continued = storyteller.current.steps;
+          storyteller.current = { ...storyteller.current, steps: undefined, running: false, written: 0, ended: true };
+          return (await storyteller.keep())[1].length;
+        }"""
+    )
+    assert (kept, desktop.page.url) == (1, link)
+
+
+def test_on_a_phone_the_way_to_the_interface_is_there(browser, server):
+    with visit(browser, server.url, size="phone") as reader:
+        expect(reader.page.get_by_role("button", name="Use via API or MCP")).to_be_visible()
 
 
 def test_on_a_phone_the_settings_are_one_press_away(browser, server):
@@ -412,8 +470,11 @@ def test_the_history_stays_in_the_browser(browser, server, desktop):
     desktop.press("Stories of this visit ▼")
     kept = desktop.page.get_by_role("listitem").get_by_role("button")
     expect(kept).to_have_count(2)
+    desktop.choose("endless")
     kept.nth(1).click()
     expect(desktop.story).to_have_text(stories[0])
+    expect(desktop.prompt).to_have_value("Tom")  # with what told it in place, for Tell another and Continue
+    expect(desktop.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^ending "))
 
     with visit(browser, server.url) as other:  # another visitor sees nothing of it
         other.press("Stories of this visit ▼")
@@ -483,6 +544,8 @@ def test_the_server_s_refusals_are_said_in_the_visitor_s_language(browser, serve
         reader.page.locator("#prompt textarea").fill("a" * 4001)
         reader.page.locator("#tell").click()
         expect(reader.alert).to_contain_text("4.001 Zeichen sind zu viele, die Grenze ist 4.000.")
+    with visit(browser, server.url, "#prompt=Tom&seed=1.5", locale="de-DE") as reader:
+        expect(reader.alert).to_contain_text("9.223.372.036.854.775.807")
 
 
 def test_a_refusal_stays_in_place_with_its_field_marked(desktop):

@@ -152,6 +152,7 @@ def test_every_model_tells_from_one_prompt_and_seed(desktop):
     desktop.press("Compare")
     cards = desktop.page.get_by_role("article").filter(has=desktop.page.get_by_role("heading", level=2))
     expect(cards).to_have_count(6)
+    assert cards.locator("h2").all_text_contents()[:2] == ["classic", "pocket"]
     seeds = set()
     for name, parameters in (("pocket", "211,872"), ("classic-onecycle", "211,664"), ("classic", "211,664")):
         card = desktop.page.get_by_role("article", name=name, exact=True)
@@ -173,7 +174,8 @@ def test_every_model_tells_from_one_prompt_and_seed(desktop):
 
 def test_compare_says_which_two_to_compare(desktop):
     desktop.enter("Compare")
-    expect(desktop.page.get_by_text("classic is the recipe of 2023 and pocket that of today")).to_be_visible()
+    recipes = "classic is the recipe of 2023 and pocket that of today, at about the same number of parameters"
+    expect(desktop.page.get_by_text(recipes)).to_be_visible()
 
 
 def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop):
@@ -214,6 +216,9 @@ def test_how_it_was_trained(desktop):
     assert linear.count("L") > 5
     desktop.page.get_by_role("radio", name="logarithmic").check()
     expect(path).not_to_have_attribute("d", linear)
+    for picture in desktop.page.get_by_role("img", name=re.compile("^Loss while training")).all():
+        marks = picture.locator("g").first.locator("text[text-anchor=end]").all_text_contents()
+        assert len(marks) > 2 and len(set(marks)) == len(marks), marks
     row = desktop.page.get_by_role("row", name=re.compile("^pocket "))
     expect(row).to_contain_text(f"{metrics_of('pocket')['nats_per_character']:.3f}")
     expect(desktop.page.get_by_text("python -m train --preset classic-onecycle")).to_be_visible()
@@ -281,7 +286,8 @@ def test_the_keyboard_suffices(desktop):
     ],
 )
 def test_the_page_speaks_the_visitor_s_language(browser, server, locale, title, tell, about):
-    with visit(browser, server.url, "#prompt=Tom&model=classic&length=80&seed=1", locale=locale) as reader:
+    link = "#prompt=Tom&model=classic&length=80&seed=1"
+    with visit(browser, server.url, link, size="phone", locale=locale) as reader:
         expect(reader.page.get_by_role("heading", level=1)).to_have_text(title)
         expect(reader.button(tell)).to_be_visible()
         expect(reader.page.get_by_text(about)).to_be_visible()
@@ -323,3 +329,7 @@ def test_with_one_model_and_with_pytorch(browser, tmp_path):
         opening = reader.page.get_by_text("goes to the mark that opens the story").text_content()
         given = [float(re.search(r"([\d.]+)%", text)[1]) for text in [*labels, opening]]
         assert sum(given) == pytest.approx(100, abs=0.5)
+        reader.page.get_by_role("listbox", name="How sure").get_by_role("option").nth(6).click()
+        expect(reader.page.get_by_role("heading", name=re.compile("after “Tom ra”$"))).to_be_visible()
+        colour(reader, "Ann sat.")
+        expect(reader.page.get_by_role("heading", name=re.compile("^Where layer 2"))).to_have_count(0)
