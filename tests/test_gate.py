@@ -326,6 +326,7 @@ def connected(address, request: bytes):
         yield connection
 
 
+@pytest.mark.alone
 def test_half_a_request_is_ended(watched):
     for request in (b"", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "):
         with connected(watched, request) as connection:
