@@ -95,7 +95,7 @@ new MutationObserver((changes) => {
     if (!said || !refusal) continue;
     const busy = said.startsWith("This application is currently busy");
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
-    storyteller.failed();
+    if (refusal.closest('[role="tabpanel"]').querySelector("#prompt")) storyteller.failed(); // it was a story
     node.querySelector('[data-testid="toast-close"]').click();
     const pressed = new AbortController(); // either press ends the wait for both
     for (const press of ["pointerdown", "keydown"]) {

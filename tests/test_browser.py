@@ -633,6 +633,21 @@ def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale
         expect(reader.alert).to_have_count(0)
 
 
+def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
+    told = tell_long(desktop, "A cat")
+    desktop.enter("Look inside")
+    full = {"status": 503, "json": {"detail": "Queue is full. Max size is 32 and size is 32."}}
+    desktop.page.route("**/queue/join*", lambda route: route.fulfill(**full))
+    desktop.press("Colour this text")
+    expect(desktop.alert).to_contain_text("So many ask at once")
+    assert desktop.page.evaluate("storyteller.telling") is True
+    desktop.page.unroute("**/queue/join*")
+    desktop.troubles.clear()  # the browser logs such answers
+    desktop.enter("Tell")
+    desktop.press("Stop")
+    assert desktop.wait_until_told().startswith(told)
+
+
 @contextmanager
 def blog(folder, frame):
     """Another site's page with the page in a frame: to Chromium localhost is another site than 127.0.0.1."""
