@@ -320,6 +320,19 @@ storyteller.enter = (tab) => {
   }
 };
 
+// Gradio takes an empty box beside a slider for its least value; what was in there before is meant.
+let before = "";
+window.addEventListener("focusin", ({ target }) => (before = target.value ?? ""));
+window.addEventListener(
+  "blur",
+  ({ target }) => {
+    if (target.type !== "number" || target.value || !before || target.closest?.("#seed")) return;
+    target.value = before;
+    target.dispatchEvent(new Event("input", { bubbles: true }));
+  },
+  true, // before Gradio hears of it
+);
+
 window.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   const compared = Array.isArray(storyteller.compared) ? storyteller.compared : [];

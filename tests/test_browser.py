@@ -16,6 +16,8 @@ from playwright.sync_api import expect
 from reading import MARKUP, Reader, chromium, visit
 from serving import save_broken, save_tiny, serve
 
+from model.sampling import USUAL
+
 LONG = "Once upon a time"
 
 
@@ -383,6 +385,18 @@ def test_on_a_phone_the_settings_are_one_press_away(browser, server):
         reader.prompt.fill("Tom")
         reader.press("Tell")
         assert "length=40" in (reader.wait_until_told(), reader.page.url)[1]
+
+
+def test_an_emptied_box_has_its_value_again(desktop):
+    for label, value in (("Length, in characters", "600"), ("Temperature", str(USUAL.temperature))):
+        box = desktop.page.get_by_role("spinbutton", name=f"number input for {label}")
+        box.fill("")
+        box.press("Tab")
+        expect(box).to_have_value(value)
+    desktop.prompt.fill("Tom")
+    desktop.press("Tell")
+    desktop.wait_until_told()
+    assert f"length=600&temperature={USUAL.temperature}&" in desktop.page.url
 
 
 def test_clear_in_mid_story_leaves_nothing(desktop):
