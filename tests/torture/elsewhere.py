@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,8 @@ class Place:
             return []
         # a Python that lies in root's own home may still be read there
         reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
-        return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reading]
+        becoming = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reading]
+        return becoming if works(*becoming, sys.executable, "-c", "") else []  # of a root who may not give them away
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
@@ -51,8 +53,15 @@ class Place:
 
 def can_go_offline() -> bool:
     """Whether a command can be run here without a network."""
-    tools = shutil.which("unshare") and shutil.which("ip")
-    return bool(tools) and subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+    return works("unshare", "--net", "ip", "link", "set", "lo", "up")
+
+
+@cache
+def works(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *, ordinary: bool) -> Place:
