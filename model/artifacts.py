@@ -30,7 +30,7 @@ FILES = {
     "stoi.json": MIB,
     "itos.json": MIB,
     "metrics.json": MIB,
-    "log.jsonl": 2 * MIB,  # some 14,000 evaluations
+    "log.jsonl": 4 * MIB,  # some 28,000 evaluations
     "README.md": MIB,
     "model.safetensors": 1024 * MIB,
 }
@@ -94,6 +94,9 @@ def save(
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     head = {"format": FORMAT, **config.to_dict(), "files": hashes}
     contents["config.json"] = _to_json("config.json", head)
+    for name, data in contents.items():
+        if len(data) > FILES[name]:  # nobody could read it
+            raise ArtifactError(f"{name} would have {len(data):,} bytes, of {FILES[name]:,} allowed; make it shorter")
     _parse(folder, contents)
     _replace(folder, contents)
 

@@ -35,12 +35,14 @@
     element.firstElementChild.append(button);
   };
 
-  // The inputs of a field, brought to light: Gradio makes those of a closed accordion when it is opened.
+  // The inputs of a field, brought to light. Gradio makes those of a closed accordion when it is first opened.
   async function revealed(field) {
     const inputs = () => document.querySelectorAll(`#${field} :is(input, textarea)`);
-    if (!inputs().length) document.querySelector("#more > button")?.click();
-    for (let i = 0; !inputs().length && i < 20; i++) await storyteller.pause();
-    if (inputs()[0]?.closest("#settings")) storyteller.showSettings(true);
+    const folded = document.querySelector("#more") && ["top_k", "top_p", "min_p", "seed"].includes(field);
+    if (folded || inputs()[0]?.closest("#settings")) storyteller.showSettings(true);
+    const hidden = () => folded && !inputs()[0]?.checkVisibility();
+    if (hidden()) document.querySelector("#more > button").click();
+    for (let i = 0; hidden() && i < 20; i++) await storyteller.pause();
     return inputs();
   }
 

@@ -282,6 +282,7 @@ def test_no_folder(tmp_path: Path) -> None:
             "metrics.json cannot be written (Out of range float values",
         ),
         ({"log": []}, "{folder}/metrics.json is of another run: it has 2 steps, log.jsonl ends at step None; "),
+        ({"log": [{"step": 2, "note": "a" * 2**22}]}, "log.jsonl would have 4,194,"),
         ({"weights": {}}, "{folder}/model.safetensors does not belong to config.json: "),
         ({"config": CLASSIC}, "{folder}/stoi.json has 97 symbols, config.json has vocab_size 57; "),
     ],

@@ -234,6 +234,8 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, server, size, scheme):
         reader.press("More settings ▼")
         for tab in TABS:
             reader.enter(tab)
+            settings = reader.button("Model and settings")
+            expect(settings).to_be_visible(visible=size == "phone" and tab != "How it was trained")
             if tab == "Look inside":
                 reader.page.get_by_role("listbox").get_by_role("option").nth(5).click()
                 expect(reader.page.get_by_role("caption")).to_be_visible()

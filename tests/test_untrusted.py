@@ -112,6 +112,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "a graph with data of the artifact": (lambda it: outside(it, "config.json"), NO_GRAPH),
     "a log of two million lines": (lambda it: put(it, "log.jsonl", b"{}\n" * 2**21), "log.jsonl has 6,291,456 bytes"),
     "a log of empty lines": (lambda it: put(it, "log.jsonl", b"{}\n" * 2**19), "has a line that is no evaluation"),
+    "a log of short lines": (lambda it: put(it, "log.jsonl", b'{"a":9}\n' * 2**19), "is of another run"),
     "a log of many lists": (lambda it: put(it, "log.jsonl", b'{"a": [' + b"[]," * 2**19 + b"[]]}"), "no evaluation"),
     "a graph of noise": (lambda it: put(it, GRAPH, bytes(range(256)) * 4096), NO_GRAPH),
 }  # fmt: skip
