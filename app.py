@@ -20,15 +20,15 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
-from model.batching import STORIES
 from model.sampling import USUAL
 from page.gate import Gate
+from page.gradio_fixes import CalmStop, EarlyStop, NoFigures, WholeDocument
 from page.limits import MAX_LENGTH, Refusal, in_place
 from page.looks import STYLE, THEME, head, view
-from page.mends import CalmStop, EarlyStop, NoFigures, WholeDocument
-from page.patience import end_stalled_connections
+from page.scheduler import STORIES
 from page.share import FairQueue, trust_the_hub
 from page.shelf import HAS_TORCH, Shelf
+from page.slow_clients import end_stalled_connections
 from page.tools import serve_tools
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register

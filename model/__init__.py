@@ -8,7 +8,7 @@ _HOMES = {
     "Vocab": "vocab",
     "normalise": "vocab",
     "GPT": "gpt",
-    "KVCache": "gpt",
+    "KVCache": "attention",
     "ClassicGPT": "classic",
     "Sampling": "sampling",
     "pick": "sampling",

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.attention import KVCache, attend, causal_softmax
 from model.config import ModelConfig
-from model.gpt import KVCache, attend, causal_softmax
 
 
 class ClassicAttention(nn.Module):

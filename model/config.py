@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
+from typing import Any
 
 ARCHITECTURES = ("gpt", "classic")
 MAX_CACHE = 2**28  # bytes that one story may take; a page tells eight at once
@@ -114,16 +111,6 @@ class ModelConfig:
         for layer in range(self.layers):
             shapes |= {f"blocks.{layer}.{name}": shape for name, shape in block.items()}
         return shapes
-
-    def build(self) -> nn.Module:
-        """A freshly initialised network of this shape, on the CPU in float32; torch is imported here."""
-        if self.architecture == "classic":
-            from model.classic import ClassicGPT
-
-            return ClassicGPT(self)
-        from model.gpt import GPT
-
-        return GPT(self)
 
 
 def _is_int(value: object) -> bool:

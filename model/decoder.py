@@ -94,7 +94,7 @@ class TorchDecoder(CachingDecoder):
     def __init__(self, network: nn.Module) -> None:
         import torch
 
-        from model.gpt import KVCache
+        from model.attention import KVCache
 
         super().__init__(network.config.context)
         weight = next(network.parameters())

@@ -99,8 +99,10 @@ class Storyteller:
         """The network in float32 on the CPU, ready to use and without gradients: ids (B, T) -> logits (B, T, V)."""
         import torch
 
+        from model.network import build
+
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
-            network = self.config.build()
+            network = build(self.config)
         weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.weights.items()}
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from model import Sampling, Storyteller, TorchDecoder, find
-from model.batching import Company
 from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
+from page.scheduler import Company
 from page.telling import Telling, figures, named, stream, stream_together
 from page.words import ENGLISH
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import TypedDict
 
 from model import Sampling, Storyteller
-from model.batching import Company, grouped
+from page.scheduler import Company, grouped
 from page.words import ENGLISH
 
 

@@ -25,7 +25,7 @@ from model.config import ModelConfig
 from model.storyteller import Storyteller
 from model.vocab import Vocab
 from tests.torture.record import FULL
-from train import export_onnx
+from train.export import onnx as export_onnx
 
 # Read when torch is imported, here and in what the tests start: with a thread per core, networks as small as theirs
 # are slower, and many times slower on a machine that does something else as well.

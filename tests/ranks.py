@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import distributed
 
-from train import corpus, loop
+from train import loop
 from train.__main__ import main as command
 from train.presets import PRESETS, TrainConfig
+from train.text import corpus
 
 MUON = replace(
     PRESETS["debug"],

@@ -12,7 +12,8 @@ import pytest
 from conftest import GPT, calm_weights, parts
 
 import model
-from model import artifacts, bench
+from docs import bench
+from model import artifacts
 from model.sampling import Sampling, pick
 
 ROOT = Path(__file__).parent.parent

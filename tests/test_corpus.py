@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from model.vocab import END, Vocab
-from train import corpus, lock
-from train.corpus import Corpus, CorpusError, prepare, read_stories, replaying
+from train import lock
+from train.text import corpus
+from train.text.corpus import Corpus, CorpusError, prepare, read_stories, replaying
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,7 +200,7 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
 def test_no_chunk_size_changes_a_stream(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     write("a.txt", "One é.", "", "“Two” lines\r\n\r\nof it", "Three", "Four")
     Path("play.txt").write_text("To be,\r\n“or” not\n\n to  be é.", encoding="utf-8")
-    monkeypatch.setattr("train.stories._CHUNK", size)
+    monkeypatch.setattr("train.text.stories._CHUNK", size)
     assert text(prepare("a.txt"), "train") == '|One e.|"Two" lines\nof it|Three|'
     made = prepare("play.txt")
     assert text(made, "train")[1:-1] + text(made, "valid")[1:-1] == 'To be,\n"or" not\n\n to  be e.'
@@ -207,7 +208,7 @@ def test_no_chunk_size_changes_a_stream(here: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("size", [1, 14, 64, 4096])
 def test_an_end_mark_ends_a_line(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr("train.stories._CHUNK", size)
+    monkeypatch.setattr("train.text.stories._CHUNK", size)
     typed = f"He typed {END} on the keyboard."
     Path("a.txt").write_bytes(f"One.\r\n{END}\r\n{typed}\n{END} \nThree.{END}\nFour.\n{END}".encode())
     assert list(read_stories("a.txt")) == ["One.", typed, "Three.", "Four."]
@@ -300,7 +301,7 @@ def test_a_full_disk_leaves_nothing_behind(here: Path, monkeypatch: pytest.Monke
 
 
 def test_bytes_that_are_not_utf8_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.stories._CHUNK", 16)
+    monkeypatch.setattr("train.text.stories._CHUNK", 16)
     mend = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
     raw = f"A story of caf\u00e9s\n{END}\nThe second".encode()
     Path("a.txt").write_bytes(raw + b" one \x93is\x94")
@@ -391,8 +392,8 @@ def test_a_large_corpus_takes_little_memory_and_time(here: Path) -> None:
     Path("big.txt").write_text(ten * (size * 1_000_000 // len(ten)), encoding="utf-8")
     script = """
 import sys, time
-from model.bench import peak_memory
-from train.corpus import prepare
+from docs.bench import peak_memory
+from train.text.corpus import prepare
 before = peak_memory()
 prepare("big.txt", valid="valid.txt")
 print(peak_memory() - before, time.process_time(), "huggingface_hub" in sys.modules, "torch" in sys.modules)

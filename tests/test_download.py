@@ -14,9 +14,9 @@ import pytest
 
 import model
 from model.vocab import END
-from train.corpus import CorpusError, prepare
-from train.download import fetch
-from train.tales import BOOKS
+from train.text.corpus import CorpusError, prepare
+from train.text.download import fetch
+from train.text.tales import BOOKS
 
 ROOT = Path(__file__).parents[1]
 STORIES = [f"Story {i}: once upon a time there was a little car." for i in range(30)]
@@ -100,9 +100,8 @@ def marked(stories: list[str]) -> bytes:
 
 def start(server: StandIn, name: str, folder: Path) -> subprocess.Popen[str]:
     """Prepares a corpus in a process of its own: the Hub's client reads its address once, when it is imported."""
-    script = (
-        f"from train.corpus import prepare; c = prepare({name!r}); print(c.report['train']['stories'], len(c.valid))"
-    )
+    script = f"from train.text.corpus import prepare; c = prepare({name!r})\n"
+    script += "print(c.report['train']['stories'], len(c.valid))"
     environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hub"), "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=pipe, stderr=pipe, text=True)

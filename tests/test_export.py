@@ -21,9 +21,12 @@ from model import artifacts
 from model.artifacts import ArtifactError
 from model.config import ModelConfig
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
+from model.network import build
 from model.sampling import Sampling
 from model.storyteller import tell
-from train import export, export_onnx
+from train.export import formats as export
+from train.export import onnx as export_onnx
+from train.export.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 ENDLESS = {"stop_at_end": False}
@@ -64,7 +67,7 @@ SHAPES = [
 @pytest.mark.parametrize("bits", [32, 8])
 def test_graphs_of_every_shape_compute_what_the_network_does(config: ModelConfig, bits: int, tmp_path: Path) -> None:
     weights = calm_weights(config)
-    network = config.build()
+    network = build(config)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     decoder = OnnxDecoder(OnnxGraph(export_onnx.build(config, weights, bits=bits), config, tmp_path))
     ids = np.random.default_rng(0).integers(0, config.vocab_size, config.context).tolist()
@@ -109,8 +112,8 @@ def test_ten_thousand_characters_take_no_more_memory(tiny_onnx: Path) -> None:
     code = f"""
 import sys
 import model
-from model.batching import Company
-from model.bench import peak_memory
+from page.scheduler import Company
+from docs.bench import peak_memory
 storyteller, company = model.load({str(tiny_onnx)!r}), Company()
 def grown(n, prompt):
     sampling = model.Sampling(length=n, seed=1, stop_at_end=False)
@@ -246,7 +249,7 @@ def test_without_onnxruntime_torch_tells(tiny_onnx: Path, monkeypatch: pytest.Mo
 
 
 def run(*argv: object) -> int:
-    return export.main([str(each) for each in argv])
+    return main([str(each) for each in argv])
 
 
 @pytest.fixture
@@ -304,8 +307,8 @@ def test_a_graph_that_tells_another_story_is_not_written(
 def test_without_onnx_the_mend_is_named(
     calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "train.export_onnx")
-    monkeypatch.delattr(sys.modules["train"], "export_onnx")
+    monkeypatch.delitem(sys.modules, "train.export.onnx")
+    monkeypatch.delattr(sys.modules["train.export"], "onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run(calm, "--to", "onnx") == 2
     mend = "install it with: pip install -r requirements-dev.txt"
@@ -316,7 +319,7 @@ def test_without_onnx_the_mend_is_named(
 def test_another_engine_plugs_in_as_a_module(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     plugin = types.SimpleNamespace(write=lambda storyteller, out: written.append((storyteller.name, out)))
-    monkeypatch.setitem(sys.modules, "train.export_gguf", plugin)
+    monkeypatch.setitem(sys.modules, "train.export.gguf", plugin)
     assert run(calm, "--to", "gguf", "out.gguf") == 0
     assert written == [("calm", Path("out.gguf"))]
 

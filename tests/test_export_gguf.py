@@ -14,7 +14,7 @@ from model.artifacts import ArtifactError
 from model.config import ModelConfig
 from model.sampling import USUAL
 from tests.conftest import parts
-from train.export_gguf import write
+from train.export.gguf import write
 
 CONFIG = ModelConfig(context=64, layers=2, heads=2, width=64, hidden=96, loops=2)
 

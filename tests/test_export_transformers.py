@@ -18,8 +18,8 @@ from model.config import ModelConfig
 from model.sampling import USUAL
 from model.vocab import END, Vocab
 from tests.conftest import parts
-from train.export import main
-from train.export_transformers import tokenizer, write
+from train.export.__main__ import main
+from train.export.transformers import tokenizer, write
 
 PROMPT = "Once upon a time"
 ODD = "“Zoë’s café” — 3 × ½… \U0001f40d日\tÆon\r\nend´s"  # noqa: RUF001

@@ -18,7 +18,8 @@ import pytest
 import uvicorn
 from serving import serve_tiny
 
-from page import gate, patience
+from page import gate
+from page import slow_clients as patience
 from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"

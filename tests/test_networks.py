@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from model.attention import KVCache, attend, attend_by_blocks
 from model.config import ModelConfig
-from model.gpt import KVCache, attend, attend_by_blocks, rotary_angles, rotate
+from model.gpt import rotary_angles, rotate
+from model.network import build
 
 GPT = ModelConfig(vocab_size=97, context=24, layers=2, heads=2, width=32, hidden=64)
 LOOPED = ModelConfig(vocab_size=97, context=24, layers=2, heads=2, width=32, hidden=64, loops=2)
@@ -19,7 +21,7 @@ ALL = pytest.mark.parametrize("config", [GPT, LOOPED, CLASSIC], ids=["gpt", "loo
 
 def network_and_ids(config: ModelConfig, batch: int = 2) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(3)
-    network = config.build().eval().requires_grad_(False)
+    network = build(config).eval().requires_grad_(False)
     for parameter in network.parameters():  # norms start at 1 and small weights hide mistakes
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return network, torch.randint(0, config.vocab_size, (batch, config.context))
@@ -28,12 +30,12 @@ def network_and_ids(config: ModelConfig, batch: int = 2) -> tuple[torch.nn.Modul
 @pytest.mark.parametrize(("characters", "parameters"), [(82, 211_922), (65, 209_729)])
 def test_classic_has_exactly_the_original_number_of_parameters(characters: int, parameters: int) -> None:
     config = ModelConfig(architecture="classic", vocab_size=characters, context=32, layers=4, heads=4, width=64)
-    assert sum(p.numel() for p in config.build().parameters()) == parameters
+    assert sum(p.numel() for p in build(config).parameters()) == parameters
 
 
 @ALL
 def test_shapes_of_the_config_are_those_of_the_weights(config: ModelConfig) -> None:
-    assert {name: tuple(w.shape) for name, w in config.build().state_dict().items()} == config.shapes()
+    assert {name: tuple(w.shape) for name, w in build(config).state_dict().items()} == config.shapes()
 
 
 @ALL
@@ -146,14 +148,14 @@ def test_attention_by_blocks_is_attention(T: int) -> None:
 def test_first_loss_is_that_of_a_guess(config: ModelConfig) -> None:
     torch.manual_seed(0)
     ids = torch.randint(0, 97, (8, 24))
-    loss = F.cross_entropy(config.build()(ids).flatten(0, 1), ids.roll(1).flatten())
+    loss = F.cross_entropy(build(config)(ids).flatten(0, 1), ids.roll(1).flatten())
     assert float(loss.detach()) == pytest.approx(math.log(97), abs=0.1)
 
 
 @pytest.mark.parametrize("config", [GPT, CLASSIC], ids=["gpt", "classic"])
 def test_overfits_one_batch(config: ModelConfig) -> None:
     torch.manual_seed(0)
-    network = config.build()
+    network = build(config)
     ids = torch.randint(0, config.vocab_size, (4, 17))
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(150):
@@ -166,7 +168,7 @@ def test_overfits_one_batch(config: ModelConfig) -> None:
 
 def test_dropout_acts_in_training_alone() -> None:
     torch.manual_seed(0)
-    network = ModelConfig(context=24, layers=2, heads=2, width=32, dropout=0.5).build()
+    network = build(ModelConfig(context=24, layers=2, heads=2, width=32, dropout=0.5))
     ids = torch.randint(0, 97, (2, 24))
     assert not torch.equal(network(ids), network(ids))
     network.eval()

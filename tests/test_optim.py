@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.network import build
 from train.optim import beta1, optimisers, schedule
 from train.presets import PRESETS
 
@@ -65,7 +66,7 @@ def test_constant_is_constant() -> None:
 @pytest.mark.parametrize("preset", ["classic", "pocket"])
 def test_every_parameter_has_one_optimiser_and_only_matrices_decay(optimiser: str, preset: str) -> None:
     config = replace(PRESETS[preset], optimiser=optimiser, weight_decay=0.1)
-    network = config.model.build()
+    network = build(config.model)
     groups = [group for each in optimisers(network, config) for group in each.param_groups]
     members = [p for group in groups for p in group["params"]]
     assert len(members) == len({id(p) for p in members}) == len(list(network.parameters()))
@@ -75,7 +76,7 @@ def test_every_parameter_has_one_optimiser_and_only_matrices_decay(optimiser: st
 
 
 def test_muon_has_the_matrices_inside_the_blocks_and_nothing_else() -> None:
-    network = PRESETS["pocket"].model.build()
+    network = build(PRESETS["pocket"].model)
     muon = optimisers(network, PRESETS["pocket"])[1]
     expected = {id(p) for name, p in network.named_parameters() if p.ndim == 2 and "embedding" not in name}
     assert {id(p) for group in muon.param_groups for p in group["params"]} == expected

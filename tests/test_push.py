@@ -12,9 +12,10 @@ from huggingface_hub import constants
 from serving import save_tiny
 from stand_in_hub import ADDRESS, Account, Fault, Hub
 
-from train import deploy, refusals
-from train.deploy import Space, compare
-from train.space import Contents, PushError, gather
+from train.push import errors as refusals
+from train.push import space as deploy
+from train.push.contents import Contents, PushError, gather
+from train.push.space import Space, compare
 
 TOKEN = "hf_" + "Abcdefghij" * 3 + "Klmn"  # of nobody
 NAME = "ann/stories"

@@ -16,8 +16,11 @@ from stories import write_stories
 import model
 from model.sampling import USUAL
 from train import __main__ as training
-from train import deploy, push, refusals, rehearsal
-from train.rehearsal import PROMPT, SEED, tell
+from train.push import __main__ as push
+from train.push import errors as refusals
+from train.push import rehearsal
+from train.push import space as deploy
+from train.push.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
 NAME = "ann/stories"

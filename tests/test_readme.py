@@ -21,10 +21,11 @@ from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import USUAL, Sampling
 from model.storyteller import tell
-from train import push
 from train.__main__ import configure, flags
-from train.export_onnx import build, nats_per_character
-from train.refusals import HARDWARE
+from train.export.onnx import build, nats_per_character
+from train.push import __main__ as push
+from train.push.contents import check, front_matter, gather
+from train.push.errors import HARDWARE
 from train.report import (
     ORIGINAL,
     SOME_TINYSTORIES,
@@ -35,7 +36,6 @@ from train.report import (
     source,
     voice_of,
 )
-from train.space import check, front_matter, gather
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,9 +77,10 @@ def test_every_link_leads_somewhere() -> None:
 @pytest.mark.parametrize("package", ["model", "page", "train"])
 def test_the_annotated_tree_is_the_tree(package: str) -> None:
     tree = README.split(f"\n{package}/")[1]
-    named = re.match(r".*\n((?:  \w+\.\w+ .*\n)+)", tree)
+    named = re.match(r".*\n((?:  \S+ .*\n)+)", tree)
     assert named
-    there = {path.name for path in (ROOT / package).glob("*.*")} - {"__init__.py"}
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / package).glob("[!_]*")}
+    there |= {"__main__.py"} if (ROOT / package / "__main__.py").exists() else set()
     assert {line.split()[0] for line in named[1].splitlines()} == there
 
 

@@ -18,8 +18,8 @@ from gradio.server_messages import ProcessStartsMessage
 from serving import serve_tiny
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from model.batching import STORIES
 from page import share
+from page.scheduler import STORIES
 from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_share.py"

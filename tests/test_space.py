@@ -17,8 +17,8 @@ from serving import ROOT, save_broken, save_tiny
 from model import find
 from model.artifacts import ArtifactError, file_bytes
 from page import zerogpu
-from train.rehearsal import rehearse, tell
-from train.space import Contents, PushError, check, gather, secrets
+from train.push.contents import Contents, PushError, check, gather, secrets
+from train.push.rehearsal import rehearse, tell
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # of nobody

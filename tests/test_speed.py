@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig
+from model.network import build
 from train.presets import PRESETS
 from train.speed import flops_per_character, main
 
@@ -28,7 +29,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     config = ModelConfig(vocab_size=97, context=64, layers=2, heads=2, width=64, hidden=128, loops=2)
-    network = config.build()
+    network = build(config)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 64, dtype=torch.int64)).sum().backward()
     attention = 6 * 4 * 64 * 64  # 6 times depth, width and context

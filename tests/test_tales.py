@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from model.vocab import END
-from train.corpus import CorpusError, prepare
 from train.loop import held_out_name
-from train.tales import HELD_OUT, main, tales, write
+from train.text.corpus import CorpusError, prepare
+from train.text.tales import HELD_OUT, main, tales, write
 
 PROSE = "There was once a _monkey_ [3] who lived in a tree on the bank [Pg 7] of a great river.\n" * 6
 LINE = " ".join(["There was once a monkey who lived in a tree on the bank of a great river."] * 6)

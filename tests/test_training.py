@@ -27,16 +27,18 @@ from torch._dynamo.exc import TorchDynamoException
 
 import model
 from model.artifacts import ArtifactError
+from model.network import build
 from model.vocab import END
 from tests.stories import write_stories
-from train import checkpoint, corpus, loop
+from train import checkpoint, loop
 from train.checkpoint import CheckpointError
-from train.corpus import CorpusError
 from train.evaluate import evaluation, score
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
 from train.optim import schedule
 from train.presets import PRESETS, TrainConfig
+from train.text import corpus
+from train.text.corpus import CorpusError
 
 ROOT = Path(__file__).parent.parent
 
@@ -478,7 +480,7 @@ def test_a_corpus_smaller_than_a_context_is_refused_before_anything_is_written(
 
 def test_scoring_in_batches_is_scoring_one_by_one(config: TrainConfig) -> None:
     torch.manual_seed(0)
-    network = config.model.build().eval()
+    network = build(config.model).eval()
     sequences = [torch.randint(0, 97, (n,)).tolist() for n in (2, 31, 32, 33, 34, 50, 100)]
     nats, symbols = score(network, sequences, batch_characters=64)
     alone = [score(network, [ids])[0][0] for ids in sequences]

@@ -24,11 +24,11 @@ from model.artifacts import add_figures
 from model.sampling import Sampling
 from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
-from train.corpus import CorpusError, read_stories
 from train.device import pick_device
 from train.flags import Parser
 from train.judge import Judge, Told, tell_many
 from train.report import card
+from train.text.corpus import CorpusError, read_stories
 
 FIRSTS = 100, 500  # first stories that have a figure of their own
 TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights

@@ -22,12 +22,14 @@ from torch.nn import functional as F
 from model import Storyteller, artifacts, load
 from model.classic import ClassicGPT
 from model.gpt import GPT
+from model.network import build
 from model.vocab import Vocab
-from train import checkpoint, corpus, export, report
+from train import checkpoint, report
 from train.batches import Batches
 from train.device import memory_explained, pick_device
 from train.distributed import ALONE, Ranks, joined
 from train.evaluate import evaluation, score, sequence
+from train.export import formats as export
 from train.flags import printable
 from train.guard import ROW, Diverged, Guard
 from train.interrupts import Interrupted, Stop, stop_signals
@@ -35,7 +37,8 @@ from train.lock import Locked, locked
 from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
-from train.survey import survey
+from train.text import corpus
+from train.text.dataset_report import survey
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
 
@@ -130,7 +133,7 @@ class Run:
         self.text, self.path, self.ranks = text, path, ranks
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
-        self.network = config.model.build().to(self.device)
+        self.network = build(config.model).to(self.device)
         if config.init:
             self.network.load_state_dict(load(config.init).network.state_dict())
         ranks.replicate(self.network)
@@ -469,7 +472,7 @@ class Run:
             weights = {n: p.detach().to(dtype, copy=True).cpu() for n, p in self.network.state_dict().items()}
         if not all(w.isfinite().all() for w in weights.values()):
             raise self.diverged(f"the weights of step {self.step} are too large for {self.config.weights}")
-        network = self.config.model.build().to(self.device)
+        network = build(self.config.model).to(self.device)
         network.load_state_dict(weights)
         sequences, data = self.valid, held_out_name(self.text, self.config.valid)
         if self.config.cleaning == "classic" and self.config.valid:

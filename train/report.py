@@ -25,7 +25,7 @@ from model.storyteller import Storyteller, find, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
-from train.tales import HELD_OUT, normalised
+from train.text.tales import HELD_OUT, normalised
 
 if TYPE_CHECKING:
     from train.loop import Run

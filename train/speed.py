@@ -19,12 +19,12 @@ import torch
 from model.config import ModelConfig
 from model.vocab import Vocab
 from train.__main__ import configure, flags
-from train.corpus import Corpus
 from train.device import device_name
 from train.distributed import joined
 from train.interrupts import Stop
 from train.loop import Run
 from train.presets import TrainConfig
+from train.text.corpus import Corpus
 
 ROUNDS = 5
 

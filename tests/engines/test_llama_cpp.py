@@ -12,9 +12,10 @@ from torch.nn import functional as F
 import model
 from model import artifacts
 from model.config import ModelConfig
+from model.network import build
 from tests.conftest import parts
 from tests.stories import stories
-from train.export_gguf import write
+from train.export.gguf import write
 
 CONFIG = ModelConfig(context=256, layers=2, heads=2, width=64, hidden=96, loops=2)
 STORY = stories(1)[0]
@@ -59,7 +60,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller
     folder = tmp_path_factory.mktemp("learned")
     made = parts(CONFIG)
     torch.manual_seed(0)
-    network = CONFIG.build()
+    network = build(CONFIG)
     ids = torch.tensor([[made["vocab"].end, *made["vocab"].encode(STORY), made["vocab"].end]])
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(100):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from stand_in_hub import ADDRESS, Account, Hub
 
-from train import push
-from train.rehearsal import tell
-from train.space import gather
+from train.push import __main__ as push
+from train.push.contents import gather
+from train.push.rehearsal import tell
 
 TOKEN = "hf_" + "Mnbvcxzlkj" * 3 + "Hgfd"  # of nobody
 NAME = "ann/stories"

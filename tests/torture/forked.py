@@ -28,8 +28,9 @@ import onnxruntime  # noqa: F401
 import torch._dynamo  # noqa: F401  the optimisers import it
 
 from model import artifacts
-from train import checkpoint, corpus, loop
+from train import checkpoint, loop
 from train.__main__ import main
+from train.text import corpus
 
 PHASES: dict[str, tuple[Any, str]] = {
     "artifact replacement": (artifacts, "_replace"),

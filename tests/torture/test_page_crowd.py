@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from serving import ROOT, Server, save_tiny, serve
 
-from model.batching import STORIES
+from page.scheduler import STORIES
 from page.share import WAIT_SECONDS
 from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record

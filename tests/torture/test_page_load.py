@@ -17,7 +17,7 @@ import httpx
 import pytest
 from serving import ROOT, serve
 
-from model.batching import STORIES
+from page.scheduler import STORIES
 from tests.torture.reader import Reader, together
 
 

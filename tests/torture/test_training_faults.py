@@ -24,10 +24,11 @@ import pytest
 from model import artifacts
 from tests.stories import write_stories
 from tests.torture.record import FULL, record
-from train import checkpoint, corpus
+from train import checkpoint
 from train.checkpoint import CheckpointError
 from train.lock import locked
 from train.loop import checkpoint_path
+from train.text import corpus
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "20", "--eval-every", "8", "--context", "32", "--batch-size", "4"]

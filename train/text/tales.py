@@ -1,4 +1,4 @@
-"""Books to tales, told apart and without what is no tale: python -m train.tales BOOKS... OUT
+"""Books to tales, told apart and without what is no tale: python -m train.text.tales BOOKS... OUT
 
 What is left out is counted: licences, front matter, headings, notes, pictures, and the questions that follow a chapter.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.vocab import END, normalise
-from train.stories import CorpusError, text_of
+from train.text.stories import CorpusError, text_of
 
 BOOKS = (  # of Project Gutenberg, by number
     62514,  # Jataka Tales, Ellen C. Babbitt, 1912

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.stories import stories, write_stories
-from train.corpus import prepare
 from train.presets import PRESETS
-from train.survey import survey
+from train.text.corpus import prepare
+from train.text.dataset_report import survey
 
 
 def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from train.space import Contents, PushError
+from train.push.contents import Contents, PushError
 
 START_SECONDS, ANSWER_SECONDS = 120, 60  # until the page is there, and until it answers a request
 TELL_SECONDS = 300  # a Space on a shared processor, its model not read yet

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from model.artifacts import spelled
 from model.vocab import END, Vocab
-from train import tales
 from train.flags import nearest
 from train.lock import scratch
-from train.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
-from train.streams import Plan, Tally, digests, write_stories, write_text
+from train.text import tales
+from train.text.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
+from train.text.streams import Plan, Tally, digests, write_stories, write_text
 
 __all__ = ["Corpus", "CorpusError", "prepare", "read_stories"]
 
@@ -55,7 +55,7 @@ def prepare(
     """The corpus of a name or a path (.txt, .jsonl, .parquet, or a folder of them), from the cache where it is there.
 
     valid: a file or folder to validate on. Without one every 20th story validates, of a single text the last tenth.
-    cleaning: "story", "verbatim" or "classic" (see `train.stories.clean`), or "tales" of books (see `train.tales`);
+    cleaning: "story", "verbatim" or "classic" (see `stories.clean`), or "tales" of books (see `tales`);
         "auto" is tales for panchatantra, story for other stories, verbatim for a single text. Classic joins the
         stories by blanks into one text, of which the last tenth validates; its vocabulary is that text's characters.
     stories: use only the first so many stories.
@@ -125,7 +125,7 @@ def _plan(
         raise CorpusError(f"stories ({stories!r}) must be a whole number of at least 1")
     path, held_out = Path(data), Path(valid) if valid else None
     if data in NAMES:
-        from train.download import named  # a run on a local file needs no network library
+        from train.text.download import named  # a run on a local file needs no network library
 
         path = named(data, "train", cache / "downloads", progress)
         if held_out is None and cleaning != "classic":

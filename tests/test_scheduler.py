@@ -15,12 +15,12 @@ from conftest import parts, random_weights
 
 import model
 from model import artifacts
-from model.batching import STORIES, Batch, Company, Story, grouped
 from model.config import ModelConfig
 from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from train import export_onnx
+from page.scheduler import STORIES, Batch, Company, Story, grouped
+from train.export import onnx as export_onnx
 
 ROOT = Path(__file__).parent.parent
 LONG = ModelConfig(context=4 * CHUNK, layers=2, heads=2, width=32)  # its newer half is two chunks
@@ -145,7 +145,7 @@ def test_who_may_not_change_priorities_tells_all_the_same(tiny_onnx: Path) -> No
     """An ordinary user may lower a priority, and never raise it: begun under nice 10 the threads stay there."""
     code = f"""
 import os, model
-from model.batching import Company
+from page.scheduler import Company
 os.setpriority(os.PRIO_PROCESS, 0, 10)
 def refuse(kind, who, nice):
     if nice < 10:

@@ -23,9 +23,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha256
 
-from train import refusals
-from train.refusals import FAILURES, HARDWARE, brief, explain, passes_in, worth_waiting
-from train.space import OWNED, PushError
+from train.push import errors as refusals
+from train.push.contents import OWNED, PushError
+from train.push.errors import FAILURES, HARDWARE, brief, explain, passes_in, worth_waiting
 
 MARK = "Pushed with python -m train.push"  # in the description of every commit of ours, for the way back
 ROLL_BACK = "Roll back to "

@@ -1,4 +1,4 @@
-"""Engines on the same weights, side by side: python -m model.bench artifacts/storyteller --quick --json bench.json.
+"""Engines on the same weights, side by side: python docs/bench.py artifacts/storyteller --quick --json bench.json.
 
 Every engine is a process of its own with one thread per story; in each round they take turns, so that what else the
 machine does meets them alike. What another engine needs is exported by `python -m train.export`.
@@ -27,11 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from model.artifacts import ArtifactError
-from model.batching import Company
-from model.decoder import TorchDecoder
-from model.sampling import Sampling, pick
-from model.storyteller import load, tell
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from model.artifacts import ArtifactError  # noqa: E402
+from model.decoder import TorchDecoder  # noqa: E402
+from model.sampling import Sampling, pick  # noqa: E402
+from model.storyteller import load, tell  # noqa: E402
+from page.scheduler import Company  # noqa: E402
 
 Tell = Callable[[str, int], object]  # tells that many characters after a prompt
 
@@ -164,7 +167,7 @@ class Worker:
     def __init__(self, name: str, path: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.name = name
-        command = [sys.executable, "-m", "model.bench", str(path), "--worker", name]
+        command = [sys.executable, __file__, str(path), "--worker", name]
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process; a pipe would fill up)
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
         began = time.perf_counter()
@@ -214,7 +217,7 @@ def exported(folder: Path, flags: Sequence[str]) -> Iterator[Path]:
             if "onnx" not in flags:
                 path = Path(home) / "out"
                 command.append(str(path))
-            run = subprocess.run(command, capture_output=True, text=True)
+            run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             if run.returncode:
                 raise RuntimeError((run.stderr.strip().splitlines() or ["the export failed"])[-1])
         yield path
@@ -331,7 +334,7 @@ def targets(result: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python docs/bench.py", description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
     parser.add_argument("--quick", action="store_true", help="two short rounds: does everything run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")

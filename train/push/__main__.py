@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from model.artifacts import ArtifactError
 from model.hub import LOGIN, REPO
 from train.flags import Parser, nearest
-from train.space import Contents, PushError, check, gather
+from train.push.contents import Contents, PushError, check, gather
 
 if TYPE_CHECKING:
-    from train.deploy import Head, Space
+    from train.push.space import Head, Space
 
 DONE, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130  # 1: the commit was made, but what follows it failed
 HINT = "A first try: python -m train.push YOU/SPACE --dry-run"
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checked(args: argparse.Namespace, token: str | None, say: Callable[..., None]) -> Contents:
     """Stage 1: all that can be known without the Hub."""
-    from train.rehearsal import rehearse
+    from train.push.rehearsal import rehearse
 
     contents = gather(args.artifact)
     check(contents, token)
@@ -83,8 +83,8 @@ def _checked(args: argparse.Namespace, token: str | None, say: Callable[..., Non
 
 def _push(args: argparse.Namespace, contents: Contents, token: str | None, say: Callable[..., None]) -> int:
     """Stages 2 and 3."""
-    from train.deploy import Space, compare
-    from train.refusals import HARDWARE
+    from train.push.errors import HARDWARE
+    from train.push.space import Space, compare
 
     space = Space(args.space, token, say)
     if token is None and not args.dry_run:
@@ -127,7 +127,7 @@ def _commit(
     args: argparse.Namespace, space: Space, head: Head, contents: Contents, say: Callable[..., None]
 ) -> str | None:
     """Stage 2; the commit, or None where the Space holds all this already."""
-    from train.deploy import compare
+    from train.push.space import compare
 
     if not compare(contents.files, head.files):
         say("the Space holds all this already")
@@ -142,7 +142,7 @@ def _publish(args: argparse.Namespace, contents: Contents, token: str | None, sa
     from huggingface_hub import constants
 
     from model.hub import upload
-    from train.refusals import FAILURES, explain
+    from train.push.errors import FAILURES, explain
 
     name = contents.artifacts[0]
     try:
@@ -161,7 +161,7 @@ def _publish(args: argparse.Namespace, contents: Contents, token: str | None, sa
 
 def _watch(space: Space, commit: str, token: str | None, say: Callable[..., None], artifact: str | None = None) -> int:
     """Stage 3: the build, and a sentence from the page on the Hub; without an artifact there may be no page either."""
-    from train.rehearsal import tell
+    from train.push.rehearsal import tell
 
     try:
         if artifact is None and "app.py" not in space.head().files:
@@ -177,7 +177,7 @@ def _watch(space: Space, commit: str, token: str | None, say: Callable[..., None
 
 
 def _roll_back(args: argparse.Namespace, token: str | None, say: Callable[..., None]) -> int:
-    from train.deploy import Space
+    from train.push.space import Space
 
     if token is None:
         raise PushError(f"there is no token: {LOGIN}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from train.corpus import Corpus
 from train.presets import TrainConfig
+from train.text.corpus import Corpus
 
 SHOWN = 12  # characters that are named with their counts
 FEW = 10_000  # characters of validation text under which its loss says little

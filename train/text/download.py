@@ -9,8 +9,8 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from huggingface_hub.utils.tqdm import silent_tqdm
 
-from train.stories import CorpusError
-from train.tales import BOOKS
+from train.text.stories import CorpusError
+from train.text.tales import BOOKS
 
 _HUB_DATASET = "roneneldan/TinyStories"
 _HUB_FILES = {"tinystories": "TinyStories-{}.txt", "tinystories-v2": "TinyStoriesV2-GPT4-{}.txt"}

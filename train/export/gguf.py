@@ -13,7 +13,7 @@ from model.gpt import NORM_EPS, ROPE_THETA
 from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END
-from train.export_transformers import qwen3
+from train.export.transformers import qwen3
 
 KINDS = {
     "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),

@@ -16,7 +16,7 @@ from model.artifacts import GRAPH, MIB, ArtifactError, file_bytes
 from model.storyteller import Storyteller
 from train.flags import nearest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OWNED = ("model/", "page/", "artifacts/")  # in these folders of a Space, what is not pushed is stale
 PLAIN_LIMIT = 10 * MIB  # the Hub takes larger files only by LFS
 LFS = (".safetensors", ".onnx")  # of a new repository's .gitattributes

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from model.vocab import END, Vocab, normalise, repair
-from train.stories import CorpusError, batches, clean
+from train.text.stories import CorpusError, batches, clean
 
 _EVERY = 20  # every 20th story validates where there is no validation file
 _MARK = "\x7f"  # stands for END while text is ASCII: no clean text holds it

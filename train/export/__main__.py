@@ -1,0 +1,46 @@
+"""A trained model for other engines: python -m train.export artifacts/storyteller --to onnx|transformers|gguf OUT."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from model.artifacts import ArtifactError
+from model.storyteller import load
+from train.evaluate import sequence
+from train.export.formats import FORMATS, HELD_OUT, ExportError, export, export_onnx
+from train.text.corpus import CorpusError, read_stories
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__.splitlines()[0])
+    parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="onnx goes into the artifact, the others into OUT")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="what transformers or gguf writes")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="onnx: stories to measure 8 bits on (its own)")
+    parser.add_argument("--bits", type=int, choices=(8, 32), help="onnx: of the weights (default: whichever is faster)")
+    args = parser.parse_intermixed_args(argv)  # OUT comes after the flags
+    if (args.out is None) != (args.to == "onnx"):
+        parser.error(f"--to {args.to} takes {'no OUT: it writes into the artifact' if args.out else 'an OUT'}")
+    if args.to != "onnx" and (args.data or args.bits):
+        parser.error("--data and --bits are for --to onnx")
+    try:
+        storyteller = load(args.artifact)
+        if args.to == "onnx":
+            stories = list(islice(read_stories(args.data), HELD_OUT)) if args.data else []
+            if args.data and not stories:
+                raise CorpusError(f"{args.data} holds no story to measure on")
+            print(export_onnx(args.artifact, [sequence(storyteller.vocab, story) for story in stories], args.bits))
+        else:
+            export(storyteller, args.to, args.out)
+    except (ArtifactError, CorpusError, ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

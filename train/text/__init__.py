@@ -1,0 +1,1 @@
+"""A name or a file -> clean stories -> encoded symbols on disk."""
