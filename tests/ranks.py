@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +17,15 @@ import pytest
 import torch
 from torch import distributed
 
-from train import loop
+from train import loop, muon
 from train.__main__ import main as command
+from train.export import formats
 from train.presets import PRESETS, TrainConfig
+from train.run import Run
+from train.step import TALLY, Ahead, Step
 from train.text import corpus
+
+TAKE_STEP, ORTHOGONALISE = loop.take_step, muon.orthogonalise
 
 MUON = replace(
     PRESETS["debug"],
@@ -49,35 +53,37 @@ CONFIGS: dict[str, TrainConfig] = {
 }
 
 
-class Watched(loop.Run):
-    """A run that keeps the loss of every step, and what else must or must not be alike on all ranks."""
+class Watch:
+    """What is seen of a run: the loss of every step, and what else must or must not be alike on all ranks."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self.reductions: list[int] = []
         self.masks = hashlib.sha256()
-        self.network.dropout.register_forward_hook(self.see_mask)
+
+    def new_run(self, *arguments: object) -> Run:
+        self.run = Run(*arguments)
+        self.run.network.dropout.register_forward_hook(self.see_mask)
+        return self.run
 
     @torch.compiler.disable
     def see_mask(self, _: object, inputs: object, output: torch.Tensor) -> None:
-        if self.network.training:
+        if self.run.network.training:
             self.masks.update((output == 0).numpy().tobytes())
 
-    def train_step(self) -> None:
-        before, count = float(self.loss_sum), self.loss_count
+    def take_step(self, run: Run, ahead: Ahead) -> None:
         with mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as all_reduce:
-            super().train_step()
+            TAKE_STEP(run, ahead)
         self.reductions.append(all_reduce.call_count)
-        self.losses.append((float(self.loss_sum) - before) / (self.loss_count - count))
+        self.losses.append(float(run.step.loss))
 
     def seen(self) -> dict[str, object]:
-        weights = b"".join(weight.numpy().tobytes() for weight in self.network.state_dict().values())
+        weights = b"".join(weight.numpy().tobytes() for weight in self.run.network.state_dict().values())
         return {
             "losses": self.losses,
             "reductions": self.reductions,
-            "val": [line["val"] for line in self.log],
-            "updates": self.updates,
+            "val": [line["val"] for line in self.run.log],
+            "updates": self.run.step.tally[TALLY.index("updates")].item(),
             "masks": self.masks.hexdigest(),
             "weights": hashlib.sha256(weights).hexdigest(),
         }
@@ -85,42 +91,42 @@ class Watched(loop.Run):
 
 def watch(name: str, text: Path, folder: Path, patch: pytest.MonkeyPatch, **changes: object) -> dict[str, object]:
     """Trains CONFIGS[name], or goes on with it, on as many ranks as there are, and says what this one saw."""
-    runs: list[Watched] = []
-    patch.setattr(loop, "Run", lambda *arguments: runs.append(Watched(*arguments)) or runs[-1])
-    patch.setattr(loop.export, "after_training", lambda *_: "")
+    watched = Watch()
+    patch.setattr(loop, "Run", watched.new_run)
+    patch.setattr(loop, "take_step", watched.take_step)
+    patch.setattr(formats, "after_training", lambda *_: "")
     if name == "muon in fp32":
-        patch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor)
+        patch.setattr(muon, "orthogonalise", lambda matrices, dtype: ORTHOGONALISE(matrices, torch.float32))
     if name == "compiled":  # how the graph is made, not what becomes of it, can get into the way of ranks
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     out = folder / name
     loop.train(replace(CONFIGS[name], data=str(text), **changes), out, cache=folder / "cache", resume=True)
-    return runs[-1].seen()
+    return watched.seen()
 
 
-def overflowing(rank: int, patch: pytest.MonkeyPatch) -> Callable[[Watched], None]:
-    """A step with a GradScaler, as fp16 has it, in which the gradients of rank 1 are infinite the fourth time."""
-    scaler, original = torch.amp.GradScaler, Watched.train_step
-    patch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler("cpu", init_scale=8.0))
+def overflow(rank: int, patch: pytest.MonkeyPatch) -> None:
+    """Steps in fp16, as CUDA has it, in which the gradient of rank 1 is infinite the fourth time."""
+    patch.setattr("train.step.precision_of", lambda *_: "fp16")
+    patch.setattr("train.step.SCALE", 8.0)
+    original = Step.differentiate
 
-    def train_step(self: Watched) -> None:
-        factor = torch.inf if rank == 1 and self.step == 3 else 1.0
-        hook = self.network.embedding.weight.register_hook(lambda grad: grad * factor)
-        original(self)
-        hook.remove()
+    def differentiate(self: Step, *arguments: object) -> None:
+        original(self, *arguments)
+        if rank == 1 and int(self.number) == 3:
+            self.gradient[7] = torch.inf
 
-    return train_step
+    patch.setattr(Step, "differentiate", differentiate)
 
 
 def broken(argv: list[str]) -> int:
     """python -m train with a step that fails on rank 1, the sixth time."""
-    original = loop.Run.train_step
 
-    def train_step(self: loop.Run) -> None:
-        if self.ranks.rank == 1 and self.step == 5:
+    def take_step(run: Run, ahead: Ahead) -> None:
+        if run.ranks.rank == 1 and run.steps == 5:
             raise RuntimeError("the memory of rank 1 is full")
-        original(self)
+        TAKE_STEP(run, ahead)
 
-    loop.Run.train_step = train_step
+    loop.take_step = take_step
     return command(argv)
 
 
@@ -133,9 +139,11 @@ def compared(text: Path, folder: Path, *names: str) -> None:
             build = corpus._build
             patch.setattr(corpus, "_build", lambda *args, build=build, name=name: (built.append(name), build(*args)))
             if name == "overflow":
-                patch.setattr(Watched, "train_step", overflowing(rank, patch))
+                overflow(rank, patch)
             if name == "clock" and rank:  # another epoch, and three times as fast
-                patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 3 * time.monotonic() + 1000))
+                clock = SimpleNamespace(monotonic=lambda: 3 * time.monotonic() + 1000)
+                patch.setattr(loop, "time", clock)
+                patch.setattr("train.run.time", clock)
             seen = watch(name, text, folder, patch) | {"built": built}
         (folder / f"{name}.{rank}.json").write_text(json.dumps(seen))
     distributed.destroy_process_group()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.batches import Batches, hash64
+from train.batches import Batches, hash64, mix_seed
 
 TEXT = np.arange(251, dtype=np.uint8)
 
@@ -50,7 +50,7 @@ def test_every_window_is_equally_likely() -> None:
 
 def test_hash_is_splitmix64() -> None:
     """Against the published algorithm in exact integers."""
-    from train.batches import _signed, mix_seed
+    from train.batches import _signed
 
     def mixed(z: int) -> int:
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -60,7 +60,7 @@ def test_hash_is_splitmix64() -> None:
     seed = mixed(8 * 0xD1342543DE82EF95 % 2**64)
     assert mix_seed(7) == _signed(seed)
     expected = [mixed((c * 0x9E3779B97F4A7C15 + seed) % 2**64) & (2**63 - 1) for c in (0, 1, 2**40)]
-    assert hash64(torch.tensor([0, 1, 2**40]), 7).tolist() == expected
+    assert hash64(torch.tensor([0, 1, 2**40]), mix_seed(7)).tolist() == expected
 
 
 def test_a_text_shorter_than_the_context_is_refused() -> None:
@@ -79,18 +79,35 @@ def test_shortened_windows_hold_as_many_characters_of_the_same_text() -> None:
     assert batches().batch(3)[0].shape == (4, 8)
 
 
-def test_windows_open_at_starts_for_the_share_that_is_asked() -> None:
-    starts = np.array([3, 50, 245])  # the last one is too near the end
-    made = Batches(TEXT, context=8, batch_size=4, seed=1, starts=starts, opening=0.5)
-    first = torch.cat([made.batch(step)[0][:, 0].view(1, 4) for step in range(50)])
-    assert set(first[:, :2].flatten().tolist()) == {3, 50}
-    assert len(set(first[:, 2:].flatten().tolist())) > 50
-    assert torch.equal(made.batch(7)[0][2:], batches().batch(7)[0][2:])
+def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.batches.PIECE", 16)  # the text is looked through in pieces
+    text = TEXT.copy()
+    text[[3, 50, 245]] = 252  # the last one is too near the end
+    made, plain = (Batches(text, context=8, batch_size=4, seed=1, opens=252, opening=share) for share in (0.5, 0.0))
+    assert made.starts.tolist() == [3, 50]
+    inputs = torch.stack([made.batch(step)[0] for step in range(50)])  # (50, B, T)
+    assert (inputs[:, :2, 0] == 252).all()
+    assert set(inputs[:, :2, 1].flatten().tolist()) == {4, 51}
+    assert len(set(inputs[:, 2:, 0].flatten().tolist())) > 50
+    assert torch.equal(made.batch(7)[0][2:], plain.batch(7)[0][2:])
 
 
-def test_starts_that_do_not_fit_are_refused() -> None:
+@pytest.mark.parametrize("opens", [None, 250])
+def test_starts_that_do_not_fit_are_refused(opens: int | None) -> None:
     with pytest.raises(ValueError, match=r"^no story begins 8 characters before the end: windows cannot open stories$"):
-        Batches(TEXT, context=8, batch_size=4, seed=1, starts=np.array([250]), opening=0.5)
+        Batches(TEXT, context=8, batch_size=4, seed=1, opens=opens, opening=0.5)
+
+
+def test_a_counter_on_the_device_draws_what_a_number_does() -> None:
+    source = batches()
+    for step in (0, 7, 2**40):
+        assert all(map(torch.equal, source.batch(torch.tensor(step)), source.batch(step)))
+
+
+def test_stretches_of_a_text_are_one_text() -> None:
+    whole, parts = batches(), Batches([TEXT[:40], TEXT[40:]], context=8, batch_size=4, seed=1)
+    assert torch.equal(parts.text, whole.text)
+    assert all(map(torch.equal, parts.batch(3), whole.batch(3)))
 
 
 def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> None:

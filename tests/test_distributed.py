@@ -29,6 +29,8 @@ from train.distributed import ALONE, Ranks, joined
 from train.evaluate import score
 from train.interrupts import Interrupted, Stop
 from train.loop import checkpoint_path
+from train.run import Run
+from train.step import Ahead
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parent.parent
@@ -100,15 +102,15 @@ def alone(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
 def half(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """The folder of one process that was stopped after 20 steps of the run "resumed"."""
     folder = tmp_path_factory.mktemp("half")
-    original = ranks.Watched.train_step
+    original = ranks.Watch.take_step
 
-    def train_step(self: ranks.Watched) -> None:
-        original(self)
-        if self.step == 20:
+    def take_step(self: ranks.Watch, run: Run, ahead: Ahead) -> None:
+        original(self, run, ahead)
+        if run.steps == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(ranks.Watched, "train_step", train_step)
+        patch.setattr(ranks.Watch, "take_step", take_step)
         ranks.watch("resumed", text, folder, patch)
     return folder
 
@@ -195,7 +197,7 @@ def test_gradients_are_reduced_once_a_step(both: Callable[[str], tuple[dict, dic
 
 def test_parts_of_a_batch_are_the_batch() -> None:
     numbers = np.random.default_rng(0).integers(0, 97, 500, dtype=np.uint8)
-    settings = {"context": 16, "batch_size": 6, "seed": 3, "starts": np.arange(0, 480, 7), "opening": 0.5}
+    settings = {"context": 16, "batch_size": 6, "seed": 3, "opens": 3, "opening": 0.5}
     whole, parts = Batches(numbers, **settings), [Batches(numbers, part=(n, 3), **settings) for n in range(3)]
     for all_of_it, pieces in ((whole, parts), (whole.shortened(8), [part.shortened(8) for part in parts])):
         for step in (0, 5):
@@ -213,7 +215,7 @@ def stopped(number: signal.Signals, argv: list[str], out: Path) -> int:
     assert errors.count(f"{number.name}: {GO_ON}\n") == 1 and "nats per character" not in shown
     path = checkpoint_path(out)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    return checkpoint.read(path)[1]["step"]
+    return checkpoint.read(path)[1]["steps"]
 
 
 def test_a_sigint_to_torchrun_leaves_one_checkpoint(text: Path, tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_a_rank_that_is_killed_ends_the_others(text: Path, tmp_path: Path) -> No
     assert "rank      : 1 " in cause and "Signal 9 (SIGKILL)" in cause
     assert "Connection closed" not in errors and errors.count(GO_ON) == 1
     tensors, state = checkpoint.read(checkpoint_path(tmp_path / "out"))
-    assert state["step"] > 0 and len(tensors) > 10
+    assert state["steps"] > 0 and len(tensors) > 5
     assert not (tmp_path / "out").exists()
 
 
@@ -262,18 +264,17 @@ def test_the_error_of_a_rank_stands_first(text: Path, tmp_path: Path) -> None:
     assert errors.index(f"[rank1]: {error}") < errors.index(f"SIGTERM: {GO_ON}") < errors.index("Root Cause")
     assert error in errors.split("Root Cause")[1]
     assert errors.index("Traceback") < errors.index(error) and "Connection closed" not in errors
-    assert checkpoint.read(checkpoint_path(tmp_path / "out"))[1]["step"] == 5
+    assert checkpoint.read(checkpoint_path(tmp_path / "out"))[1]["steps"] == 5
 
 
 def test_one_process_alone_does_nothing_for_ranks() -> None:
-    tensor = torch.ones(2)
-    network, state = torch.nn.Linear(1, 1), torch.get_rng_state()
-    ALONE.sum_(tensor)
-    ALONE.average_gradients(network, [tensor])
+    tensor, state = torch.ones(2), torch.get_rng_state()
+    assert ALONE.sum(tensor) is tensor
+    ALONE.average(tensor)
     ALONE.seed(1, 1)
     assert torch.equal(tensor, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
-    assert ALONE.dealt(score) is score
-    assert ALONE.pulse(1.5, 15, True, False) == (1.5, 15, [True, False])
+    assert ALONE.sharded(score) is score
+    assert ALONE.heartbeat(1.5, 15, True, False) == (1.5, 15, [True, False])
     assert ALONE.agree(state) is state
 
 

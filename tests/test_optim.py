@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.network import build
-from train.optim import beta1, optimisers, schedule
+from train.optim import Parameters, Rates, adamw, beta1, schedule
 from train.presets import PRESETS
 
 ONECYCLE = PRESETS["classic-onecycle"]
@@ -62,24 +62,76 @@ def test_constant_is_constant() -> None:
     assert {schedule(PRESETS["classic"], step, 5_000) for step in range(5_000)} == {1.0}
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("preset", ["classic", "pocket"])
-def test_every_parameter_has_one_optimiser_and_only_matrices_decay(optimiser: str, preset: str) -> None:
-    config = replace(PRESETS[preset], optimiser=optimiser, weight_decay=0.1)
-    network = build(config.model)
-    groups = [group for each in optimisers(network, config) for group in each.param_groups]
-    members = [p for group in groups for p in group["params"]]
-    assert len(members) == len({id(p) for p in members}) == len(list(network.parameters()))
-    for group in groups:
-        for parameter in group["params"]:
-            assert group["weight_decay"] == (0.1 if parameter.ndim == 2 else 0.0)
+def test_every_parameter_is_a_view_of_one_vector_and_keeps_its_weights(muon: bool, preset: str) -> None:
+    torch.manual_seed(0)
+    network = build(PRESETS[preset].model)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    vector = Parameters(network, muon=muon)
+    covered = torch.zeros_like(vector.values)
+    for parameter, view in zip(vector.list, vector.views(covered), strict=True):
+        assert parameter.data_ptr() % 64 == vector.values.data_ptr() % 64  # where compiled kernels want it
+        view += 1
+    assert covered.max() == 1 and covered.sum() == sum(p.numel() for p in network.parameters())
+    assert (vector.values[covered == 0] == 0).all()
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    vector.values += 1
+    assert all(torch.equal(p.detach(), before[name] + 1) for name, p in network.named_parameters())
 
 
-def test_muon_has_the_matrices_inside_the_blocks_and_nothing_else() -> None:
+@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize("preset", ["classic", "pocket"])
+def test_muon_has_the_matrices_inside_the_blocks_and_only_matrices_decay(muon: bool, preset: str) -> None:
+    network = build(PRESETS[preset].model)
+    vector = Parameters(network, muon=muon)
+    kinds = torch.full_like(vector.values, 2)  # of no matrix
+    kinds[: vector.decayed] = 1
+    kinds[: vector.by_muon] = 0
+    named = {id(p): name for name, p in network.named_parameters()}
+    for parameter, view in zip(vector.list, vector.views(kinds), strict=True):
+        inner = muon and parameter.ndim == 2 and named[id(parameter)].startswith("blocks.")
+        assert (view == (0 if inner else 1 if parameter.ndim == 2 else 2)).all()
+
+
+def test_the_maps_of_a_shape_are_stacked() -> None:
+    """q, k, v and the output's 64 x 64 side by side, gate and up apart from down."""
     network = build(PRESETS["pocket"].model)
-    muon = optimisers(network, PRESETS["pocket"])[1]
-    expected = {id(p) for name, p in network.named_parameters() if p.ndim == 2 and "embedding" not in name}
-    assert {id(p) for group in muon.param_groups for p in group["params"]} == expected
+    vector = Parameters(network, muon=True)
+    stacks = vector.stacks(vector.values)
+    assert [tuple(stack.shape) for stack in stacks] == [(20, 64, 64), (5, 64, 128), (10, 128, 64)]
+    first = network.blocks[0]
+    maps = [*first.attention.qkv.weight.detach().chunk(3), first.attention.out.weight.detach()]
+    assert all(any(torch.equal(each, other) for other in stacks[0]) for each in maps)
+    assert any(torch.equal(first.mlp.gate_up.weight.detach()[128:], other) for other in stacks[2])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    ours = torch.randn(96, generator=generator)
+    theirs = torch.nn.Parameter(ours.clone())
+    optimiser = torch.optim.AdamW([theirs], weight_decay=decay)
+    mean, square = torch.zeros(2, 96)
+    for update in range(1, 30):
+        gradient = torch.randn(96, generator=generator)
+        rates = Rates(lr=0.01 * update, beta1=0.95 - 0.003 * update, beta2=0.99, muon_lr=0.0, momentum=0.0)
+        optimiser.param_groups[0] |= {"lr": rates.lr, "betas": (rates.beta1, rates.beta2)}
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        for on, times in ((1.0, update), (0.0, update)):  # a second time, and nothing moves
+            adamw(
+                ours,
+                gradient,
+                mean,
+                square,
+                rates=Rates(*torch.tensor(rates).unbind()),
+                updates=torch.tensor(float(times)),
+                on=torch.tensor(on),
+                decayed=ours,
+                weight_decay=decay,
+            )
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.1, 10), (1.0, 1), (1.0, 10), (0.0, 10)])

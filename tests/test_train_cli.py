@@ -131,7 +131,7 @@ def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = tmp_path / os.fsdecode(b"d\xe9j\xe0")
     argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "1", "--out", str(out)]
     assert main(argv) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path}/d\\udce9j\\udce0: ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path}/d\ufffdj\ufffd: ")
     [storyteller], _ = model.find(tmp_path)
     assert storyteller.name == storyteller.metrics["name"] == "d\ufffdj\ufffd"
     assert storyteller.metrics["data"]["sources"][0]["file"] == "caf\ufffd.txt"
@@ -270,14 +270,3 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         with pytest.raises(SystemExit):
             main(["--preset", "pocket", *argv])
         assert capsys.readouterr().err == f"error: {message}\n"
-
-
-@pytest.mark.parametrize("full", ["stdout", "stderr"])
-def test_a_disk_too_full_for_what_a_run_says_does_not_end_it(tmp_path: Path, full: str) -> None:
-    text = write_stories(tmp_path / "stories.txt", 60)
-    flags = ["--preset", "debug", "--data", str(text), "--out", str(tmp_path / "out"), "--steps", "2"]
-    with open("/dev/full", "w") as disk:
-        command = [sys.executable, "-m", "train", *flags]
-        done = subprocess.run(command, cwd=ROOT, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: disk})
-    assert done.returncode == 0
-    assert model.load(tmp_path / "out").metrics["steps"] == 2

@@ -26,19 +26,25 @@ from safetensors.numpy import load_file
 from torch._dynamo.exc import TorchDynamoException
 
 import model
+from model import artifacts
 from model.artifacts import ArtifactError
 from model.network import build
 from model.vocab import END
 from tests.stories import write_stories
 from train import checkpoint, loop
 from train.checkpoint import CheckpointError
+from train.distributed import ALONE
 from train.evaluate import evaluation, score
+from train.finish import held_out
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
-from train.optim import schedule
+from train.objective import Objective
 from train.presets import PRESETS, TrainConfig
+from train.run import Diverged, Run
+from train.step import Step
 from train.text import corpus
 from train.text.corpus import CorpusError
+from train.text.encoded import keep_apart, stories_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,14 +74,14 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Makes a SIGTERM arrive during step number `step`, counted in this process's own steps."""
-    original, seen = loop.Run.train_step, iter(range(1, 10**6))
+    original, seen = loop.take_step, iter(range(1, 10**6))
 
-    def train_step(self: loop.Run) -> None:
-        original(self)
+    def take_step(*arguments: object) -> None:
+        original(*arguments)
         if next(seen) == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Run, "train_step", train_step)
+    monkeypatch.setattr(loop, "take_step", take_step)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +104,8 @@ def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     assert not (tmp_path / "parts").exists()
     monkeypatch.undo()
     steps: list[int] = []
-    original = loop.Run.train_step
-    monkeypatch.setattr(loop.Run, "train_step", lambda self: (steps.append(self.step), original(self))[1])
+    original = loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda run, ahead: (steps.append(run.steps), original(run, ahead)))
     torch.rand(3)  # a resumed run must not depend on what the process did before
     assert run(config, "parts", resume=True)
     assert steps == list(range(7, 12))
@@ -163,6 +169,7 @@ def test_a_budget_of_minutes_cools_down_within_it(
     readings = count()
     clock = SimpleNamespace(monotonic=lambda: next(readings) / 10)
     monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr("train.run.time", clock)
     budget = replace(config, steps=None, max_minutes=2, eval_every=10**6)
     assert not run(budget, stop_after=1)
     assert run(budget, resume=True)
@@ -251,7 +258,7 @@ def test_a_damaged_checkpoint_is_refused(config: TrainConfig, run: Callable[...,
         run(replace(config, steps=10**6), resume=True)
 
 
-@pytest.mark.parametrize("missing", ["loss_sum", "network.embedding.weight", "random.cpu"])
+@pytest.mark.parametrize("missing", ["tally", "weights", "random.cpu"])
 def test_an_incomplete_checkpoint_is_refused(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, missing: str
 ) -> None:
@@ -266,17 +273,17 @@ def test_an_incomplete_checkpoint_is_refused(
 
 def test_a_failed_checkpoint_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    checkpoint.write(path, {"a": torch.ones(2)}, {"step": 1})
+    checkpoint.write(path, {"a": torch.ones(2)}, {"steps": 1})
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError) as error:
-        checkpoint.write(path, {"a": torch.zeros(2)}, {"step": 2})
+        checkpoint.write(path, {"a": torch.zeros(2)}, {"steps": 2})
     expected = f"{path}: the checkpoint was not written (No space left on device); free some space"
     assert str(error.value) == expected
-    assert checkpoint.read(path)[1]["step"] == 1
+    assert checkpoint.read(path)[1]["steps"] == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -289,31 +296,33 @@ def test_a_run_that_fails_at_the_end_leaves_the_old_artifact_and_can_finish(
     def full(*_: object, **__: object) -> None:
         raise ArtifactError("no space left")
 
-    monkeypatch.setattr(loop.artifacts, "save", full)
+    monkeypatch.setattr(artifacts, "save", full)
     with pytest.raises(ArtifactError):
         run(config)
     assert np.array_equal(weights(tmp_path / "out")["embedding.weight"], old["embedding.weight"])
     monkeypatch.undo()
-    monkeypatch.setattr(loop.Run, "train_step", lambda self: pytest.fail("a step was run again"))
+    monkeypatch.setattr(loop, "take_step", lambda *_: pytest.fail("a step was run again"))
     assert run(config, resume=True)
     assert model.load(tmp_path / "out").metrics["seed"] == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     message = r"^the loss is no finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
-    with pytest.raises(loop.Diverged, match=message):
+    with pytest.raises(Diverged, match=message):
         run(replace(config, optimiser="adamw", lr=1e30, schedule="constant", ema=0.0))
     assert not (tmp_path / "out").exists()
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[int], bool], factor: float = torch.nan) -> None:
-    """Multiplies the training loss of some steps."""
-    original = loop.Run.loss
+    """Multiplies the training loss of some steps, and their gradients."""
+    original = Step.differentiate
 
-    def loss(self: loop.Run, *arguments: object) -> torch.Tensor:
-        return original(self, *arguments) * (factor if self.network.training and spoilt(self.step) else 1.0)
+    def differentiate(self: Step, *arguments: object) -> None:
+        original(self, *arguments)
+        if spoilt(int(self.number)):
+            torch._foreach_mul_([*self.parameters.views(self.gradient), self.loss], factor)
 
-    monkeypatch.setattr(loop.Run, "loss", loss)
+    monkeypatch.setattr(Step, "differentiate", differentiate)
 
 
 @pytest.mark.parametrize("factor", [torch.nan, torch.inf, 1e4])
@@ -325,19 +334,14 @@ def test_a_step_without_a_usable_loss_is_left_out(
     capsys: pytest.CaptureFixture[str],
     factor: float,
 ) -> None:
-    """Its gradients count as zero, its loss not at all; also where the run is resumed between it and the next line."""
+    """Nothing moves, and its loss does not count; also where the run is resumed between it and the next line."""
     spoiling(monkeypatch, {3, 4}.__contains__, factor)
     run(config, "whole")
     reason = "no finite gradients, or a loss above 46 nats per character"
     assert f"\nsteps left out since the last evaluation: 2 ({reason})\n" in capsys.readouterr().err
     whole = model.load(tmp_path / "whole")
     assert [line["step"] for line in whole.log] == [0, 5, 10, 12] and all(line["train"] < 4.7 for line in whole.log)
-    original, seen = loop.Run.train_step, iter(range(1, 10**6))
-    monkeypatch.setattr(
-        loop.Run,
-        "train_step",
-        lambda self: (original(self), next(seen) == 4 and os.kill(os.getpid(), signal.SIGTERM)),
-    )
+    stopped_at(monkeypatch, 4)
     with pytest.raises(Interrupted):
         run(config, "parts")
     assert run(config, "parts", resume=True)
@@ -349,8 +353,8 @@ def test_steps_without_a_usable_loss_stop_the_run(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiling(monkeypatch, lambda step: step >= 15)
-    message = r"^25 steps in a row up to step 40 had no usable loss: lower --lr \(0\.005\) and --muon-lr \(0\.02\), "
-    with pytest.raises(loop.Diverged, match=message + r"or set --clip 1$"):
+    message = r"^20 steps in a row up to step 35 had no usable loss: lower --lr \(0\.005\) and --muon-lr \(0\.02\), "
+    with pytest.raises(Diverged, match=message + r"or set --clip 1$"):
         run(replace(config, steps=1000, eval_every=10**6))
     assert not checkpoint_path(tmp_path / "out").exists()
 
@@ -360,7 +364,7 @@ def test_steps_of_which_most_have_no_usable_loss_stop_the_run(
 ) -> None:
     """Also where never as many as end it at once come in a row."""
     spoiling(monkeypatch, lambda step: step % 5 != 0)
-    with pytest.raises(loop.Diverged, match=r"^32 of the 40 steps up to step 40 had no usable loss: lower --lr "):
+    with pytest.raises(Diverged, match=r"^32 of the 40 steps up to step 40 had no usable loss: lower --lr "):
         run(replace(config, steps=1000, eval_every=40))
 
 
@@ -373,21 +377,21 @@ def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(
     message = (
         r"^the weights of step \d+ have a loss of [\de.+]+ nats per character: lower --lr \(5\), or set --clip 1; "
     )
-    with pytest.raises(loop.Diverged, match=message) as error:
+    with pytest.raises(Diverged, match=message) as error:
         run(replace(wild, checkpoint_minutes=1e-9, eval_every=10**6))
-    kept = checkpoint.read(path)[1]["step"]
+    kept = checkpoint.read(path)[1]["steps"]
     assert str(error.value).endswith(f"; {path} is of step {kept} and stays: --resume --clip 1 goes on from it")
     assert kept > 5
     slower = replace(wild, clip=1.0, steps=10**6, eval_every=10**6)
     assert not run(slower, resume=True, stop_after=0.001)
-    assert checkpoint.read(path)[1]["step"] > kept
+    assert checkpoint.read(path)[1]["steps"] > kept
 
 
 def test_weights_too_large_for_their_file_are_refused(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:
     huge = replace(config, optimiser="adamw", lr=1e5, schedule="constant", ema=0.0, steps=2)
-    with pytest.raises(loop.Diverged, match=r"^the weights of step 2 are too large for fp16: lower --lr \(100000\)"):
+    with pytest.raises(Diverged, match=r"^the weights of step 2 are too large for fp16: lower --lr \(100000\)"):
         run(huge)
     assert not (tmp_path / "out").exists()
 
@@ -400,7 +404,7 @@ def test_speeds_are_those_of_the_unrounded_clock(config: TrainConfig, run: Calla
 def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.Run, "train_step", lambda self: pytest.fail("a step was run"))
+    monkeypatch.setattr(loop, "take_step", lambda *_: pytest.fail("a step was run"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"/file is a file: choose another --out, or move it away$"):
         run(config, "file")
@@ -422,7 +426,7 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
 def test_windows_widen_to_the_context_within_a_run(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes, contexts, original = [], [], loop.Run.loss
+    shapes, contexts, original = [], [], Objective.eager
 
     def spied(*arguments: object, context: int) -> object:
         contexts.append(context)
@@ -430,12 +434,11 @@ def test_windows_widen_to_the_context_within_a_run(
 
     monkeypatch.setattr(loop, "score", spied)
 
-    def loss(self: loop.Run, forward: object, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self.network.training:  # and not what is scored before a checkpoint
-            shapes.append(tuple(inputs.shape))
-        return original(self, forward, inputs, targets)
+    def eager(self: Objective, inputs: torch.Tensor, targets: torch.Tensor) -> object:
+        shapes.append(tuple(inputs.shape))
+        return original(self, inputs, targets)
 
-    monkeypatch.setattr(loop.Run, "loss", loss)
+    monkeypatch.setattr(Objective, "eager", eager)
     run(replace(config, steps=10, window=8, widen=0.7))
     assert shapes == [(16, 8)] * 7 + [(4, 32)] * 3
     assert contexts == [8, 8, 32]
@@ -451,11 +454,11 @@ def test_without_a_compiler_a_run_goes_on_uncompiled(
 ) -> None:
     run(config, "eager")
 
-    def broken(network: torch.nn.Module, **options: object) -> Callable:
-        def forward(ids: torch.Tensor) -> torch.Tensor:
+    def broken(function: Callable, **options: object) -> Callable:
+        def compiled(*_: object) -> None:
             raise TorchDynamoException("g++: not found")
 
-        return forward
+        return compiled
 
     monkeypatch.setattr(torch, "compile", broken)
     run(replace(config, compile=True), "compiled")
@@ -502,45 +505,7 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int,
     assert process.returncode == code
     assert errors.splitlines()[-1] == f"{name}: the checkpoint is kept; go on with the same command and --resume"
     _, state = checkpoint.read(checkpoint_path(tmp_path / "out"))
-    assert state["step"] >= 50
-
-
-class SkippingScaler:
-    """A GradScaler that finds an overflow in one step: it leaves that update out and halves its scale."""
-
-    def __init__(self, skipped: int) -> None:
-        self.calls, self.skipped, self.current = 0, skipped, 2.0**16
-
-    def is_enabled(self) -> bool:
-        return True
-
-    def scale(self, loss: torch.Tensor) -> torch.Tensor:
-        return loss
-
-    def step(self, optimiser: torch.optim.Optimizer) -> None:
-        if self.calls != self.skipped:
-            optimiser.step()
-
-    def update(self) -> None:
-        self.current /= 2 if self.calls == self.skipped else 1
-        self.calls += 1
-
-    def get_scale(self) -> float:
-        return self.current
-
-    def state_dict(self) -> dict:
-        return {}
-
-
-def test_the_schedule_waits_where_the_scaler_skips(
-    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cycle = replace(config, optimiser="adamw", schedule="onecycle", steps=20, eval_every=1, eval_stories=1)
-    monkeypatch.setattr(loop.torch.amp, "GradScaler", lambda *_, **__: SkippingScaler(8))
-    run(cycle)
-    rates = {line["step"]: line["lr"] for line in model.load(tmp_path / "out").log}
-    expected = {step: schedule(cycle, step - (step > 8), 20) * cycle.lr for step in range(20)}
-    assert {step: rates[step] for step in range(20)} == {step: round(rate, 8) for step, rate in expected.items()}
+    assert state["steps"] >= 50
 
 
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
@@ -589,9 +554,10 @@ def test_patience_waits_until_windows_are_whole(config: TrainConfig, run: Callab
 
 
 def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
-    text = loop.corpus.prepare(config.data, cache=tmp_path / "cache")
+    text = corpus.prepare(config.data, cache=tmp_path / "cache")
     end = text.vocab.end
-    training, watched = loop.keep_apart(text.train, text.vocab, 8)
+    training, watched = keep_apart(text.train, text.vocab, 8)
+    training = np.concatenate(training)
 
     def split(stream: np.ndarray) -> list[bytes]:
         assert stream[0] == stream[-1] == end
@@ -600,12 +566,12 @@ def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig
     whole = split(text.train)
     assert split(watched) == whole[7::8]
     assert split(training) == [story for number, story in enumerate(whole, 1) if number % 8]
-    run = loop.Run(replace(config, apart=8), text, tmp_path / "checkpoint")
+    run = Run(replace(config, apart=8), text, tmp_path / "checkpoint")
     assert bytes(run.batches.text.numpy()) == bytes(training)
     assert [bytes(ids[1:-1]) for ids in run.watched] == whole[7::8]
-    assert len(run.valid) == 4  # what is scored at the end is the validation text all the same
+    assert len(held_out(run)[0]) == 4  # what is scored at the end is the validation text all the same
     with pytest.raises(ValueError, match=r"^apart \(77\) must be at most 76, the number of training stories$"):
-        loop.Run(replace(config, apart=77), text, tmp_path / "checkpoint")
+        Run(replace(config, apart=77), text, tmp_path / "checkpoint")
 
 
 def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
@@ -636,10 +602,10 @@ def test_a_pupil_learns_from_its_teacher(
     run(config, "teacher")
     teacher = model.load(tmp_path / "teacher")
     pupil = replace(config, seed=2, ema=0.0, teacher=str(tmp_path / "teacher"))
-    state = loop.Run(pupil, loop.prepared(pupil, loop.ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
+    state = Run(pupil, loop.prepared(pupil, ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
     state.network.eval()  # no dropout
     inputs, targets = state.batches.batch(0)
-    loss, objective = state.objective(inputs, targets)
+    loss, objective = state.step.objective(inputs, targets)
     said, saying = (network(inputs).softmax(-1) for network in (teacher.network, state.network))
     of_text = -saying.gather(-1, targets[..., None]).log().mean()
     apart = (said * (said / saying).log()).sum(-1).mean()  # Kullback and Leibler's, from teacher to pupil
@@ -724,7 +690,7 @@ def test_what_is_replayed_is_not_forgotten(
     )
     mindful = model.load(tmp_path / "mindful")
     network, known = mindful.network, corpus.prepare(config.data, cache=tmp_path / "cache").valid
-    stories = loop.stories_in(known, base.vocab)
+    stories = stories_in(known, base.vocab)
     kept, lost, before = (
         evaluation(model.load(tmp_path / name).network, stories, "")["nats_per_character"]
         for name in ("mindful", "forgetful", "base")

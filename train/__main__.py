@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from model import load
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
-from train.presets import BEGINNING, PRESETS, TUNING, TrainConfig
+from train.presets import BEGINNING, ON_CUDA, PRESETS, TUNING, TrainConfig
 
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stop_after is not None and not args.stop_after > 0:
         parser.error(f"--stop-after ({args.stop_after:g}) must be above 0, in minutes")
     try:
-        config = configure(args)
+        config = fitted(args)
     except ValueError as error:
         parser.error(str(error))
     return run(config, args, reproducing(argv))
@@ -78,7 +78,7 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, one speaks
     try:
         from train.interrupts import Interrupted
-        from train.loop import checkpoint_path, train  # torch takes seconds to import, --help must not
+        from train.loop import checkpoint_path, train
 
         try:
             if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command) and leads:
@@ -162,12 +162,23 @@ def _or_none(convert: type) -> Any:
     return read
 
 
-def configure(args: argparse.Namespace) -> TrainConfig:
-    """The preset with every flag that was given put over it. Raises ValueError for what does not fit."""
+def fitted(args: argparse.Namespace) -> TrainConfig:
+    """`configure`, for the device that is here."""
+    config = configure(args)
+    from train.device import pick_device  # torch takes seconds to import, --help must not
+
+    return configure(args, "cuda") if pick_device(config.device).type == "cuda" else config
+
+
+def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
+    """The preset for a device of this type, with every flag that was given put over it.
+
+    Raises ValueError for what does not fit.
+    """
     given = {name: None if value == "none" else value for name, value in vars(args).items() if value is not None}
     if args.track == "none":
         given["track"] = "none"
-    base = PRESETS[args.preset]
+    base = replace(PRESETS[args.preset], **ON_CUDA.get(args.preset, {}) if device == "cuda" else {})
     for name in ("data", "valid", "init", "replay", "teacher"):
         if given.get(name) == "":
             raise ValueError(f"--{name} is empty: give one, or leave the flag away")
@@ -197,8 +208,5 @@ def configure(args: argparse.Namespace) -> TrainConfig:
 
 
 if __name__ == "__main__":
-    from train.progress import outlasting
-
-    outlasting(sys.stdout)
-    outlasting(sys.stderr)
+    sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale can spell of a folder's name
     sys.exit(main())

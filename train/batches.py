@@ -5,12 +5,14 @@ Shapes: B batch, T context, N characters of text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 
+PIECE = 1 << 24  # symbols that are copied at a time
 MARKED = 8  # of so many rows one opens with the mark, where there is one
 
 
@@ -19,46 +21,48 @@ class Batches:
 
     Offsets come from a counter-based hash, computed where the text is: no generator has state to save or to share,
     every device draws the same windows, and a GPU never waits for the host. The first `opening` share of the rows begin
-    at one of `starts`, where stories do. A share `replay_share` of all rows comes from another text, `replay`. `part`
+    where a story does, at a symbol `opens`. A share `replay_share` of all comes from another text, `replay`. `part`
     (number, count) takes the rows of one of several equal parts. `mark` takes the place of the first symbol of one row
     in MARKED: in a text without stories a network could not learn otherwise that the mark opens a prompt.
     """
 
     def __init__(
         self,
-        text: np.ndarray,
+        text: np.ndarray | Sequence[np.ndarray],
         *,
         context: int,
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
-        starts: np.ndarray | None = None,
+        opens: int | None = None,
         opening: float = 0.0,
         replay: np.ndarray | None = None,
         replay_share: float = 0.0,
         mark: int | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        texts = [text] if replay is None else [text, replay]
-        for one, name in zip(texts, ("to train on", "to replay"), strict=False):
-            if len(one) <= context:
+        stretches = [text] if isinstance(text, np.ndarray) else list(text)
+        again = [] if replay is None else [replay]
+        self.own, self.replayed = sum(map(len, stretches)), sum(map(len, again))
+        for size, name in ((self.own, "to train on"), *((len(text), "to replay") for text in again)):
+            if size <= context:
                 mend = "give more of it, or a model of a shorter context"
                 raise ValueError(
-                    f"the text {name} ({len(one)} symbols) must be longer than the context ({context}): {mend}"
+                    f"the text {name} ({size} symbols) must be longer than the context ({context}): {mend}"
                 )
-        self.text = torch.from_numpy(np.concatenate(texts, dtype=np.uint8)).to(device)  # (N + M,), M of them to replay
-        self.own, self.replayed = len(text), len(self.text) - len(text)
+        self.text = on_device([*stretches, *again], device)  # (N + M,), M of them to replay
         self.replay_share = replay_share if replay is not None else 0.0
-        self.seed, self.mark = seed, mark
+        self.seed, self.mark = mix_seed(seed), mark
         self.batch_size, self.part = batch_size, part
         self.rows = rows_of(batch_size, part).to(device)
         self.columns = torch.arange(context + 1, device=device)
         self.opening = opening
         if opening:
-            fitting = np.empty(0) if starts is None else starts[starts <= len(text) - context - 1]
-            if not len(fitting):
+            room = self.text[: self.own - context].split(PIECE) if opens is not None else []
+            found = [(piece == opens).nonzero()[:, 0] + at * PIECE for at, piece in enumerate(room)]
+            if not sum(map(len, found)):
                 raise ValueError(f"no story begins {context} characters before the end: windows cannot open stories")
-            self.starts = torch.from_numpy(fitting.astype(np.int64)).to(device)  # (S,)
+            self.starts = torch.cat(found)  # (S,)
 
     def shortened(self, context: int) -> Batches:
         """A source of windows of `context` characters from the same text, with as many characters in a batch."""
@@ -72,8 +76,8 @@ class Batches:
     def context(self) -> int:
         return len(self.columns) - 1
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, the same windows one character later: (B, T) int64 each."""
+    def batch(self, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, the same windows one character later: (B, T) int64 each. A `step` () may be int64."""
         counters = self.rows + step * self.batch_size
         numbers = hash64(counters, self.seed)
         offsets = numbers % (self.own - self.context)
@@ -90,6 +94,18 @@ class Batches:
         return windows[:, :-1], windows[:, 1:]
 
 
+def on_device(stretches: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
+    """Stretches of text as one uint8 tensor, copied in pieces, so that the host holds no second copy for a GPU."""
+    whole = torch.empty(sum(map(len, stretches)), dtype=torch.uint8, device=device)
+    end = 0
+    for stretch in stretches:
+        for start in range(0, len(stretch), PIECE):
+            piece = torch.from_numpy(np.array(stretch[start : start + PIECE], dtype=np.uint8))
+            whole[end : end + len(piece)] = piece
+            end += len(piece)
+    return whole
+
+
 def rows_of(batch_size: int, part: tuple[int, int]) -> Tensor:
     """The numbers of the rows of a batch in part `number` of `count`. Raises ValueError where it does not divide."""
     number, count = part
@@ -99,11 +115,11 @@ def rows_of(batch_size: int, part: tuple[int, int]) -> Tensor:
 
 
 def hash64(counters: Tensor, seed: int) -> Tensor:
-    """SplitMix64 of int64 counters and a seed, as 63 well-mixed bits: non-negative int64 of the same shape.
+    """SplitMix64 of int64 counters and a seed from `mix_seed`, as 63 well-mixed bits: non-negative int64, same shape.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. int64 products wrap in torch.
     """
-    z = mix64(counters * _signed(0x9E3779B97F4A7C15) + _signed(mix_seed(seed)))
+    z = mix64(counters * _signed(0x9E3779B97F4A7C15) + seed)
     return z & 0x7FFFFFFFFFFFFFFF
 
 

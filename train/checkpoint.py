@@ -8,22 +8,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from train.loop import Run
+from train.run import Run
 
-FORMAT = 3
-OLDER = (2,)  # which can be read as well: it has no SHA-256
-COUNTERS = ("step", "updates", "lr", "loss_count", "log", "finished", "best_val", "best_step", "stale")
+FORMAT = 4
+COUNTERS = ("steps", "updates", "lr", "log", "finished", "best_val", "best_step", "stale", "evaluating")
 # What may differ between a run and its resumption: how long it is, where it runs, how it is watched, and the mend of
 # a loss that exploded.
-FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "threads", "checkpoint_minutes", "track", "clip"} | {
+FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "graph", "threads", "checkpoint_minutes", "track"} | {
+    "clip",
     "eval_every",
     "eval_stories",
     "final_stories",
@@ -36,34 +35,46 @@ class CheckpointError(ValueError):
 
 def save(run: Run, path: Path) -> None:
     """Writes the whole state of a run."""
-    tensors: dict[str, Tensor] = {f"network.{name}": weight for name, weight in run.network.state_dict().items()}
-    tensors |= {f"average.{number}": weight for number, weight in enumerate(run.average)}
-    tensors |= {f"best.{number}": weight for number, weight in enumerate(run.best)}
-    tensors |= optimiser_tensors(run.optimisers)
-    tensors |= {"random.cpu": torch.get_rng_state(), "loss_sum": run.loss_sum} | run.guard.tensors()
-    if run.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
     state = {name: getattr(run, name) for name in COUNTERS} | {
         "config": asdict(run.config),
         "fingerprint": run.text.report["fingerprint"],
         "teacher": teacher_of(run),
         "seconds": run.seconds,
-        "scaler": run.scaler.state_dict(),
     }
-    write(path, tensors, state)
+    write(path, tensors_of(run), state)
 
 
 def restore(run: Run, path: Path) -> None:
     """Puts a run of the same settings and text into the state that was saved. Raises CheckpointError otherwise."""
     tensors, state = run.ranks.agree(read(path) if run.ranks.leads else None)
     try:
-        _restore(run, path, tensors, state)
+        require_same(run, path, state)
+        for name, tensor in run.step.tensors().items():
+            tensor.copy_(tensors[name])
+        run.best = tensors["best"].to(run.device) if "best" in tensors else None
+        torch.set_rng_state(tensors["random.cpu"])
+        if run.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
+        for name in COUNTERS:
+            setattr(run, name, state[name])
+        run.seconds_before, run.kept = state["seconds"], run.steps
+        run.recorded = (run.log[-1]["seconds"], run.log[-1]["characters"]) if run.log else (0.0, 0)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{path} is damaged ({reason}); delete it to start anew") from error
 
 
-def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+def tensors_of(run: Run) -> dict[str, Tensor]:
+    tensors = run.step.tensors() | {"random.cpu": torch.get_rng_state()}
+    if run.best is not None:
+        tensors["best"] = run.best
+    if run.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
+    return tensors
+
+
+def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
+    """Raises CheckpointError where a checkpoint is of another run."""
     ours = asdict(run.config)
     for name, theirs in state["config"].items():
         if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
@@ -75,22 +86,6 @@ def _restore(run: Run, path: Path, tensors: dict[str, Tensor], state: dict[str, 
         raise CheckpointError(f"{path} was made from another text: delete it to start anew")
     if state.get("teacher") != teacher_of(run):
         raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start anew")
-    weights = {name: tensors[f"network.{name}"] for name in run.network.state_dict()}
-    run.network.load_state_dict(weights)
-    for number, average in enumerate(run.average):
-        average.copy_(tensors[f"average.{number}"])
-    best = (tensors.get(f"best.{number}") for number, _ in enumerate(run.network.parameters()))
-    run.best = [weight.to(run.device) for weight in best if weight is not None]
-    restore_optimisers(run.optimisers, tensors)
-    torch.set_rng_state(tensors["random.cpu"])
-    if run.device.type == "cuda" and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
-    run.loss_sum.copy_(tensors["loss_sum"])
-    run.guard.restore(tensors)
-    run.scaler.load_state_dict(state["scaler"])
-    for name in COUNTERS:
-        setattr(run, name, state[name])
-    run.seconds_before = state["seconds"]
 
 
 def teacher_of(run: Run) -> str | None:
@@ -129,9 +124,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(found, int) and found > FORMAT:
         mend = "go on with that version, or delete it to start anew"
         raise CheckpointError(f"{path} has format {found} of a newer version, this one reads {FORMAT}: {mend}")
-    if found not in (FORMAT, *OLDER):
+    if found != FORMAT:
         raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start anew")
-    if (found == FORMAT or "sha256" in header) and header.get("sha256") != digest(header["state"], tensors):
+    if header.get("sha256") != digest(header["state"], tensors):
         raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start anew")
     return tensors, state
 
@@ -143,24 +138,3 @@ def digest(state: str, tensors: Mapping[str, Tensor]) -> str:
         found.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def optimiser_tensors(optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Every tensor of the optimisers' state, by the number of the optimiser and of the parameter and by name."""
-    return {
-        f"optimiser.{number}.{parameter}.{name}": value
-        for number, optimiser in enumerate(optimisers)
-        for parameter, state in optimiser.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def restore_optimisers(optimisers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimiser_tensors`; learning rates and the like stay as the optimisers have them."""
-    for number, optimiser in enumerate(optimisers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, *rest = key.split(".")
-            if kind == "optimiser" and rest[0] == str(number):
-                state.setdefault(int(rest[1]), {})[rest[2]] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from train.batches import rows_of
@@ -22,7 +23,7 @@ from train.interrupts import Interrupted, Stop
 from train.presets import TrainConfig
 
 GRACE = 10.0  # seconds in which torchrun ends a rank whose neighbour is gone
-POLL = 0.1  # seconds
+TIMEOUT = timedelta(hours=2)  # ranks wait so long for the one that downloads and prepares the text
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def together() -> Iterator[None]:
     """Within, what all ranks must do at once: raises RankLost when one does not come."""
     try:
         yield
-    except RuntimeError as error:  # gloo, nccl and the store have no kind of their own for it
+    except RuntimeError as error:  # gloo and nccl have no kind of their own for it
         reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0].splitlines()[0]  # without file and good wishes
         mend = "see what it said, then go on with the same command and --resume"
         raise RankLost(f"another rank is gone ({reason}): {mend}") from error
@@ -46,16 +47,13 @@ def together() -> Iterator[None]:
 class Ranks:
     """The place of this process among those of its run; alone it is rank 0 of 1, and every method costs nothing.
 
-    Gradients are reduced as one flat tensor after the backward passes of a step, rather than by
-    DistributedDataParallel: nothing wraps the network, so it is compiled, saved and accumulated as in one process,
-    and reducing a network of a few megabytes is too short to be worth hiding behind the backward pass.
+    A step has its gradient as one vector, which is reduced after the backward passes. DistributedDataParallel would
+    wrap the network to hide that behind them, which is not worth it for a few megabytes.
     """
 
     rank: int = 0
     count: int = 1
     local: int = 0  # its number on this machine
-    machine: int = 0
-    machines: int = 1
 
     @property
     def leads(self) -> bool:
@@ -66,26 +64,17 @@ class Ranks:
     def part(self) -> tuple[int, int]:
         return self.rank, self.count
 
-    def average_gradients(self, network: nn.Module, losses: Sequence[Tensor]) -> None:
-        """Replaces the gradients of a network, and losses, by their means over the ranks, in one reduction.
-
-        An infinite or NaN gradient of one rank becomes everyone's, so that a GradScaler skips on all or on none.
-        """
-        if self.count == 1:
-            return
-        tensors = [p.grad for p in network.parameters() if p.grad is not None] + list(losses)
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with together():
-            distributed.all_reduce(flat)
-        flat /= self.count
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
-
-    def sum_(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over the ranks."""
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor, replaced by its sum over the ranks."""
         if self.count > 1:
             with together():
                 distributed.all_reduce(tensor)
+        return tensor
+
+    def average(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its mean over the ranks. What is infinite or NaN on one becomes so for all."""
+        if self.count > 1:
+            self.sum(tensor).div_(self.count)
 
     def agree(self, value: T) -> T:
         """Rank 0's value, on every rank."""
@@ -96,14 +85,7 @@ class Ranks:
             distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def replicate(self, network: nn.Module) -> None:
-        """Gives every rank the weights of rank 0."""
-        if self.count > 1:
-            with together():
-                for weight in network.state_dict().values():
-                    distributed.broadcast(weight, src=0)
-
-    def pulse(self, seconds: float, signal: int, *flags: bool) -> tuple[float, int, list[bool]]:
+    def heartbeat(self, seconds: float, signal: int, *flags: bool) -> tuple[float, int, list[bool]]:
         """What clocks and signals say of the next step: rank 0's seconds and flags, and the signal that anyone heard.
 
         The hosts talk, not the devices: a GPU goes on with the work it has meanwhile.
@@ -122,17 +104,17 @@ class Ranks:
         if self.count > 1:
             torch.manual_seed(int(np.random.SeedSequence((seed, step, self.rank)).generate_state(1, np.uint64)[0]))
 
-    def dealt(
+    def sharded(
         self, score: Callable[..., tuple[np.ndarray, np.ndarray]]
     ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-        """`train.evaluate.score`, its sequences dealt to the ranks; each of them has the whole result."""
+        """`train.evaluate.score` with its sequences shared among the ranks; each of them has the whole result."""
         if self.count == 1:
             return score
 
-        def shared(network: nn.Module, sequences: Sequence[Sequence[int]], **options: int) -> tuple[np.ndarray, ...]:
+        def shared(network: Any, sequences: Sequence[Sequence[int]], **options: int) -> tuple[np.ndarray, ...]:
             both = np.zeros((2, len(sequences)))
             both[:, self.rank :: self.count] = score(network, sequences[self.rank :: self.count], **options)
-            self.sum_(torch.from_numpy(both))
+            self.sum(torch.from_numpy(both))
             return both[0], both[1].astype(np.int64)
 
         return shared
@@ -147,32 +129,18 @@ class Ranks:
     def in_turn(self, prepare: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """The result of `prepare` on every rank, none of which does what another is doing.
 
-        Rank 0 goes first, then the first one of each other machine, whose disk may be the same, then the rest. They
-        wait in Python, for as long as a download takes, and hear signals.
+        Rank 0 goes first, then the first one of each other machine, whose disk may be the same, then the rest.
         """
-        if self.count == 1:
-            return prepare(*arguments, **options)
-        with together():
-            server = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = distributed.PrefixStore(f"prepared/{attempt}", distributed.TCPStore(*server, is_master=False))
-            if not self.leads:
-                wait_for(store, [str(self.machine if self.local else 0)])
-        result = prepare(*arguments, **options)
-        with together():
-            if self.local == 0:
-                store.set(str(self.machine), "")
-            wait_for(store, [str(machine) for machine in range(self.machines)])
-        self.barrier()  # nobody waits for the keys any more: the next turn begins without them
-        with together():
-            if self.local == 0:
-                store.delete_key(str(self.machine))
-        self.barrier()
+        ours = 0 if self.leads else 1 if self.local == 0 else 2
+        for turn in range(3):
+            if turn == ours:
+                result = prepare(*arguments, **options)
+            self.barrier()
         return result
 
     def barrier(self) -> None:
         """Waits until all are here."""
-        self.sum_(torch.zeros(1))
+        self.sum(torch.zeros(1))
 
     def say(self, line: str) -> None:
         """Prints a line to standard error, once."""
@@ -181,11 +149,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def wait_for(store: distributed.Store, keys: list[str]) -> None:
-    while not store.check(keys):
-        time.sleep(POLL)
 
 
 @contextmanager
@@ -197,22 +160,20 @@ def joined(config: TrainConfig, stop: Stop) -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
         yield ALONE
         return
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE")
-    ranks = Ranks(*(int(os.environ.get(name, default)) for name, default in zip(names, "01001", strict=True)))
+    ranks = Ranks(*(int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     device = device_of(ranks, config)
     rows_of(config.batch_size, ranks.part)
     ours = not distributed.is_initialized()
     if ours:
         with together():
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield ranks
     except RankLost:
         if stop.received:
             raise Interrupted(stop.received) from None
         time.sleep(GRACE)  # torchrun's SIGTERM ends this by Interrupted
-        raise
-    except Interrupted:
         raise
     except Exception as error:  # the group is not left: that could wait for ranks that wait for this one
         get_error_handler().record_exception(error)  # for torchrun's summary

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from model.sampling import Sampling
 from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
 from train.device import pick_device
+from train.distributed import ALONE, Ranks
 from train.flags import Parser
 from train.judge import Judge, Told, tell_many
 from train.report import card
@@ -89,19 +90,25 @@ def evaluation(
     network: nn.Module,
     sequences: Sequence[Sequence[int]],
     data: str,
-    dealt: Callable[[Callable], Callable] = lambda score: score,
+    ranks: Ranks = ALONE,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500.
 
-    `dealt` is Ranks.dealt where several processes share the work.
+    With `seconds` only as many sequences are scored as can be begun within them, by hundreds.
     """
-    began = time.perf_counter()
-    nats, symbols = dealt(score)(network, sequences)
+    began, size = time.perf_counter(), len(sequences) if seconds is None else FIRSTS[0]
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, len(sequences), size):
+        if seconds is not None and ranks.agree(time.perf_counter() - began >= seconds):
+            break
+        parts.append(ranks.sharded(score)(network, sequences[start : start + size]))
+    nats, symbols = (np.concatenate(part) for part in zip(*parts, strict=True))
     per_character = float(nats.sum() / symbols.sum())
-    firsts = {f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in FIRSTS if n < len(sequences)}
+    firsts = {f"first_{n}": round(float(nats[:n].sum() / symbols[:n].sum()), 5) for n in FIRSTS if n < len(nats)}
     return {
         "data": data,
-        "stories": len(sequences),
+        "stories": len(nats),
         "symbols": int(symbols.sum()),
         "nats_per_character": round(per_character, 5),
         "bits_per_character": round(per_character / math.log(2), 5),

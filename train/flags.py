@@ -19,16 +19,6 @@ def nearest(name: object, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def printable(text: str) -> str:
-    """Text as standard output takes it: what the locale cannot spell becomes an escape."""
-    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "strict"
-    try:
-        text.encode(encoding, errors)
-    except UnicodeEncodeError:
-        return text.encode(encoding, "backslashreplace").decode(encoding)
-    return text
-
-
 def refuse(message: str) -> int:
     """Says on standard error what cannot be run; the exit code for it, 2.
 

@@ -1,42 +1,113 @@
-"""Parameter groups, Muon and AdamW, and the schedules of their learning rate."""
+"""All parameters of a network as one vector, AdamW on it, and the schedules of the rates.
+
+Shapes: P numbers in the vector, N matrices of one shape, R rows, C columns.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from itertools import groupby
+from typing import NamedTuple
 
-from train.muon import Muon
+import torch
+from torch import Tensor, nn
+
 from train.presets import TrainConfig
 
-PARTS = {"qkv": 3, "gate_up": 2}  # maps that share a matrix because one product is faster than several
+MAPS = {"qkv": 3, "gate_up": 2}  # that share a matrix, because one product is faster than several
+ALIGNED = 32  # numbers: compiled kernels want tensors that begin at multiples of 16 bytes
+EPS = 1e-8
 
 
-def optimisers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of a network; every parameter is in one group of one of them.
+class Parameters:
+    """The parameters of a network, which become views of one vector: `values` (P,), float32.
 
-    AdamW takes all of them, or, under "muon", what is no matrix inside a block: Muon orthogonalises updates, which
-    suits maps from activations to activations, and not the embedding, the head or a norm. Only matrices decay.
+    Muon's matrices stand first, those of one shape side by side, `by_muon` numbers in all. Other matrices follow, and
+    from `decayed` on what is no matrix. Gaps between them hold zeros. Without `muon` AdamW moves everything; with it
+    Muon moves the matrices inside the blocks: orthogonalised updates suit maps from activations to activations, and
+    not the embedding, the head or a norm.
     """
-    named = list(network.named_parameters())
-    matrices = {name: p for name, p in named if p.ndim == 2 and name.startswith("blocks.")}
-    inner = list(matrices.values())
-    outer = [p for name, p in named if p.ndim == 2 and not name.startswith("blocks.")]
-    vectors = [p for _, p in named if p.ndim < 2]
-    by_muon = config.optimiser == "muon"
-    adamw = torch.optim.AdamW(
-        [
-            {"params": outer if by_muon else inner + outer, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
-    if not by_muon:
-        return [adamw]
-    parts = [PARTS.get(name.split(".")[-2], 1) for name in matrices]
-    settings = {"lr": config.muon_lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    return [adamw, Muon(inner, parts=parts, **settings)]
+
+    def __init__(self, network: nn.Module, *, muon: bool) -> None:
+        named = dict(network.named_parameters())
+        inner = [name for name, p in named.items() if p.ndim == 2 and name.startswith("blocks.") and muon]
+        inner.sort(key=lambda name: self.map_shape(name, named[name]))
+        outer = [name for name, p in named.items() if p.ndim == 2 and name not in inner]
+        vectors = [name for name, p in named.items() if p.ndim < 2]
+        self.list = [named[name] for name in (*inner, *outer, *vectors)]
+        self.places, end = [], 0
+        for number, parameter in enumerate(self.list):
+            end = end if number < len(inner) else -(-end // ALIGNED) * ALIGNED  # a gap would part a stack
+            self.places.append(end)
+            end += parameter.numel()
+        starts = [*self.places, end]
+        self.by_muon, self.decayed = starts[len(inner)] if inner else 0, starts[len(inner) + len(outer)]
+        self.stacked = [
+            (shape, sum(named[name].numel() for name in names))
+            for shape, names in groupby(inner, key=lambda name: self.map_shape(name, named[name]))
+        ]
+        self.values = torch.zeros(end, device=self.list[0].device)
+        torch._foreach_copy_(self.views(self.values), [p.detach() for p in self.list])
+        for parameter, view in zip(self.list, self.views(self.values), strict=True):
+            parameter.data = view
+
+    @staticmethod
+    def map_shape(name: str, matrix: Tensor) -> tuple[int, int]:
+        """(R, C) of the maps that stand one above the other in a matrix; each is orthogonalised on its own."""
+        return matrix.shape[0] // MAPS.get(name.split(".")[-2], 1), matrix.shape[1]
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """The part of a vector (P,) that belongs to each parameter, in its shape."""
+        return [vector[at : at + p.numel()].view(p.shape) for at, p in zip(self.places, self.list, strict=True)]
+
+    def stacks(self, vector: Tensor) -> list[Tensor]:
+        """Muon's part of a vector, (N, R, C) for each shape: views."""
+        parts = vector[: self.by_muon].split([size for _, size in self.stacked])
+        return [part.view(-1, *shape) for (shape, _), part in zip(self.stacked, parts, strict=True)]
+
+
+class Rates(NamedTuple):
+    """What the schedule sets for each update. A step reads them from a tensor: a Python number would stay in a CUDA
+    graph what it was when the graph was captured."""
+
+    lr: float  # AdamW's
+    beta1: float
+    beta2: float
+    muon_lr: float
+    momentum: float
+
+
+def rates(config: TrainConfig, position: float, total: int) -> Rates:
+    """The rates at `position` of the `total` updates (0 is the first)."""
+    share = schedule(config, position, total)
+    first = beta1(config, position, total)
+    return Rates(share * config.lr, first, config.beta2, share * config.muon_lr, config.momentum)
+
+
+def adamw(
+    weights: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    *,
+    rates: Rates,
+    updates: Tensor,
+    on: Tensor,
+    decayed: Tensor,
+    weight_decay: float,
+) -> None:
+    """Moves weights (P,), of which the part `decayed` decays, and their moments `mean` and `square` (P,), by AdamW.
+
+    The rates are tensors (), and so is the number of `updates`, this one included. Where `on` () is 0 and not 1,
+    nothing moves. torch.optim.AdamW computes the same, but a CUDA graph cannot change its betas.
+    Source: Loshchilov, Hutter, "Decoupled weight decay regularization", 2019.
+    """
+    lr = rates.lr * on
+    if weight_decay:
+        decayed.mul_(1 - lr * weight_decay)
+    mean.lerp_(gradient, (1 - rates.beta1) * on)
+    square.lerp_(gradient * gradient, (1 - rates.beta2) * on)
+    deviation = (square / (1 - rates.beta2**updates)).sqrt_().add_(EPS)
+    weights.sub_((mean / deviation).mul_(lr / (1 - rates.beta1**updates)))
 
 
 def schedule(config: TrainConfig, position: float, total: int) -> float:

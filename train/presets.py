@@ -72,6 +72,7 @@ class TrainConfig:
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: str = setting("fp32", "fp32, bf16 or fp16 (with a GradScaler on CUDA, as bf16 elsewhere)")
     compile: bool = setting(False, "run the network through torch.compile")
+    graph: bool = setting(True, "on CUDA: capture a step as one graph")
     threads: int | None = setting(None, "CPU threads; all cores unless given")
     ema: float = setting(0.0, "decay of a moving average of the weights, which is then what is kept; 0 for none")
     weights: str = setting("fp16", "precision of the weight file: fp16 or fp32")
@@ -79,7 +80,7 @@ class TrainConfig:
     eval_every: int = setting(1000, "steps between evaluations")
     eval_stories: int = setting(200, "validation stories scored at each evaluation")
     apart: int = setting(0, "watch every N-th training story, kept apart, instead of the validation text; 0 for none")
-    final_stories: int | None = setting(None, "validation stories scored at the end; all of them unless given")
+    final_stories: int | None = setting(0, "validation stories scored at the end; none for all, 0 for a minute's worth")
     final_windows: int = setting(0, "score N random batches of 64 windows at the end as well, as nanoGPT does")
     eval_windows: int = setting(0, "score N random batches of training and of validation text instead")
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints")
@@ -93,7 +94,7 @@ class TrainConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             mend = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
             raise ValueError(f"device ({self.device!r}) must be auto, cpu, cuda, cuda:N or mps{mend}")
-        for name in ("steps", "stories", "threads", "final_stories"):
+        for name in ("steps", "stories", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")
@@ -104,8 +105,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} ({value}) must be a finite number above 0")
-        for name in ("weight_decay", "clip", "eval_windows", "final_windows", "patience", "apart"):
-            if not 0 <= getattr(self, name) < float("inf"):
+        for name in ("weight_decay", "clip", "eval_windows", "final_windows", "patience", "apart", "final_stories"):
+            if not 0 <= (getattr(self, name) or 0) < float("inf"):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
         for name in ("warmup", "cooldown", "pct_start", "widen", "opening"):
             if not 0 <= getattr(self, name) <= 1:
@@ -174,6 +175,15 @@ TUNE = replace(
     patience=3,
     **TUNING,
 )
+
+# What a preset has otherwise on CUDA. Steps are worth more than characters, so a batch is no larger than a GPU takes in
+# the time of a small one; one window size compiles once.
+ON_CUDA: dict[str, dict[str, Any]] = {
+    "pocket": {"batch_size": 64, "window": None, "eval_every": 1_000},
+    "storyteller": {"batch_size": 16, "window": None},
+    "storyteller-full": {"window": None},
+    "shakespeare": {"batch_size": 64, "steps": 2_000, "eval_every": 200},
+}
 
 PRESETS: dict[str, TrainConfig] = {
     config.preset: config

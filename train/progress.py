@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from train.presets import TrainConfig
-
-if TYPE_CHECKING:
-    from train.loop import Run
+from train.run import Run
 
 
 class Progress:
-    """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for."""
+    """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for; `leads`: whether to speak."""
 
-    def __init__(self, config: TrainConfig, run: Run) -> None:
-        self.run = run
-        self.tracker = tracker(config, run.path.parent) if run.ranks.leads else NoTracker()
-        shown = run.ranks.leads and sys.stderr.isatty()
-        self.bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not shown)
+    def __init__(self, config: TrainConfig, folder: Path, leads: bool, steps: int) -> None:
+        self.leads = leads
+        self.tracker = tracker(config, folder) if leads else NoTracker()
+        self.bar = tqdm(total=config.steps, initial=steps, unit="step", disable=not (leads and sys.stderr.isatty()))
         self.shown, self.latest = 0.0, ""
 
     def __enter__(self) -> Progress:
@@ -35,12 +30,11 @@ class Progress:
         self.bar.close()
         self.tracker.close()
 
-    def update(self) -> None:
+    def update(self, run: Run, loss: float) -> None:
+        """A step more; `loss` is the mean of the last ones."""
         self.bar.update()
-        if not self.bar.disable and time.monotonic() - self.shown >= 1:  # reading a loss waits for the device
+        if not self.bar.disable and time.monotonic() - self.shown >= 1:
             self.shown = time.monotonic()
-            run = self.run
-            loss = run.mean_loss()
             left = ""
             if run.config.max_minutes:
                 left = f", {max(0, run.config.max_minutes - run.seconds / 60):.1f} min left"
@@ -48,30 +42,13 @@ class Progress:
             self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
 
     def line(self, line: dict[str, Any]) -> None:
-        if not self.run.ranks.leads:
+        """A line of the log."""
+        if not self.leads:
             return
         self.latest = f", val {line['val']:.4f}"
         self.tracker.log(line)
         text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"
         tqdm.write(text) if not self.bar.disable else print(text, flush=True)
-
-
-def outlasting(stream: TextIO) -> None:
-    """Has a stream drop what a full disk does not take: a run is worth more than what it says."""
-    for name in ("write", "flush"):
-        setattr(stream, name, _without_full_disks(getattr(stream, name)))
-
-
-def _without_full_disks(method: Callable[..., Any]) -> Callable[..., Any]:
-    def called(*arguments: Any) -> Any:
-        try:
-            return method(*arguments)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return None
-
-    return called
 
 
 class Tracker(Protocol):

@@ -1,7 +1,8 @@
 """How fast a preset trains here: python -m train.speed --preset pocket
 
 Runs the training step itself on text of random characters, and relates it to what the device can do at most: a product
-of large matrices in the same precision, timed in the same run.
+of large matrices in the same precision, timed in the same run. With --until NATS and --data it trains until random
+windows of 32 characters of the validation text have that loss, which is the original's rule, and times that.
 """
 
 from __future__ import annotations
@@ -12,40 +13,54 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from model.config import ModelConfig
 from model.vocab import Vocab
-from train.__main__ import configure, flags
+from train.__main__ import fitted, flags
+from train.batches import Batches
 from train.device import device_name
 from train.distributed import joined
 from train.interrupts import Stop
-from train.loop import Run
-from train.presets import TrainConfig
+from train.loop import compile_step, prepared, take_step
+from train.run import Run
+from train.step import Ahead
 from train.text.corpus import Corpus
 
 ROUNDS = 5
+WARM_UP = 10  # steps, in which a GPU's graph is captured as well
+EVERY = 100  # steps between two looks at the loss
+ORIGINAL_RULE = {"context": 32, "batch_size": 16}  # its windows; it took 200 batches of them
+LAUNCHES = ("cudaLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync", "cuLaunchKernel")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = flags()
     parser.prog, parser.description = "python -m train.speed", __doc__.splitlines()[0]
     parser.add_argument("--profile", action="store_true", help="show what the time goes into")
+    parser.add_argument("--until", type=float, metavar="NATS", help="time a training on --data until this loss")
     args = parser.parse_args(argv)
-    args.steps = args.steps or 50
+    if args.until is None and args.steps is None:
+        args.steps = 50
     try:
-        config = configure(args)
+        config = fitted(args)
     except (ValueError, KeyError) as error:
         parser.error(str(error))
     if config.threads:
         torch.set_num_threads(config.threads)
     with joined(config, Stop()) as ranks:
-        run = Run(config, random_text(), Path("unused"), ranks)
-        measured, table = json.dumps(measure(run, config)), profile(run) if args.profile else ""
+        text = random_text() if args.until is None else prepared(config, ranks, None)
+        run = Run(config, text, Path("unused"), ranks)
+        if config.compile:
+            compile_step(run)
+        found = measure(run) if args.until is None else until(run, args.until)
+        table = profiled(run) if args.profile else ""
     if ranks.leads:
-        print(measured, table, sep="\n")
+        print(json.dumps(found), table, sep="\n")
     return 0
 
 
@@ -56,30 +71,64 @@ def random_text(characters: int = 1_000_000) -> Corpus:
     return Corpus(name="random", vocab=vocab, train=ids, valid=ids[:1000], report={"fingerprint": "", "train": {}})
 
 
-def measure(run: Run, config: TrainConfig) -> dict[str, object]:
+def measure(run: Run) -> dict[str, Any]:
     """Characters per second in windows of the whole context, and that in floating-point operations per second."""
-    run.short = run.batches
+    run.short, config, ahead = run.batches, run.config, Ahead(run.step)
     steps = max(1, (config.steps or ROUNDS) // ROUNDS)
-    synchronised(run.device, run.train_step)  # compiles
-    seconds = statistics.median(
-        synchronised(run.device, lambda: [run.train_step() for _ in range(steps)]) for _ in range(ROUNDS)
-    )
+
+    def some_steps(count: int = steps) -> None:
+        for _ in range(count):
+            take_step(run, ahead)
+
+    synchronised(run.device, lambda: some_steps(WARM_UP))
+    seconds = statistics.median(synchronised(run.device, some_steps) for _ in range(ROUNDS))
     speed = steps * config.batch_size * config.accumulate * config.model.context / seconds
-    peak = peak_flops(run.device, run.precision) * run.ranks.count
-    per_character = flops_per_character(run.config.model)
+    peak = peak_flops(run.device, run.step.objective.precision) * run.ranks.count
+    per_character = flops_per_character(config.model)
     return {
         "preset": config.preset,
         "parameters": sum(p.numel() for p in run.network.parameters()),
         "ranks": run.ranks.count,
         "device": device_name(run.device),
         "threads": torch.get_num_threads(),
-        "precision": run.precision,
+        "precision": run.step.objective.precision,
+        "graph": bool(run.step.graphs),
         "characters_per_second": round(speed),
         "milliseconds_per_step": round(1e3 * seconds / steps, 2),
+        "launches_per_step": launches(run, lambda: some_steps(10)) / 10,
         "flops_per_character": per_character,
         "flops_per_second": round(speed * per_character),
         "matmul_flops_per_second": round(peak),
         "share": round(speed * per_character / peak, 4),
+    }
+
+
+def until(run: Run, nats: float) -> dict[str, Any]:
+    """Trains until the loss is at most so many `nats` by the original's rule, or the run is over; the seconds of it.
+
+    The clock stands while the loss is looked at; compilation came before.
+    """
+    valid = Batches(run.text.valid, seed=run.config.seed + 1, device=run.device, **ORIGINAL_RULE)
+    ahead, seconds, loss = Ahead(run.step), 0.0, np.inf
+    run.start()
+
+    def some_steps() -> None:
+        for _ in range(EVERY):
+            take_step(run, ahead)
+
+    while loss > nats and not run.over():
+        seconds += synchronised(run.device, some_steps)
+        loss = float(run.step.objective.probe(valid, range(200)).mean())
+        print(f"{seconds:.1f} s, step {run.steps}: {loss:.4f}", file=sys.stderr, flush=True)
+    return {
+        "preset": run.config.preset,
+        "device": device_name(run.device),
+        "until": nats,
+        "reached": loss <= nats,
+        "loss": round(loss, 4),
+        "seconds": round(seconds, 2),
+        "steps": run.steps,
+        "characters": run.characters,
     }
 
 
@@ -95,10 +144,10 @@ def flops_per_character(config: ModelConfig) -> int:
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """Operations per second of a product of large square matrices."""
+    """Operations per second of a product of large square matrices of random numbers: ones would flatter it."""
     size = 2048 if device.type == "cpu" else 8192
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    a, b = torch.ones(2, size, size, device=device, dtype=dtype)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     synchronised(device, lambda: a @ b)
     return 2 * size**3 / statistics.median(synchronised(device, lambda: a @ b) for _ in range(ROUNDS))
 
@@ -112,14 +161,22 @@ def synchronised(device: torch.device, action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def profile(run: Run, steps: int = 5) -> str:
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if run.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        synchronised(run.device, lambda: [run.train_step() for _ in range(steps)])
-    by = "self_cuda_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60)
+def launches(run: Run, action: Callable[[], object]) -> int:
+    """How often the host has a GPU do something; 0 without one."""
+    if run.device.type != "cuda":
+        return 0
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        synchronised(run.device, action)
+    return sum(event.count for event in seen.key_averages() if event.key in LAUNCHES)
+
+
+def profiled(run: Run, steps: int = 5) -> str:
+    cuda = run.device.type == "cuda"
+    ahead = Ahead(run.step)
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+        synchronised(run.device, lambda: [take_step(run, ahead) for _ in range(steps)])
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    return seen.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60)
 
 
 if __name__ == "__main__":

@@ -30,16 +30,17 @@ import torch._dynamo  # noqa: F401  the optimisers import it
 from model import artifacts
 from train import checkpoint, loop
 from train.__main__ import main
+from train.run import Run
 from train.text import corpus
 
 PHASES: dict[str, tuple[Any, str]] = {
     "artifact replacement": (artifacts, "_replace"),
-    "steps": (loop.Run, "train_step"),
+    "steps": (loop, "take_step"),
     "checkpoint": (checkpoint, "write"),
     "data preparation": (corpus, "_build"),
-    "evaluation": (loop.Run, "record"),
-    "start": (loop.Run, "__init__"),
-    "end": (loop.Run, "finish"),
+    "evaluation": (loop, "record"),
+    "start": (Run, "__init__"),
+    "end": (loop, "finish"),
 }
 
 
@@ -122,8 +123,8 @@ def prepared(job: dict[str, Any]) -> dict[str, Any]:
             watch(phase, moments[phase])
         seen["counts"] = moments
     if every := job.get("every"):
-        pulse = loop.Run.pulse
-        loop.Run.pulse = lambda run, *rest: (pulse(run, *rest)[0], run.step % every == 0)
+        heartbeat = loop.heartbeat
+        loop.heartbeat = lambda run, *rest: (heartbeat(run, *rest)[0], run.steps % every == 0, True)
     if (room := job.get("room")) is not None:
         disk = FullDisk(room)
         builtins.open = io.open = disk.open

@@ -222,7 +222,7 @@ def test_a_second_sigint_ends_at_once(forked: Job, fresh: Callable[[], Path]) ->
         stopped = forked(folder, phase="steps", at=100, every=10**6, signals=signals)
         assert (stopped["code"], stopped["err"].splitlines()[-1]) == (130, f"SIGINT: {said}")
     _, state = checkpoint.read(checkpoint_path(folder / "out"))
-    assert state["step"] == 1
+    assert state["steps"] == 1
 
 
 def test_a_full_disk_damages_nothing(
@@ -278,7 +278,7 @@ def test_a_loss_that_explodes_ends_within_bounds(forked: Job, fresh: Callable[[]
             assert done["code"] == 2 and last.startswith("error: ") and f": lower --lr ({rate:g})" in last
             assert contents(folder / "out") == before
             if (path := checkpoint_path(folder / "out")).exists():
-                assert f"; .out.run/checkpoint.safetensors is of step {checkpoint.read(path)[1]['step']} and" in last
+                assert f"; .out.run/checkpoint.safetensors is of step {checkpoint.read(path)[1]['steps']} and" in last
     assert ended >= len(kinds) * len(rates) // 2
     record(
         "learning rates 100 to 200,000,000,000 times too high, both architectures and optimisers",
