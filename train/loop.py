@@ -38,7 +38,7 @@ from train.optim import beta1, optimisers, schedule
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
 from train.text import corpus
-from train.text.dataset_report import survey
+from train.text.dataset_report import dataset_report
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
 
@@ -74,7 +74,7 @@ def train(
                     return True
             elif kept:
                 ranks.say(f"{run.path} of an earlier run will be replaced; --resume would go on from it")
-            ranks.say("\n".join(survey(run.text, config)))
+            ranks.say("\n".join(dataset_report(run.text, config)))
             with stop.patiently():
                 if not run.until(time.monotonic() + 60 * stop_after if stop_after else math.inf, stop):
                     run.save()
