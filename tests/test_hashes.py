@@ -34,10 +34,10 @@ def write(path: Path, data: bytes, changed: int = HOUR_AGO) -> str:
 
 
 def test_a_file_is_read_again_when_its_size_or_time_differs(tmp_path: Path, read: list[str]) -> None:
-    path, record = tmp_path / "a.txt", tmp_path / "record.json"
+    path, record = tmp_path / "a.txt", tmp_path / "sources.json"
 
     def known() -> str:
-        found = Hashes(record)
+        found = Hashes(tmp_path)
         digest = found.of(path)
         found.keep()
         return digest
@@ -54,25 +54,25 @@ def test_a_file_is_read_again_when_its_size_or_time_differs(tmp_path: Path, read
     path = tmp_path / "b.txt"
     known()
     assert list(json.loads(record.read_text())) == [str(path)]  # nothing of files that are gone
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.txt", "record.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.txt", "sources.json"]
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path, read: list[str]) -> None:
-    found = Hashes(tmp_path / "record.json")
+    found = Hashes(tmp_path)
     for data in (b"one", b"two"):  # both at the same tick of the disk's clock, it may be
         assert write(tmp_path / "a.txt", data, time.time_ns()) == found.of(tmp_path / "a.txt")
     found.keep()
-    assert read == ["a.txt"] * 2 and not (tmp_path / "record.json").exists()
+    assert read == ["a.txt"] * 2 and not (tmp_path / "sources.json").exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", "numbers", "short"])
 def test_a_damaged_record_only_means_reading_again(tmp_path: Path, read: list[str], damage: bytes | str) -> None:
-    path, record = tmp_path / "a.txt", tmp_path / "record.json"
+    path, record = tmp_path / "a.txt", tmp_path / "sources.json"
     digest = write(path, b"one")
     entries = {"numbers": [3, HOUR_AGO, 5], "short": [3, HOUR_AGO]}
     record.write_bytes(damage if isinstance(damage, bytes) else json.dumps({str(path): entries[damage]}).encode())
     for _ in range(2):
-        found = Hashes(record)
+        found = Hashes(tmp_path)
         assert found.of(path) == digest
         found.keep()
     assert read == ["a.txt"]

@@ -5,8 +5,10 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +18,6 @@ from tqdm import tqdm
 from model.artifacts import spelled
 from model.vocab import END, Vocab
 from train.flags import nearest
-from train.lock import scratch
 from train.text import tales
 from train.text.hashes import Hashes, sha256
 from train.text.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
@@ -27,6 +28,8 @@ __all__ = ["Corpus", "CorpusError", "prepare", "read_stories"]
 NAMES = ("tinystories", "tinystories-v2", "shakespeare", "panchatantra")
 CACHE = Path(".cache/corpus")
 _VERSION = 1  # of the cleaning and the layout of the cache: a new one makes every cached corpus stale
+_PREPARING = ".preparing-"  # begins the name of a folder in which a corpus is made
+_DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +67,14 @@ def prepare(
     stories: use only the first so many stories.
     vocab: symbols to encode in, instead of those that follow from the cleaning; characters that it lacks are dropped.
     apart: a corpus whose validation stories are not to be trained on either.
-    progress: show a bar on a terminal.
+    progress: show how far it is on a terminal.
     Training stories that stand in a validation text, up to case and punctuation, are left out (not in classic).
     Raises CorpusError naming the file and the mend; then the cache is as it was.
     """
     cache = Path(cache or CACHE)
     with _explained(data, cache):
-        hashes = Hashes(cache / "sources.json")
-        plan = _plan(data, valid, cleaning, stories, cache, hashes, progress)
+        hashes = Hashes(cache)
+        plan = _plan(data, valid, cleaning, stories, hashes)
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
             plan = replace(plan, vocab=vocab)
         about = _about(plan, apart, hashes)
@@ -113,26 +116,18 @@ def replaying(text: Corpus, other: Corpus) -> Corpus:
     return replace(text, replay=other.train, report=text.report | {"replay": about, "fingerprint": fingerprint})
 
 
-def _plan(
-    data: str | Path,
-    valid: str | Path | None,
-    cleaning: str,
-    stories: int | None,
-    cache: Path,
-    hashes: Hashes,
-    progress: bool,
-) -> Plan:
+def _plan(data: str | Path, valid: str | Path | None, cleaning: str, stories: int | None, hashes: Hashes) -> Plan:
     if cleaning not in ("auto", *CLEANINGS):
         raise CorpusError(f"cleaning ({cleaning!r}) must be auto, {', '.join(CLEANINGS[:-1])} or {CLEANINGS[-1]}")
     if stories is not None and (type(stories) is not int or stories < 1):
         raise CorpusError(f"stories ({stories!r}) must be a whole number of at least 1")
-    path, held_out = _found(data, valid, cleaning, cache, progress)
+    path, held_out = _found(data, valid, cleaning, hashes.folder)
     files = files_of(path)
     valid_files = files_of(held_out) if held_out else []
     books = None
     if cleaning == "tales" or data == "panchatantra":
         books = {"books": [_source(path, hashes) for path in files]}
-        folder = cache / "tales" / hashlib.sha256(repr(books["books"]).encode()).hexdigest()[:16]
+        folder = hashes.folder / "tales" / _sha256_of(books["books"])[:16]
         books |= tales.write(files, folder)
         if not books["tales"]["train"]:
             found = books["tales"]["valid"]
@@ -154,17 +149,15 @@ def _plan(
     )
 
 
-def _found(
-    data: str | Path, valid: str | Path | None, cleaning: str, cache: Path, progress: bool
-) -> tuple[Path, Path | None]:
+def _found(data: str | Path, valid: str | Path | None, cleaning: str, cache: Path) -> tuple[Path, Path | None]:
     """Where the text is, and the one that validates if it is not part of it; a named corpus is downloaded."""
     path, held_out = Path(data), Path(valid) if valid else None
     if data in NAMES:
         from train.text.download import named  # a run on a local file needs no network library
 
-        path = named(data, "train", cache / "downloads", progress)
+        path = named(data, "train", cache / "downloads")
         if held_out is None and cleaning != "classic":
-            held_out = named(data, "valid", cache / "downloads", progress)
+            held_out = named(data, "valid", cache / "downloads")
     elif not path.exists():
         raise CorpusError(
             f"no corpus is named {data}, and no file or folder is there: give {', '.join(NAMES)}, "
@@ -221,16 +214,11 @@ def _load(folder: Path, fingerprint: str, hashes: Hashes) -> Corpus:
     path = folder / "corpus.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        if "sha256" not in report:
-            raise _Damaged(f"{path} is of an older version: it has no SHA-256")
-        if report.pop("sha256") != _sha256_of(report):
+        if report.pop("sha256", None) != _sha256_of(report):
             raise _Damaged(f"{path} is not what was written (its SHA-256 differs)")
         if report["fingerprint"] != fingerprint:
             raise _Damaged(f"{folder} is of another text")
         for name, written in report.pop("files").items():
-            symbols = report["train" if name == "train.bin" else "validation"]["symbols"]
-            if (size := (folder / name).stat().st_size) != symbols:
-                raise _Damaged(f"{folder / name} has {size:,} of {symbols:,} bytes")
             if hashes.of(folder / name) != written:
                 raise _Damaged(f"{folder / name} is not what was written (its SHA-256 differs)")
     except (FileNotFoundError, ValueError, TypeError, RecursionError) as error:
@@ -247,11 +235,14 @@ def _sha256_of(value: object) -> str:
 def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
     """Writes the cached corpus beside its place and renames it, so that no other process sees half of it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(folder.parent)
     as_text = plan.single or plan.cleaning == "classic"
     passes = 1 if plan.valid or as_text else 2
     size = passes * sum(path.stat().st_size for path in plan.files) + sum(path.stat().st_size for path in plan.valid)
     disable = None if progress else True  # None: only where there is no terminal
-    with scratch(folder.parent, ".preparing-") as making:
+    with tempfile.TemporaryDirectory(prefix=_PREPARING, dir=folder.parent) as temporary:
+        making = Path(temporary, "corpus")
+        making.mkdir()
         with tqdm(total=size, desc=f"preparing {plan.name}", unit="B", unit_scale=True, disable=disable) as bar:
             tally = Tally(bar)
             counts = (write_text if as_text else write_stories)(plan, making, tally)
@@ -265,3 +256,11 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first: its work serves
                 raise
+
+
+def _tidy(cache: Path) -> None:
+    """Removes what killed processes left half made: folders that were begun more than a day ago."""
+    for left in cache.glob(f"{_PREPARING}*"):
+        with suppress(FileNotFoundError):  # its process has just ended
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)

@@ -9,7 +9,6 @@ from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_url, try_t
 from huggingface_hub.errors import HTTPError  # of the HTTP library that the Hub's client is built on
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
-from huggingface_hub.utils.tqdm import silent_tqdm
 
 from train.text.stories import CorpusError
 from train.text.tales import BOOKS
@@ -19,7 +18,7 @@ _HUB_FILES = {"tinystories": "TinyStories-{}.txt", "tinystories-v2": "TinyStorie
 _TIMEOUT = 60  # seconds of silence from a server
 
 
-def named(name: str, part: str, folder: Path, progress: bool) -> Path | None:
+def named(name: str, part: str, folder: Path) -> Path | None:
     """The file or folder with a named corpus's part, "train" or "valid", downloaded into `folder` unless it is there.
 
     None where the corpus has no validation file of its own. The Hub's address is HF_ENDPOINT as ever; GITHUB_RAW_URL
@@ -27,7 +26,7 @@ def named(name: str, part: str, folder: Path, progress: bool) -> Path | None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if name in _HUB_FILES:
-        return _from_hub(_HUB_FILES[name].format(part), folder, progress)
+        return _from_hub(_HUB_FILES[name].format(part), folder)
     if part != "train":
         return None
     if name == "shakespeare":
@@ -41,7 +40,7 @@ def named(name: str, part: str, folder: Path, progress: bool) -> Path | None:
     return books
 
 
-def _from_hub(file: str, folder: Path, progress: bool) -> Path:
+def _from_hub(file: str, folder: Path) -> Path:
     """A file of TinyStories; a download that broke off goes on where it stopped, also in a later run.
 
     `hf_hub_download` goes on within a run only: it gives each run a partial file of its own, and deletes it in the
@@ -51,8 +50,6 @@ def _from_hub(file: str, folder: Path, progress: bool) -> Path:
     if isinstance(known, str):
         return Path(known)
     target, url = folder / file, hf_hub_url(_HUB_DATASET, file, repo_type="dataset")
-    if target.exists():
-        return target
     # compressed on the way, half a file is no half of the file
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     with _explained(url), WeakFileLock(target.with_suffix(".lock")):
@@ -60,10 +57,8 @@ def _from_hub(file: str, folder: Path, progress: bool) -> Path:
             return target
         about = get_hf_file_metadata(url)
         partial = folder / f".{file}.{about.etag}.part"
-        bar = None if progress else silent_tqdm
         with partial.open("ab") as out:
-            done = out.tell()
-            http_get(url, out, resume_size=done, headers=headers, expected_size=about.size, tqdm_class=bar)
+            http_get(url, out, resume_size=out.tell(), headers=headers, expected_size=about.size)
         return partial.replace(target)
 
 

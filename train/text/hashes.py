@@ -12,15 +12,15 @@ MOMENT = 100_000_000  # nanoseconds: more than the tick of a disk's clock, withi
 
 
 class Hashes:
-    """The SHA-256 of files, remembered in a JSON file: path -> [size, time of the last change in ns, SHA-256].
+    """The SHA-256 of files; sources.json in a folder maps paths to [size, time of the last change in ns, SHA-256].
 
     A record that is damaged or gone only means that files are read again.
     """
 
-    def __init__(self, record: Path) -> None:
-        self.record, self.changed = record, False
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.record, self.changed = folder, folder / "sources.json", False
         try:
-            known = json.loads(record.read_text(encoding="utf-8"))
+            known = json.loads(self.record.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):
             known = {}
         self.known = known if isinstance(known, dict) else {}
@@ -39,7 +39,7 @@ class Hashes:
 
     def keep(self) -> None:
         """Writes the record if there is something new to it, without files that are gone."""
-        if self.changed and os.access(self.record.parent, os.W_OK):
+        if self.changed and os.access(self.folder, os.W_OK):
             fresh = self.record.with_name(f".{self.record.name}.{os.getpid()}")
             known = {path: about for path, about in self.known.items() if Path(path).exists()}
             fresh.write_text(json.dumps(known, indent=1), encoding="utf-8")
