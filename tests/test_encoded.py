@@ -27,7 +27,7 @@ def stream(stories: list[list[int]]) -> np.ndarray:
     return np.array([VOCAB.end, *(id for story in stories for id in [*story, VOCAB.end])], np.uint8)
 
 
-@pytest.fixture(params=[1, 3, 1 << 20])
+@pytest.fixture(params=[1, 3, encoded.PIECE])
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces so short that every story is cut, and as they are."""
     monkeypatch.setattr(encoded, "PIECE", request.param)

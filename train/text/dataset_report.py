@@ -27,10 +27,11 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
     if replay := report.get("replay"):
+        gone, dropped = replay["train"].get("removed_as_in_validation"), sum(replay["dropped_characters"].values())
         lines.append(
             f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows"
-            + (f"; {gone:,} stories left out, for they validate" if (gone := _removed(replay)) is not None else "")
-            + (f"; {dropped:,} characters dropped" if (dropped := sum(replay["dropped_characters"].values())) else "")
+            + (f"; {gone:,} stories left out, for they validate" if gone is not None else "")
+            + (f"; {dropped:,} characters dropped" if dropped else "")
         )
     found = counts(text.train, len(text.vocab))
     order = [id for id in np.argsort(-found, kind="stable") if found[id]]
@@ -41,10 +42,6 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         lines.append(f"under {SHOWN} times each: {rare}")
     lines.append(_cleaning(report))
     return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
-
-
-def _removed(report: dict[str, Any]) -> int | None:
-    return report["train"].get("removed_as_in_validation")
 
 
 def _amount(part: dict[str, Any]) -> str:

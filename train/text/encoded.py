@@ -9,15 +9,13 @@ import numpy as np
 
 from model.vocab import Vocab
 
-PIECE = 1 << 20  # symbols that are looked at together: np.bincount makes an int64 of each
+PIECE = 1 << 17  # symbols looked at together: the int64 that np.bincount makes of each then stay in the cache
 
 
 def counts(stream: np.ndarray, symbols: int) -> np.ndarray:
     """How often each id of 0 to symbols - 1 occurs in a stream (N,): int64 (symbols,)."""
-    total = np.zeros(symbols, np.int64)
-    for piece in _pieces(stream):
-        total += np.bincount(piece, minlength=symbols)
-    return total
+    pieces = (np.bincount(piece, minlength=symbols) for piece in _pieces(stream))
+    return sum(pieces, np.zeros(symbols, np.int64))
 
 
 def marks(stream: np.ndarray, vocab: Vocab) -> np.ndarray:
@@ -33,15 +31,12 @@ def stories_in(stream: np.ndarray, vocab: Vocab, first: int | None = None) -> li
     stream = np.asarray(stream)  # a view of a memmap costs several times as much
     if vocab.end is None:
         return [np.concatenate([np.array([vocab.start], stream.dtype), stream])][:first]
-    found: list[np.ndarray] = []
-    known = 0
+    at: list[int] = []
     for piece in _marks(stream, vocab):
-        found.append(piece)
-        known += len(piece)
-        if first is not None and known > first:
+        at += piece.tolist()
+        if first is not None and len(at) > first:
             break
-    at = np.concatenate([np.empty(0, np.int64), *found])
-    return [stream[a : b + 1] for a, b in pairwise(at.tolist())][:first]
+    return [stream[a : b + 1] for a, b in pairwise(at)][:first]
 
 
 def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -56,8 +51,9 @@ def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.nd
         raise ValueError(f"apart ({every}) must be at most {max(0, len(at) - 1)}, the number of training stories")
     # story k, counted from 1, goes from mark k - 1 up to mark k, which opens the next one
     starts, stops = at[every - 1 : -1 : every], at[every::every]
-    training = [stream[a:b] for a, b in zip([at[0], *stops], [*starts, len(stream)], strict=True)]
-    return training, np.concatenate([*(stream[a:b] for a, b in zip(starts, stops, strict=True)), stream[-1:]])
+    training = [stream[a:b] for a, b in zip([0, *stops], [*starts, len(stream)], strict=True)]
+    watched = [stream[a:b] for a, b in zip(starts, stops, strict=True)]
+    return training, np.concatenate([*watched, stream[-1:]])
 
 
 def _marks(stream: np.ndarray, vocab: Vocab) -> Iterator[np.ndarray]:

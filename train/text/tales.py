@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.vocab import END
+from train.flags import refuse
 from train.text.stories import CorpusError, text_of
 
 BOOKS = (  # of Project Gutenberg, by number
@@ -155,11 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CorpusError(f"{', '.join(map(str, books))} holds no .txt")
         print(json.dumps(write(files, out), indent=1))
     except CorpusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return refuse(f"{error.filename}: {error.strerror}")
     return 0
 
 
