@@ -19,7 +19,7 @@ from model.artifacts import spelled
 from model.vocab import END, Vocab
 from train.flags import nearest
 from train.text import tales
-from train.text.hashes import Hashes, sha256
+from train.text.files import Hashes, sha256
 from train.text.stories import CLEANINGS, CorpusError, files_of, has_stories, read_stories
 from train.text.streams import Plan, Tally, digests, write_stories, write_text
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HTTPError  # of the HTTP library that the Hub
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
+from train.text.files import replace_file
 from train.text.stories import CorpusError
 from train.text.tales import BOOKS
 
@@ -67,9 +68,7 @@ def _fetch(url: str, target: Path) -> Path:
     if not target.exists():
         with _explained(url):
             answer = get_session().get(url, timeout=_TIMEOUT).raise_for_status()
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
-        fresh.write_bytes(answer.content)
-        fresh.replace(target)
+        replace_file(target, answer.content)
     return target
 
 

@@ -6,7 +6,6 @@ What is left out is counted: licences, front matter, headings, notes, pictures, 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 from model.vocab import END
 from train.flags import refuse
+from train.text.files import replace_file
 from train.text.stories import CorpusError, text_of
 
 BOOKS = (  # of Project Gutenberg, by number
@@ -97,10 +97,7 @@ def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
     parts = {"train": [tale for tale in found if tale not in held_out], "valid": held_out}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
-        text = "".join(f"{tale.text}\n{END}\n" for tale in part)
-        fresh = folder / f".{name}.{os.getpid()}"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(folder / f"{name}.txt")  # another run may be reading it
+        replace_file(folder / f"{name}.txt", "".join(f"{tale.text}\n{END}\n" for tale in part).encode())
     return {
         "tales": {name: len(part) for name, part in parts.items()},
         "characters": {name: sum(len(tale.text) for tale in part) for name, part in parts.items()},

@@ -1,4 +1,4 @@
-"""SHA-256 of files, from a record where a file is as it was when it was last read."""
+"""Files of the cache: replaced whole, and their SHA-256 known without reading them again."""
 
 from __future__ import annotations
 
@@ -40,10 +40,18 @@ class Hashes:
     def keep(self) -> None:
         """Writes the record if there is something new to it, without files that are gone."""
         if self.changed and os.access(self.folder, os.W_OK):
-            fresh = self.record.with_name(f".{self.record.name}.{os.getpid()}")
             known = {path: about for path, about in self.known.items() if Path(path).exists()}
-            fresh.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            fresh.replace(self.record)  # another run may be reading it
+            replace_file(self.record, json.dumps(known, indent=1).encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file that others may be reading: they see the old one or the new one."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""SHA-256 of files from the record, while size and time stand."""
+"""Files of the cache: replaced whole, and hashed again only where size or time differs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from train.text import hashes
+from train.text import files
 from train.text.corpus import prepare
-from train.text.hashes import Hashes
+from train.text.files import Hashes, replace_file
 
 HOUR_AGO = time.time_ns() - 3_600_000_000_000
 
@@ -21,8 +21,8 @@ HOUR_AGO = time.time_ns() - 3_600_000_000_000
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read, one after the other."""
     names: list[str] = []
-    original = hashes.sha256
-    monkeypatch.setattr(hashes, "sha256", lambda path: names.append(path.name) or original(path))
+    original = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: names.append(path.name) or original(path))
     return names
 
 
@@ -91,3 +91,13 @@ def test_a_text_that_is_prepared_and_known_is_not_read(tmp_path: Path, read: lis
         assert read == expected and len(whole) == 11
     write(folder / "train.bin", bytes(11), HOUR_AGO + 1)
     assert bytes(prepare(source, cache=cache).train) == whole and read[0] == "train.bin"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, folder = tmp_path / "a.txt", tmp_path / "folder"
+    write(path, b"old")
+    folder.mkdir()
+    replace_file(path, b"new")
+    with pytest.raises(OSError, match="folder"):
+        replace_file(folder, b"new")
+    assert path.read_bytes() == b"new" and sorted(tmp_path.iterdir()) == [path, folder]
