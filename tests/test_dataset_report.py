@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.stories import stories, write_stories
 from train.presets import PRESETS
 from train.text.corpus import prepare
-from train.text.dataset_report import survey
+from train.text.dataset_report import dataset_report
 
 
 def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> N
     )
     config = replace(PRESETS["debug"], steps=50)
     made = prepare(path, cache=tmp_path / "cache", progress=False)
-    lines = survey(made, config)
+    lines = dataset_report(made, config)
     validation = sum(len(story) for story in stories(200)[19::20])
     rest = sum(map(len, stories(200))) - validation + 2 * len('"Oh" - said Anne to the .')
     assert lines[0] == (
@@ -43,15 +43,17 @@ def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> Non
     made = prepare(write_stories(tmp_path / "own.txt", 200), cache=tmp_path / "cache", progress=False)
     config = replace(PRESETS["pocket"], steps=10_000, max_minutes=None)
     passes = 10_000 * 8 * 256 / len(made.train)
-    assert survey(made, config)[-2:] == [
+    assert dataset_report(made, config)[-2:] == [
         f"warning: 10,000 steps read the text {passes:,.0f} times: it will be learned by heart; "
         "give fewer --steps, or --patience 3 --eval-every 200 to stop in time",
         f"warning: {len(made.train):,} characters are few for 211,872 parameters: give --dropout 0.2 and "
         "--patience 3 --eval-every 200, a smaller preset such as pocket, or a trained model as --init",
     ]
-    patient = survey(made, replace(config, patience=3))
+    patient = dataset_report(made, replace(config, patience=3))
     assert patient[-1].endswith("it will be learned by heart; give fewer --steps") and not any(
         "few for" in it for it in patient
     )
-    assert not any("few for" in line for line in survey(made, replace(config, init="artifacts/pocket")))
-    assert not any("by heart" in it for it in survey(made, replace(config, steps=int(1_000 * 40 / passes * 10))))
+    assert not any("few for" in line for line in dataset_report(made, replace(config, init="artifacts/pocket")))
+    assert not any(
+        "by heart" in it for it in dataset_report(made, replace(config, steps=int(1_000 * 40 / passes * 10)))
+    )

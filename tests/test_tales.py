@@ -11,7 +11,7 @@ import pytest
 from model.vocab import END
 from train.loop import held_out_name
 from train.text.corpus import CorpusError, prepare
-from train.text.tales import HELD_OUT, main, tales, write
+from train.text.tales import main, tales
 
 PROSE = "There was once a _monkey_ [3] who lived in a tree on the bank [Pg 7] of a great river.\n" * 6
 LINE = " ".join(["There was once a monkey who lived in a tree on the bank of a great river."] * 6)
@@ -100,15 +100,7 @@ def test_of_hindu_literature_the_hitopadesa_alone_is_taken() -> None:
     assert [tale.title for tale in tales(book)] == ["HONOR TO GUNESH"]
 
 
-def test_the_listed_tales_are_held_out_whatever_their_case(tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text(f"THE DOG\n\n{PROSE}\n\n{HELD_OUT[0].upper()}\n\n{PROSE}x\n", encoding="utf-8")
-    report = write([tmp_path / "book.txt"], tmp_path / "out")
-    assert report["held_out"] == [HELD_OUT[0].upper()] and report["tales"] == {"train": 1, "valid": 1}
-    assert (tmp_path / "out/train.txt").read_text() == f"{LINE}\n{END}\n"
-    assert (tmp_path / "out/valid.txt").read_text() == f"{LINE} x\n{END}\n"
-
-
-def test_of_other_books_every_tenth_tale_is_held_out(tmp_path: Path) -> None:
+def test_every_tenth_tale_is_held_out(tmp_path: Path) -> None:
     book = "".join(f"TALE {'X' * n}A\n\n{PROSE}{n}\n\n" for n in range(20))
     (tmp_path / "book.txt").write_text(book, encoding="utf-8")
     made = prepare(tmp_path / "book.txt", cleaning="tales", cache=tmp_path / "cache", progress=False)
@@ -161,5 +153,6 @@ def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest
     (tmp_path / "books/fables.txt").write_text(BOOK, encoding="utf-8")
     assert main([str(tmp_path / "books"), str(tmp_path / "out")]) == 0
     assert json.loads(capsys.readouterr().out)["tales"] == {"train": 2, "valid": 1}
+    assert (tmp_path / "out/valid.txt").read_text() == f"{LINE}\n{END}\n"
     assert main([]) == 2 and main([str(tmp_path / "none.txt"), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'none.txt'}: No such file or directory"

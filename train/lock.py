@@ -1,12 +1,10 @@
-"""Locks that the system drops when their holder ends, however it ends: on an artifact in the making, on scratch."""
+"""A lock that the system drops when its holder ends, however it ends: on an artifact in the making."""
 
 from __future__ import annotations
 
 import errno
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,49 +35,8 @@ def locked(path: Path) -> Iterator[None]:
             path.parent.rmdir()
 
 
-@contextmanager
-def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in `parent`, gone in the end. Those that killed processes left there are removed first."""
-    for left in parent.glob(f"{prefix}*"):
-        if (descriptor := _hold_folder(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(descriptor)
-    folder, descriptor = _new_folder(parent, prefix)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _new_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
-    """Another one where somebody who looks for leftovers removes it before it is held."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        descriptor = _hold_folder(folder)
-        if descriptor is None and folder.exists():
-            return folder, None  # held by somebody about to remove it, or by nobody where nothing can be locked
-        if descriptor is not None:
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)
-
-
-def _hold_folder(folder: Path) -> int | None:
-    """An open folder that is now ours; None where it is not, or cannot be."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone meanwhile; and Windows opens no folders
-        return None
-    if try_lock(descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def try_lock(descriptor: int) -> bool | None:
-    """Whether this open file or folder is now ours; None where the system does not say."""
+def _try(descriptor: int) -> bool | None:
+    """Whether this open file is now ours; None where the system does not say."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -103,7 +60,7 @@ def _take(path: Path) -> int | None:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # its last holder has just removed the folder
             continue
-        got = try_lock(descriptor)
+        got = _try(descriptor)
         if got is None:
             os.close(descriptor)
             path.unlink(missing_ok=True)

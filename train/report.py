@@ -25,7 +25,6 @@ from model.storyteller import Storyteller, find, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
-from train.text.tales import HELD_OUT, normalised
 
 if TYPE_CHECKING:
     from train.loop import Run
@@ -124,9 +123,8 @@ def voice_of(text: dict[str, Any]) -> str | None:
     """The voice that a text speaks in, where PROMPTS has some for it."""
     if any(file["sha256"] == TINY_SHAKESPEARE for file in text["sources"]):
         return "shakespeare"
-    ours = set(map(normalised, HELD_OUT))
     held_out = text.get("tales", {}).get("held_out", [])
-    return "panchatantra" if any(normalised(title) in ours for title in held_out) else None
+    return "panchatantra" if any(title.lower().startswith("the merchant of seri") for title in held_out) else None
 
 
 def environment() -> dict[str, Any]:

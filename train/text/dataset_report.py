@@ -8,6 +8,7 @@ import numpy as np
 
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
+from train.text.encoded import counts
 
 SHOWN = 12  # characters that are named with their counts
 FEW = 10_000  # characters of validation text under which its loss says little
@@ -15,7 +16,7 @@ MOST_PASSES = 40  # over a text; what comes after that is learned by heart
 IN_TIME = "--patience 3 --eval-every 200"
 
 
-def survey(text: Corpus, config: TrainConfig) -> list[str]:
+def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
     """Lines about a corpus, and warnings where it is too small for the run."""
     report = text.report
     lines = [
@@ -26,24 +27,21 @@ def survey(text: Corpus, config: TrainConfig) -> list[str]:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
     if replay := report.get("replay"):
+        gone, dropped = replay["train"].get("removed_as_in_validation"), sum(replay["dropped_characters"].values())
         lines.append(
             f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows"
-            + (f"; {gone:,} stories left out, for they validate" if (gone := _removed(replay)) is not None else "")
-            + (f"; {dropped:,} characters dropped" if (dropped := sum(replay["dropped_characters"].values())) else "")
+            + (f"; {gone:,} stories left out, for they validate" if gone is not None else "")
+            + (f"; {dropped:,} characters dropped" if dropped else "")
         )
-    counts = np.bincount(text.train, minlength=len(text.vocab))
-    order = [id for id in np.argsort(-counts, kind="stable") if counts[id]]
-    first = " ".join(f"{text.vocab.itos[id]!r} {counts[id]:,}" for id in order[:SHOWN])
-    rare = " ".join(repr(text.vocab.itos[id]) for id in order[SHOWN:] if counts[id] < SHOWN)
+    found = counts(text.train, len(text.vocab))
+    order = [id for id in np.argsort(-found, kind="stable") if found[id]]
+    first = " ".join(f"{text.vocab.itos[id]!r} {found[id]:,}" for id in order[:SHOWN])
+    rare = " ".join(repr(text.vocab.itos[id]) for id in order[SHOWN:] if found[id] < SHOWN)
     lines.append(f"characters: {len(order)} of the {len(text.vocab)} symbols occur: {first} ...")
     if rare:
         lines.append(f"under {SHOWN} times each: {rare}")
     lines.append(_cleaning(report))
     return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
-
-
-def _removed(report: dict[str, Any]) -> int | None:
-    return report["train"].get("removed_as_in_validation")
 
 
 def _amount(part: dict[str, Any]) -> str:

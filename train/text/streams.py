@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from model.vocab import END, Vocab, normalise, repair
+from train.text.encoded import stories_in
 from train.text.stories import CorpusError, batches, clean
 
 _EVERY = 20  # every 20th story validates where there is no validation file
@@ -98,7 +99,9 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
             f"every story of {_names(plan.files)} is in the validation text too: none is left to train on"
         )
     train["removed_as_in_validation"] = removed
-    train["repeated_stories"] = len(trained_on) - len(np.unique(np.frombuffer(trained_on, np.uint64)))
+    letters = np.frombuffer(trained_on, np.uint64)
+    letters.sort()
+    train["repeated_stories"] = int(np.count_nonzero(letters[1:] == letters[:-1]))
     return {"train": train, "validation": validation, "vocabulary": vocab.itos}
 
 
@@ -175,9 +178,10 @@ def digests(stream: np.ndarray, vocab: Vocab) -> Iterator[int]:
     """Of each story of an encoded stream what `_letters` gives; nothing of a text without end marks."""
     if vocab.end is None:
         return
-    symbols = bytes(ord(symbol) if symbol.isascii() and symbol != END else ord(_MARK) for symbol in vocab.itos)
-    text = stream.tobytes().translate(symbols.ljust(256, b"?")).decode("ascii")
-    yield from map(_letters, filter(None, text.split(_MARK)))
+    symbols = bytes(ord(symbol) if len(symbol) == 1 and symbol.isascii() else ord("?") for symbol in vocab.itos)
+    for story in stories_in(stream, vocab):
+        if len(story) > 2:
+            yield _letters(story[1:-1].tobytes().translate(symbols.ljust(256, b"?")).decode("ascii"))
 
 
 def _write(path: Path, stories: Iterable[str], vocab: Vocab) -> dict[str, int]:
