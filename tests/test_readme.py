@@ -17,6 +17,7 @@ from huggingface_hub.cli.jobs import jobs_cli
 from torch.distributed.run import get_args_parser
 
 import model
+from docs.tables import ORIGINAL, fill, results
 from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import USUAL, Sampling
@@ -27,12 +28,9 @@ from train.push import __main__ as push
 from train.push.contents import check, front_matter, gather
 from train.push.errors import HARDWARE
 from train.report import (
-    ORIGINAL,
     SOME_TINYSTORIES,
     TINY_SHAKESPEARE,
-    fill,
     learned_tinystories,
-    results,
     source,
     voice_of,
 )
@@ -50,7 +48,7 @@ ARTIFACTS = sorted(folder.name for folder in (ROOT / "artifacts").glob("[!.]*/")
 
 def test_tables_are_made_of_the_runs_own_figures() -> None:
     blocks = results(ROOT / "artifacts", ROOT / "docs" / "runs")
-    assert fill(README, blocks) == README, "python -m train.report renews the tables"
+    assert fill(README, blocks) == README, "python docs/tables.py renews the tables"
     assert all(f"[{name}](artifacts/{name})" in blocks["results"] + blocks["voices"] for name in ARTIFACTS)
     assert all(f"`{name}`" in blocks["seeds"] for name in ORIGINAL)
     told = README.split("<!-- told -->")[1].split("<!-- /told -->")[0]

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics and the model card; python -m train.report renews the README's tables."""
+"""What a run leaves to read: metrics.json and the model card."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
-import textwrap
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +18,7 @@ from torch import nn
 
 from model.decoder import TorchDecoder
 from model.sampling import Sampling
-from model.storyteller import Storyteller, find, tell
+from model.storyteller import Storyteller, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
@@ -30,10 +27,8 @@ from train.text.tales import HELD_OUT, normalised
 if TYPE_CHECKING:
     from train.loop import Run
 
-ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
-TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
 # Beginnings that suit a voice of its own: the page offers them, the first one opens the story of the card.
 PROMPTS = {
     "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
@@ -52,7 +47,6 @@ TINYSTORIES_CHARACTERS = 1_900_000_000  # of TinyStories-train.txt
 TINYSTORIES_LICENCE = (
     "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
 )
-NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
     "known_words": "words that occur in the training text",
@@ -298,7 +292,7 @@ def reading(metrics: dict[str, Any]) -> str:
     if not figures:
         return ""
     told, real, sampling = figures["told"], figures["held_out"], figures["sampling"]
-    rows = [f"| {name} | {_figure(told[key])} | {_figure(real[key])} |" for key, name in READING.items()]
+    rows = [f"| {name} | {figure(told[key])} | {figure(real[key])} |" for key, name in READING.items()]
     copied = told["copied_worst"]
     memorised = f"\nOne told story repeats {copied} characters of the training text word for word.\n"
     settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
@@ -310,114 +304,6 @@ def reading(metrics: dict[str, Any]) -> str:
     )
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A figure of train.judge as a cell of a table: a count, or a share to three places."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def results(artifacts: Path, runs: Path) -> dict[str, str]:
-    """The tables of the README by the name of their block, made of the metrics.json of artifacts and of other seeds."""
-    every = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
-    models = [m for m in every if is_tinystories(m["data"])]
-    rows = [
-        "| model | parameters | nats per character | first 500 stories | characters seen | training |",
-        "|---|---|---|---|---|---|",
-    ]
-    for m in models:
-        figures = m["evaluation"]
-        first = f"{figures['first_500']:.3f}" if "first_500" in figures else ""
-        rows.append(
-            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['nats_per_character']:.3f} | {first} "
-            f"| {m['characters_seen'] / 1e6:,.1f} M | {m['seconds'] / 60:.0f} min, {m['device']} |"
-        )
-    seeds = [
-        "| recipe | seed 1 | seed 2 | seed 3 | mean train | mean val | the original: train / val |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, original in ORIGINAL.items():
-        three = [artifacts / name, runs / f"{name}-seed2", runs / f"{name}-seed3"]
-        if all((folder / "metrics.json").exists() for folder in three):
-            metrics = [_read_metrics(folder / "metrics.json") for folder in three]
-            train, val = (sum(m[key] for m in metrics) / 3 for key in ("train_loss", "val_loss"))
-            each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
-            seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
-    return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)} | {
-        "voices": _voices([m for m in every if m not in models], runs)
-    }
-
-
-def _voices(models: Sequence[dict[str, Any]], runs: Path) -> str:
-    """The models of other texts, each measured on a part of its own text that it did not see, and their other seeds."""
-    if not models:
-        return "None has been trained yet."
-    lines = [
-        "| model | parameters | held-out text | nats per character | beside | TinyStories, first 100 stories |",
-        "|---|---|---|---|---|---|",
-    ]
-    for m in models:
-        beside = []
-        if windows := m.get("windows"):
-            beside.append(f"{windows['nats_per_character']:.3f} by nanoGPT's rule, where {NANOGPT}")
-        if base := m.get("base"):
-            beside.append(f"{base['nats_per_character']:.3f}: {base['name']}, untuned")
-        other = m.get("others", {}).get("valid.txt", {})
-        seeds = [
-            _read_metrics(path)["nats_per_character"] for path in sorted(runs.glob(f"{m['name']}-seed*/metrics.json"))
-        ]
-        also = f" (other seeds: {', '.join(f'{nats:.3f}' for nats in seeds)})" if seeds else ""
-        kept = f"{other['nats_per_character']:.3f}" if other.get("stories") == 100 else ""
-        lines.append(
-            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['evaluation']['data']} "
-            f"| {m['nats_per_character']:.3f}{also} | {'; '.join(beside)} | {kept} |"
-        )
-    return "\n".join(lines)
-
-
-def _readings(models: Sequence[dict[str, Any]]) -> str:
-    """How the stories of every model that was judged read, beside real ones."""
-    judged = [m for m in models if "stories" in m]
-    if not judged:
-        return "No model has been judged yet."
-    names = ["real stories", *(m["name"] for m in judged)]
-    columns = [judged[0]["stories"]["held_out"], *(m["stories"]["told"] for m in judged)]
-    lines = [
-        f"| {name} | " + " | ".join(_figure(column[key]) for column in columns) + " |" for key, name in READING.items()
-    ]
-    return "\n".join([f"| share or number | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
-
-
-def told(folder: Path) -> str:
-    """One prompt told by every artifact in `folder` at one seed, the best model first."""
-    parts = []
-    for storyteller in find(folder)[0]:
-        story = SAMPLE_PROMPT + "".join(storyteller.tell(SAMPLE_PROMPT, TOLD))
-        lines = textwrap.fill(story, 110, replace_whitespace=False).splitlines()
-        parts.append(f"**{storyteller.name}**\n\n" + "\n".join(f"> {line}" if line else ">" for line in lines))
-    return "\n\n".join(parts)
-
-
-def fill(text: str, blocks: dict[str, str]) -> str:
-    """`text` with what stands between <!-- name --> and <!-- /name --> replaced by the block of that name."""
-    for name, block in blocks.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"the text has no block {begin} ... {end}")
-        head, rest = text.split(begin, 1)
-        text = f"{head}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
-    return text
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def main() -> int:
-    root = Path(__file__).parent.parent
-    readme = root / "README.md"
-    blocks = results(root / "artifacts", root / "docs" / "runs") | {"told": told(root / "artifacts")}
-    text = fill(readme.read_text(encoding="utf-8"), blocks)
-    readme.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
