@@ -37,6 +37,7 @@ def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
     """The same at the end of a run, which is complete without a graph: the line then says how to get one."""
     try:
         return export_onnx(folder, sequences)
-    except (ExportError, ArtifactError) as error:
-        then = f"; then: python -m train.export {folder} --to onnx" if isinstance(error, ExportError) else ""
-        return f"no model.onnx yet: {error}{then}"
+    except ExportError as error:
+        return f"no model.onnx yet: {error}; then: python -m train.export {folder} --to onnx"
+    except ArtifactError as error:  # names its own mend
+        return f"no model.onnx yet: {error}"
