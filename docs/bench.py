@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import re
@@ -20,10 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,12 +41,6 @@ Tell = Callable[[str, int], object]  # tells that many characters after a prompt
 PROMPT = "Once upon a time, in a big old "  # 31 characters and what opens a story
 BASE = "PyTorch, cache"  # what the others are compared with
 READ_BYTES = 256 * 2**20  # of what is read to measure the bandwidth: more than any cache holds
-HF, LLAMA, OURS = "transformers generate", "llama.cpp, 8 bits", "ONNX Runtime, 8 bits"
-TARGETS = {  # of ours, one story, against another engine
-    "storyteller": {BASE: 6.0, HF: 10.0, LLAMA: 1.2},
-    "pocket": {BASE: 4.0},
-}
-TOGETHER = 1.8  # eight stories against one
 LISTED = ("engine", "characters/s", f"against {BASE}", "share of the limit", "first character, ms", "start, s", "MB")
 
 
@@ -97,12 +91,10 @@ def transformers(path: Path) -> Tell:
 
 
 def llama_cpp(path: Path) -> Tell:
-    """In 8 bits, through whichever of its two bindings is installed."""
+    """In 8 bits, where its Python binding is installed (pip install llama-cpp-python)."""
+    from llama_cpp import Llama
+
     [gguf] = path.glob("*-Q8_0.gguf")
-    try:
-        from llama_cpp import Llama
-    except ModuleNotFoundError:
-        return xllamacpp(gguf)
     llama = Llama(str(gguf), n_ctx=0, n_threads=1, n_threads_batch=1, verbose=False)
 
     def run(prompt: str, length: int) -> object:
@@ -113,44 +105,41 @@ def llama_cpp(path: Path) -> Tell:
     return run
 
 
-def xllamacpp(gguf: Path) -> Tell:
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(gguf)
-    settings.n_parallel = settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(settings)
-    whole = dict(temperature=0.8, top_k=0, top_p=1, min_p=0, repeat_penalty=1, ignore_eos=True, cache_prompt=False)
-    return lambda prompt, length: server.handle_completions({"prompt": prompt, "n_predict": length, **whole})
+class Engine(NamedTuple):
+    name: str
+    load: Callable[[Path], Tell]
+    flags: str  # of its export
+    weight_bytes: int
+    shared: bool = False  # several stories run at once in a process
 
 
-# Name, what loads it, the flags of its export, bytes of a weight, and whether several stories run at once in a process.
-ENGINES: list[tuple[str, Callable[[Path], Tell], list[str], int, bool]] = [
-    ("PyTorch, no cache", plain, [], 4, False),
-    (BASE, cached, [], 4, True),
-    (HF, transformers, ["--to", "transformers"], 4, False),
-    (LLAMA, llama_cpp, ["--to", "gguf"], 1, False),
-    ("ONNX Runtime, 32 bits", onnx, ["--to", "onnx", "--bits", "32"], 4, True),
-    (OURS, onnx, ["--to", "onnx", "--bits", "8"], 1, True),
+ENGINES = [
+    Engine("PyTorch, no cache", plain, "", 4),
+    Engine(BASE, cached, "", 4, True),
+    Engine("transformers generate", transformers, "--to transformers", 4),
+    Engine("llama.cpp, 8 bits", llama_cpp, "--to gguf", 1),
+    Engine("ONNX Runtime, 32 bits", onnx, "--to onnx --bits 32", 4, True),
+    Engine("ONNX Runtime, 8 bits", onnx, "--to onnx --bits 8", 1, True),
 ]
+OPENED: dict[str, Tell] = {}  # in the process of an engine, by its name
 
 
-def work(name: str, path: Path) -> None:
-    """The process of an engine: a line of JSON on stdin asks for [readers, characters], one on stdout has seconds."""
-    engine = next(engine for engine in ENGINES if engine[0] == name)
-    run = engine[1](path)
-    run(PROMPT, 1)
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        readers, length = json.loads(line)
-        began = time.perf_counter()
-        if readers == 1:
-            run(PROMPT, length)
-        else:
-            with ThreadPoolExecutor(readers) as pool:
-                list(pool.map(run, [PROMPT] * readers, [length] * readers))
-        seconds = time.perf_counter() - began
-        print(json.dumps({"seconds": seconds, "megabytes": peak_memory()}), flush=True)
+def start(name: str, path: Path) -> None:
+    """In the process of an engine: opens it, and has it tell one character."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which the engine imports
+    OPENED[name] = next(engine.load for engine in ENGINES if engine.name == name)(path)
+    OPENED[name](PROMPT, 1)
+
+
+def work(name: str, readers: int, length: int) -> tuple[float, float]:
+    """There too: the seconds that so many stories take together, and its most memory so far, in MB."""
+    began = time.perf_counter()
+    if readers == 1:
+        OPENED[name](PROMPT, length)
+    else:
+        with ThreadPoolExecutor(readers) as pool:
+            list(pool.map(OPENED[name], [PROMPT] * readers, [length] * readers))
+    return time.perf_counter() - began, peak_memory()
 
 
 def peak_memory() -> float:
@@ -162,61 +151,34 @@ def peak_memory() -> float:
 
 
 class Worker:
-    """An engine at work in its own process, and what was measured of it."""
+    """An engine at work in its own process, and what was measured of it. It raises whatever the engine does."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    def __init__(self, name: str, path: Path, stack: ExitStack) -> None:
         self.name = name
-        command = [sys.executable, __file__, str(path), "--worker", name]
-        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process; a pipe would fill up)
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
-        began = time.perf_counter()
-        self.process = subprocess.Popen(command, env=environment, **pipes)
-        try:
-            self.answer()
-        except RuntimeError:
-            self.close()
-            raise
-        self.start_seconds = time.perf_counter() - began
         self.megabytes = 0.0  # with one story
         self.seconds: dict[tuple[int, int], list[float]] = {}
-
-    def answer(self) -> dict[str, Any]:
-        """The next line of the process. Raises RuntimeError with its last words where it has ended."""
-        line = self.process.stdout.readline()
-        if not line:
-            self.complaints.seek(0)
-            raise RuntimeError((self.complaints.read().strip().splitlines() or ["it ended at once"])[-1])
-        return json.loads(line)
+        self.process = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+        began = time.perf_counter()
+        self.process.submit(start, name, path).result()
+        self.start_seconds = time.perf_counter() - began
 
     def ask(self, readers: int, length: int) -> None:
-        with suppress(BrokenPipeError):  # its answer says why
-            print(json.dumps([readers, length]), file=self.process.stdin, flush=True)
-        answer = self.answer()
-        self.seconds.setdefault((readers, length), []).append(answer["seconds"])
-        self.megabytes = self.megabytes or answer["megabytes"]
+        seconds, megabytes = self.process.submit(work, self.name, readers, length).result()
+        self.seconds.setdefault((readers, length), []).append(seconds)
+        self.megabytes = self.megabytes or megabytes
 
     def median(self, readers: int, length: int) -> float:
         return statistics.median(self.seconds[readers, length])
 
-    def close(self) -> None:
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
-        self.complaints.close()
-
 
 @contextmanager
-def exported(folder: Path, flags: Sequence[str]) -> Iterator[Path]:
+def exported(folder: Path, flags: str) -> Iterator[Path]:
     """What an engine opens: the artifact, or what train.export makes of it. Raises RuntimeError where it cannot."""
     with tempfile.TemporaryDirectory() as home:
         path = copy = Path(shutil.copytree(folder, Path(home) / folder.name))
         if flags:
-            command = [sys.executable, "-m", "train.export", str(copy), *flags]
-            if "onnx" not in flags:
-                path = Path(home) / "out"
-                command.append(str(path))
+            path = copy if "onnx" in flags else Path(home) / "out"
+            command = [sys.executable, "-m", "train.export", copy, *flags.split(), *({path} - {copy})]
             run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             if run.returncode:
                 raise RuntimeError((run.stderr.strip().splitlines() or ["the export failed"])[-1])
@@ -235,42 +197,39 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
     """The figures of every engine that can be had, and why the others could not."""
     folder = folder.resolve()
     storyteller = load(folder)
-    parameters = storyteller.metrics["parameters"]
     workers, skipped, speeds = {}, {}, []
     with ExitStack() as stack:
-        for name, _, flags, _, _ in ENGINES:
+        for engine in ENGINES:
             try:
-                worker = workers[name] = Worker(name, stack.enter_context(exported(folder, flags)))
-                stack.callback(worker.close)
-            except RuntimeError as error:
-                skipped[name] = str(error)
+                path = stack.enter_context(exported(folder, engine.flags))
+                workers[engine] = Worker(engine.name, path, stack)
+            except Exception as error:  # of whatever kind the engine's is
+                skipped[engine.name] = str(error)
         for _ in range(rounds):
             speeds.append(bandwidth())
-            for name, *_, together in [engine for engine in ENGINES if engine[0] in workers]:
+            for engine, worker in list(workers.items()):
                 try:
-                    for count in (1, *(readers if together else ())):
-                        workers[name].ask(count, length)
-                    workers[name].ask(1, 1)
-                except RuntimeError as error:
-                    skipped[name] = str(error)
-                    del workers[name]
-    bytes_per_second = statistics.median(speeds)
-    found = [engine for engine in ENGINES if engine[0] in workers]
-    base = length / workers[BASE].median(1, length) if BASE in workers else math.nan
+                    for count in (1, *(readers if engine.shared else ())):
+                        worker.ask(count, length)
+                    worker.ask(1, 1)
+                except Exception as error:
+                    skipped[engine.name] = str(error)
+                    del workers[engine]
+    parameters, bytes_per_second = storyteller.metrics["parameters"], statistics.median(speeds)
+    base = next((length / worker.median(1, length) for worker in workers.values() if worker.name == BASE), None)
     rows = []
-    for name, _, _, bytes_per_weight, together in found:
-        worker = workers[name]
+    for engine, worker in workers.items():
         speed = length / worker.median(1, length)
         rows.append(
             {
-                "engine": name,
+                "engine": engine.name,
                 "characters_per_second": round(speed, 1),
-                "against_pytorch_with_cache": round(speed / base, 2) if BASE in workers else None,
-                "share_of_the_limit": round(speed * parameters * bytes_per_weight / bytes_per_second, 3),
+                "against_pytorch_with_cache": round(speed / base, 2) if base else None,
+                "share_of_the_limit": round(speed * parameters * engine.weight_bytes / bytes_per_second, 3),
                 "first_character_ms": round(1000 * worker.median(1, 1), 2),
                 "start_seconds": round(worker.start_seconds, 2),
                 "megabytes": round(worker.megabytes),
-                "readers": {str(n): round(n * length / worker.median(n, length), 1) for n in readers if together},
+                "readers": {str(n): round(n * length / worker.median(n, length), 1) for n in readers if engine.shared},
             }
         )
     return {
@@ -293,44 +252,26 @@ def table(result: dict[str, Any]) -> str:
     head = [*LISTED, *(f"{n} readers" for n in readers)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in result["engines"]:
-        together = [f"{row['readers'][n]:,.0f}" if n in row["readers"] else "" for n in readers]
+        against = row["against_pytorch_with_cache"]
         cells = [
             row["engine"],
             f"{row['characters_per_second']:,.0f}",
-            f"{row['against_pytorch_with_cache']:.1f}" if row["against_pytorch_with_cache"] is not None else "",
+            f"{against:.1f}" if against else "",
             f"{row['share_of_the_limit']:.0%}",
             f"{row['first_character_ms']:.1f}",
             f"{row['start_seconds']:.1f}",
             f"{row['megabytes']:,}",
-            *together,
+            *(f"{row['readers'][n]:,.0f}" if n in row["readers"] else "" for n in readers),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [f"\nNot measured: {name}: {reason}" for name, reason in result["skipped"].items()]
-    limit = f"{result['bytes_per_second'] / 1e9:.1f} GB/s"
-    about = f"{result['artifact']}, {result['parameters']:,} parameters, on {result['machine']}; median of "
-    about += f"{result['rounds']} rounds of {result['characters']} characters, one thread per story; MB are those of "
-    about += "one story's process. The limit: every weight is read once a character from memory, at "
-    lines.append(f"\n{about}{limit} as measured between.")
-    return "\n".join([*lines, "", *targets(result)]).strip()
-
-
-def targets(result: dict[str, Any]) -> list[str]:
-    """What was asked for, what was measured, and whether that reaches it, in Markdown."""
-    speeds = {row["engine"]: row["characters_per_second"] for row in result["engines"]}
-    ours = next((row for row in result["engines"] if row["engine"] == OURS), None)
-    if ours is None:
-        return []
-    asked = [
-        (f"one story, against {name}", times, ours["characters_per_second"] / speeds[name])
-        for name, times in TARGETS.get(result["artifact"], {}).items()
-        if name in speeds
-    ]
-    if "8" in ours["readers"]:
-        asked.append(("8 readers against one", TOGETHER, ours["readers"]["8"] / ours["characters_per_second"]))
-    lines = [f"| {OURS} | target, times | measured | |", "|---|---|---|---|"]
-    for what, target, found in asked:
-        lines.append(f"| {what} | {target:g} | {found:.2f} | {'reached' if found >= target else 'missed'} |")
-    return lines
+    lines.append(
+        f"\n{result['artifact']}, {result['parameters']:,} parameters, on {result['machine']}; median of "
+        f"{result['rounds']} rounds of {result['characters']} characters, one thread per story; MB are those of one "
+        "story's process. The limit: every weight is read once a character from memory, at "
+        f"{result['bytes_per_second'] / 1e9:.1f} GB/s as measured between."
+    )
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -338,18 +279,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
     parser.add_argument("--quick", action="store_true", help="two short rounds: does everything run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.worker:
-        work(args.worker, args.artifact)
-        return 0
     if args.json and not args.json.resolve().parent.is_dir():
         parser.error(f"{args.json}: there is no folder {args.json.parent}")
-    readers = (2, 8) if args.quick else (2, 8, 32)
+    rounds, length, readers = (2, 20, (2, 8)) if args.quick else (5, 200, (2, 8, 32))
     try:
-        result = measure(
-            args.artifact, rounds=2 if args.quick else 5, length=20 if args.quick else 200, readers=readers
-        )
+        result = measure(args.artifact, rounds=rounds, length=length, readers=readers)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from docs.tables import fill  # noqa: E402
 from model import gpt  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
@@ -31,7 +32,6 @@ from train.interrupts import Stop  # noqa: E402
 from train.loop import Run, prepared  # noqa: E402
 from train.muon import Muon  # noqa: E402
 from train.presets import PRESETS, TrainConfig  # noqa: E402
-from train.report import fill  # noqa: E402
 
 OUTCOMES = ROOT / "docs/levers.jsonl"
 SEEDS = (1, 2)

@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from train.report import fill  # noqa: E402
+from docs.tables import fill  # noqa: E402
 
 OUTCOMES = ROOT / "docs/questions.jsonl"
 SEEDS = (1, 2, 3)

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model  # noqa: E402
+from docs.tables import fill  # noqa: E402
 from train.judge import Judge, Told, tell_many  # noqa: E402
-from train.report import fill  # noqa: E402
 from train.text.corpus import read_stories  # noqa: E402
 
 OUTCOMES = ROOT / "docs/sampling.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -66,15 +67,14 @@ def test_an_engine_that_dies_is_named_and_the_others_go_on(
 
     def killed(worker: bench.Worker, readers: int, length: int) -> None:
         if worker.name == bench.BASE:
-            worker.process.kill()
-            worker.process.wait()
+            worker.process.submit(os._exit, 1)
         ask(worker, readers, length)
 
     monkeypatch.setattr(bench.Worker, "ask", killed)
     result = bench.measure(tiny_artifact, rounds=1, length=5, readers=())
-    assert result["skipped"] == {bench.BASE: "it ended at once"}
+    assert result["skipped"].keys() == {bench.BASE} and "terminated abruptly" in result["skipped"][bench.BASE]
     assert [row["engine"] for row in result["engines"]] == ["PyTorch, no cache"]
-    assert f"Not measured: {bench.BASE}: it ended at once" in bench.table(result)
+    assert f"Not measured: {bench.BASE}: {result['skipped'][bench.BASE]}" in bench.table(result)
 
 
 def test_the_readme_quotes_the_whole_runs() -> None:
@@ -85,16 +85,6 @@ def test_the_readme_quotes_the_whole_runs() -> None:
         assert result["rounds"] == 5 and result["parameters"] == storyteller.metrics["parameters"]
         assert result["weights"] == storyteller.hashes["model.safetensors"]
         assert f"<!-- bench-{name} -->\n{bench.table(result)}\n<!-- /bench-{name} -->" in readme
-
-
-def test_targets_are_reached_or_missed() -> None:
-    rows = [(bench.BASE, 100.0, {}), (bench.HF, 50.0, {}), (bench.OURS, 599.0, {"8": 1100.0})]
-    engines = [dict(engine=name, characters_per_second=speed, readers=readers) for name, speed, readers in rows]
-    assert bench.targets({"artifact": "storyteller", "engines": engines})[2:] == [
-        "| one story, against PyTorch, cache | 6 | 5.99 | missed |",
-        "| one story, against transformers generate | 10 | 11.98 | reached |",
-        "| 8 readers against one | 1.8 | 1.84 | reached |",
-    ]
 
 
 @pytest.mark.alone

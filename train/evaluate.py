@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -118,7 +119,7 @@ def evaluation(
 
 
 def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
-    """What an artifact's metrics.json says of the stories that `result` scored; ValueError where it says nothing."""
+    """The nats per character that metrics.json has for the stories of `result`. Raises ValueError where it has none."""
     figures = recorded_of(metrics, result["data"])
     by_count = {figures["stories"]: figures["nats_per_character"]}
     by_count |= {n: figures[f"first_{n}"] for n in FIRSTS if f"first_{n}" in figures}
@@ -131,7 +132,7 @@ def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
 
 
 def recorded_of(metrics: Mapping[str, Any], data: str) -> Mapping[str, Any]:
-    """The recorded figures of a held-out text of this name, be it the model's own or another; empty without any."""
+    """The figures that metrics.json has for a held-out text of this name; empty where it has none."""
     own = metrics["evaluation"]
     return own if own["data"] == data else metrics.get("others", {}).get(data, {})
 
@@ -142,20 +143,31 @@ def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
     add_figures(storyteller.folder, figures, card(metrics, storyteller.network, storyteller.vocab))
 
 
-def judged(storyteller: Storyteller, judge: Judge, held_out: Path, count: int, sampling: Sampling) -> dict[str, Any]:
-    """Figures of `count` told stories, and the same ones of the first `count` held-out stories."""
-    real = [Told(story, True) for story in islice(read_stories(held_out), count)]
-    if len(real) < count:
-        raise CorpusError(f"{held_out} holds {len(real)} stories, fewer than the {count} to be told beside them")
+def judged(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str, Any]:
+    """Figures of `args.stories` told stories, and of as many held-out ones. Raises CorpusError if those are fewer."""
+    real = [Told(story, True) for story in islice(read_stories(args.data), args.stories)]
+    if len(real) < args.stories:
+        raise CorpusError(
+            f"{args.data} holds {len(real)} stories, fewer than the {args.stories} to be told beside them"
+        )
+    sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
     return {
         "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
-        "data": held_out.name,
-        "told": judge.figures(tell_many(storyteller, count, sampling)),
+        "data": args.data.name,
+        "told": judge.figures(tell_many(storyteller, args.stories, sampling)),
         "held_out": judge.figures(real),
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def scored(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
+    """Figures of the first `args.first` held-out stories, of all without it. Raises CorpusError if there are none."""
+    sequences = [sequence(storyteller.vocab, story) for story in islice(read_stories(args.data), args.first)]
+    if not sequences:
+        raise CorpusError(f"{args.data} holds no story to score")
+    return evaluation(storyteller.network.to(pick_device(args.device)), sequences, args.data.name)
+
+
+def parsed(argv: Sequence[str] | None) -> Namespace:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", type=Path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
@@ -175,38 +187,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--first ({args.first}) must be at least 1")
     if args.check and (args.record or args.stories):
         parser.error("--check compares with what is recorded: give it without --record and --stories")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parsed(argv)
     off, checked = [], 0
     try:
-        device = pick_device(args.device)
+        pick_device(args.device)  # refused before the texts are read
         judge = Judge(read_stories(args.train)) if args.stories else None
         if judge and not judge.words:
             raise CorpusError(f"{args.train} holds no word to compare with")
-        for folder in args.artifacts:
-            storyteller = model.load(folder)
-            if judge:
-                sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
-                figures = judged(storyteller, judge, args.data, args.stories, sampling)
-                if args.record:
-                    record(storyteller, {"stories": figures})
-                print(json.dumps({"artifact": storyteller.name, **figures}), flush=True)
-                continue
-            if args.check and not recorded_of(storyteller.metrics, args.data.name):
-                theirs = storyteller.metrics["evaluation"]["data"]
+        for storyteller in map(model.load, args.artifacts):
+            metrics = storyteller.metrics
+            if args.check and not recorded_of(metrics, args.data.name):
+                theirs = metrics["evaluation"]["data"]
                 print(f"{storyteller.name} not checked: its figures are of {theirs}", file=sys.stderr)
                 continue
-            stories = islice(read_stories(args.data), args.first)
-            sequences = [sequence(storyteller.vocab, story) for story in stories]
-            if not sequences:
-                raise CorpusError(f"{args.data} holds no story to score")
-            result = evaluation(storyteller.network.to(device), sequences, args.data.name)
-            line = {"artifact": storyteller.name, **result}
+            figures = judged(storyteller, judge, args) if judge else scored(storyteller, args)
+            line = {"artifact": storyteller.name, **figures}
             if args.record:
-                others = storyteller.metrics.get("others", {}) | {args.data.name: result}
-                record(storyteller, {"others": others})
+                others = metrics.get("others", {}) | {args.data.name: figures}
+                record(storyteller, {"stories": figures} if judge else {"others": others})
             if args.check:
                 checked += 1
-                line["recorded"] = recorded(storyteller.metrics, result)
-                if abs(line["recorded"] - result["nats_per_character"]) > TOLERANCE:
+                line["recorded"] = recorded(metrics, figures)
+                if abs(line["recorded"] - figures["nats_per_character"]) > TOLERANCE:
                     off.append(storyteller.name)
             print(json.dumps(line), flush=True)
     except (ValueError, OSError) as error:  # ArtifactError and CorpusError are ValueErrors

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics and the model card; python -m train.report renews the README's tables."""
+"""What a run leaves to read: metrics.json and the model card."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
-import textwrap
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +18,16 @@ from torch import nn
 
 from model.decoder import TorchDecoder
 from model.sampling import Sampling
-from model.storyteller import Storyteller, find, tell
+from model.storyteller import Storyteller, tell
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
+from train.run import Run
+from train.text.corpus import NAMES
 
-if TYPE_CHECKING:
-    from train.loop import Run
-
-ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
-TOLD = Sampling(length=300, temperature=0.8, seed=7)  # by every model, in the README
-# Beginnings that suit a voice of its own: the page offers them, the first one opens the story of the card.
+# Beginnings that suit a corpus of its own voice: the page offers them, the first one opens the story of the card.
 PROMPTS = {
     "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
     "panchatantra": (
@@ -43,15 +37,9 @@ PROMPTS = {
         "There was once a king of Benares",
     ),
 }
-TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of karpathy/char-rnn
-# 20 MB out of the stories of TinyStories, which the artifacts here learned from.
-SOME_TINYSTORIES = "e72993c3e7fa46ff183d100a4f414b074e8e91c80f7716043d54c4ae8131a2ca"
-TINYSTORIES = ("tinystories", "tinystories-v2")  # as corpora are named
+TINYSTORIES = ("tinystories", "tinystories-v2")
 TINYSTORIES_CHARACTERS = 1_900_000_000  # of TinyStories-train.txt
-TINYSTORIES_LICENCE = (
-    "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
-)
-NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
+LICENCE = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
 MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
 READING = {  # the figures of train.judge, and how they are called
     "known_words": "words that occur in the training text",
@@ -69,7 +57,15 @@ READING = {  # the figures of train.judge, and how they are called
 
 def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
     """metrics.json: the figures of a finished run, and what is needed to get them again."""
-    last = run.log[-1]
+    config, text, last = run.config, run.text.report, run.log[-1]
+    data = text | named(config.data)
+    if config.replay:
+        data["replay"] = text["replay"] | named(config.replay) | {"share": config.replay_share}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in ("safetensors", "onnx", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    machine = {"platform": platform.platform(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
     return {
         "name": name,
         "nats_per_character": figures["nats_per_character"],
@@ -84,24 +80,21 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "device": (f"{run.ranks.count} x " if run.ranks.count > 1 else "") + device_name(run.device),
         "threads": torch.get_num_threads(),
         "precision": run.step.objective.precision,
-        "seed": run.config.seed,
-        "preset": run.config.preset,
-        "data": run.text.report | named(run),
+        "seed": config.seed,
+        "preset": config.preset,
+        "data": data,
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
-        **({"prompts": list(PROMPTS[voice])} if (voice := voice_of(run.text.report)) else {}),
-        **environment(),
+        **({"prompts": list(PROMPTS[config.data])} if config.data in PROMPTS else {}),
+        "versions": versions,
+        "environment": machine,
     }
 
 
-def named(run: Run) -> dict[str, Any]:
-    """What the texts of a run are called on its card."""
-    names: dict[str, Any] = {"name": "/".join(Path(run.config.data).parts[-2:])}
-    if run.config.replay:
-        about = {"name": "/".join(Path(run.config.replay).parts[-2:]), "share": run.config.replay_share}
-        names["replay"] = run.text.report["replay"] | about
-    return names
+def named(data: str) -> dict[str, str]:
+    """What a text is called on a card, and which corpus it is; a file of one's own is none."""
+    return {"name": "/".join(Path(data).parts[-2:])} | ({"corpus": data} if data in NAMES else {})
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:
@@ -114,35 +107,24 @@ def origin(storyteller: Storyteller) -> dict[str, Any]:
     }
 
 
-def is_tinystories(text: dict[str, Any]) -> bool:
-    """Whether a text that was trained on is TinyStories, by what it holds or by the name that it was fetched by."""
-    return text["name"] in TINYSTORIES or any(file["sha256"] == SOME_TINYSTORIES for file in text["sources"])
+def is_tinystories(data: dict[str, Any]) -> bool:
+    """Whether a text that was trained on is TinyStories."""
+    return data.get("corpus") in TINYSTORIES
 
 
-def voice_of(text: dict[str, Any]) -> str | None:
-    """The voice that a text speaks in, where PROMPTS has some for it."""
-    if any(file["sha256"] == TINY_SHAKESPEARE for file in text["sources"]):
-        return "shakespeare"
-    held_out = text.get("tales", {}).get("held_out", [])
-    return "panchatantra" if any(title.lower().startswith("the merchant of seri") for title in held_out) else None
-
-
-def environment() -> dict[str, Any]:
-    """What besides settings and data decides about every bit of the weights."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    for package in ("safetensors", "onnx", "onnxruntime"):
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    machine = {"platform": platform.platform(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
-    return {"versions": versions, "environment": machine}
+def learned_tinystories(metrics: dict[str, Any]) -> bool:
+    """Whether a model learned from TinyStories: of itself, to replay it, or through a model that it came from."""
+    data = metrics.get("data", {})
+    others = (metrics.get(name, {}) for name in ("base", "teacher"))
+    return any(map(is_tinystories, (data, data.get("replay", {})))) or any(it.get("tinystories") for it in others)
 
 
 def commit() -> str | None:
     """The commit of the code that ran, with "+" behind it where files differed; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        command, quiet = ["git", *arguments], subprocess.DEVNULL  # git complains in the language of the locale
-        run = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=quiet, check=True)
+        quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # git complains in the locale's language
+        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, check=True, **quiet)
         return run.stdout.decode(errors="replace").strip()
 
     try:
@@ -152,54 +134,25 @@ def commit() -> str | None:
         return None
 
 
-def sample(network: nn.Module, vocab: Vocab, prompt: str) -> str:
-    """The story on the card: told by the finished network from a prompt and a fixed seed."""
-    return prompt + "".join(tell(TorchDecoder(network), vocab, prompt, SAMPLE))
-
-
 def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     """README.md of an artifact: a model card for the Hub, made of metrics.json and a story told by the network."""
     shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
     prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
-    rows = besides(metrics, shape.context)
-    origin = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
-    datasets = "datasets:\n- roneneldan/TinyStories\n" if learned_tinystories(metrics) else ""
-    return f"""---
-license: mit
-language: en
-library_name: pytorch
-pipeline_tag: text-generation
-tags:
-- character-level
-- gpt
-- from-scratch
-{datasets}model-index:
-- name: {json.dumps(metrics["name"])}
-  results:
-  - task:
-      type: text-generation
-    dataset:
-      name: {json.dumps(figures["data"])}
-      type: text
-    metrics:
-    - type: nats_per_character
-      value: {metrics["nats_per_character"]}
-    - type: bits_per_character
-      value: {metrics["bits_per_character"]}
----
-
+    story = prompt + "".join(tell(TorchDecoder(network), vocab, prompt, SAMPLE))
+    tuned = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
+    return f"""{front_matter(metrics)}
 # {metrics["name"]}
 
-A character-level GPT of {metrics["parameters"]:,} parameters, trained from scratch{origin}.
+A character-level GPT of {metrics["parameters"]:,} parameters, trained from scratch{tuned}.
 
 | | |
 |---|---|
 | nats per character | {metrics["nats_per_character"]:.4f} on {scored(figures)} |
 | bits per character | {metrics["bits_per_character"]:.4f} |
-{rows}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, width {shape.width}, \
-hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
+{besides(metrics, shape.context)}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, \
+width {shape.width}, hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
 | trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
 | took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
@@ -213,7 +166,7 @@ of the context that advance by half a context; the sum of nats is divided by the
 Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
 
 ```
-{sample(network, vocab, prompt)}
+{story}
 ```
 
 ## Use
@@ -231,6 +184,35 @@ python -m model {shlex.quote(prompt)} --model artifacts/{metrics["name"]} --seed
 It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
 what it says is not true. It is meant for fiction, for fun and for learning how such a model works; it knows no facts.
 Nothing filters what it writes.
+"""
+
+
+def front_matter(metrics: dict[str, Any]) -> str:
+    """The head of a card, as the Hub reads it."""
+    datasets = "datasets:\n- roneneldan/TinyStories\n" if learned_tinystories(metrics) else ""
+    return f"""---
+license: mit
+language: en
+library_name: pytorch
+pipeline_tag: text-generation
+tags:
+- character-level
+- gpt
+- from-scratch
+{datasets}model-index:
+- name: {json.dumps(metrics["name"])}
+  results:
+  - task:
+      type: text-generation
+    dataset:
+      name: {json.dumps(metrics["evaluation"]["data"])}
+      type: text
+    metrics:
+    - type: nats_per_character
+      value: {metrics["nats_per_character"]}
+    - type: bits_per_character
+      value: {metrics["bits_per_character"]}
+---
 """
 
 
@@ -253,169 +235,46 @@ def scored(figures: dict[str, Any]) -> str:
 def source(metrics: dict[str, Any]) -> str:
     """What is known of the training text: whose it is, how much of it was used, under which licence."""
     data = metrics["data"]
-    millions = data["train"]["characters"] / 1e6
+    corpus, characters = data.get("corpus"), data["train"]["characters"]
+    millions = f"{characters / 1e6:,.1f} million characters"
     if is_tinystories(data):
-        share = millions * 1e6 / TINYSTORIES_CHARACTERS
+        share = characters / TINYSTORIES_CHARACTERS
         part = "under 1%" if share < 0.01 else f"{share:.0%}"
-        text = f"{millions:,.1f} million characters of TinyStories, {part} of its training text: {TINYSTORIES_LICENCE}."
-    elif voice_of(data) == "shakespeare":
-        text = f"Tiny Shakespeare, {millions:,.1f} million characters of his plays, in the public domain."
+        text = f"{millions} of TinyStories, {part} of its training text: {LICENCE}."
+    elif corpus == "shakespeare":
+        text = f"Tiny Shakespeare, {millions} of his plays, in the public domain."
     elif "tales" in data:
         books = ", ".join(file["file"] for file in data["tales"]["books"])
-        text = f"Tales out of {books}: {millions:,.1f} million characters. "
-        if voice_of(data):
-            text += "Those books are in the public domain, Ryder's of 1925 in the United States."
-        else:
-            text += "Their licence is that of the books."
+        free = "Those books are in the public domain, Ryder's of 1925 in the United States."
+        licence = free if corpus == "panchatantra" else "Their licence is that of the books."
+        text = f"Tales out of {books}: {millions}. {licence}"
     else:
-        text = f"{data['name']}, {millions:,.1f} million characters; its licence is that of the text."
+        text = f"{data['name']}, {millions}; its licence is that of the text."
     if base := metrics.get("base"):
         text += f" It was tuned from {base['name']}, which learned from {base['data']}."
     if teacher := metrics.get("teacher"):
-        text += (
-            f" Half of its loss came from the predictions of {teacher['name']}, which learned from {teacher['data']}."
-        )
+        pupil = f" Half of its loss came from the predictions of {teacher['name']}"
+        text += f"{pupil}, which learned from {teacher['data']}."
     if replay := data.get("replay"):
         text += f" So as not to forget it, {replay['share']:.0%} of the windows came from {replay['name']}."
     if not is_tinystories(data) and learned_tinystories(metrics):
-        text += f" That is TinyStories: {TINYSTORIES_LICENCE}."
+        text += f" That is TinyStories: {LICENCE}."
     return f"{text} None of the text is in this repository; the weights are under the MIT licence."
-
-
-def learned_tinystories(metrics: dict[str, Any]) -> bool:
-    """Whether a model learned from TinyStories: of itself, to replay it, or through a model that it came from."""
-    data = metrics.get("data", {})
-    texts = [text for text in (data, data.get("replay")) if text]
-    others = [metrics.get(name, {}) for name in ("base", "teacher")]
-    return any(map(is_tinystories, texts)) or any(other.get("tinystories", False) for other in others)
 
 
 def reading(metrics: dict[str, Any]) -> str:
     """The part of a card that says how told stories compare with real ones, where that was measured."""
-    figures = metrics.get("stories")
-    if not figures:
+    if not (figures := metrics.get("stories")):
         return ""
-    told, real, sampling = figures["told"], figures["held_out"], figures["sampling"]
-    rows = [f"| {name} | {_figure(told[key])} | {_figure(real[key])} |" for key, name in READING.items()]
-    copied = told["copied_worst"]
-    memorised = f"\nOne told story repeats {copied} characters of the training text word for word.\n"
-    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in sampling.items())
-    return (
-        f"## How its stories read\n\n{told['stories']} told stories ({settings}) beside {real['stories']} of "
-        f"{figures['data']}:\n\n| | told | real |\n|---|---|---|\n"
-        + "\n".join(rows)
-        + f"\n{memorised if copied > MEMORISED else ''}\n"
-    )
+    told, real, copied = figures["told"], figures["held_out"], figures["told"]["copied_worst"]
+    settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in figures["sampling"].items())
+    head = f"{told['stories']} told stories ({settings}) beside {real['stories']} of {figures['data']}:"
+    rows = "".join(f"| {name} | {figure(told[key])} | {figure(real[key])} |\n" for key, name in READING.items())
+    note = f"\nOne told story repeats {copied} characters of the training text word for word.\n"
+    note *= copied > MEMORISED
+    return f"## How its stories read\n\n{head}\n\n| | told | real |\n|---|---|---|\n{rows}{note}\n"
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A figure of train.judge as a cell of a table: a count, or a share to three places."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def results(artifacts: Path, runs: Path) -> dict[str, str]:
-    """The tables of the README by the name of their block, made of the metrics.json of artifacts and of other seeds."""
-    every = sorted(map(_read_metrics, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
-    models = [m for m in every if is_tinystories(m["data"])]
-    rows = [
-        "| model | parameters | nats per character | first 500 stories | characters seen | training |",
-        "|---|---|---|---|---|---|",
-    ]
-    for m in models:
-        figures = m["evaluation"]
-        first = f"{figures['first_500']:.3f}" if "first_500" in figures else ""
-        rows.append(
-            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['nats_per_character']:.3f} | {first} "
-            f"| {m['characters_seen'] / 1e6:,.1f} M | {m['seconds'] / 60:.0f} min, {m['device']} |"
-        )
-    seeds = [
-        "| recipe | seed 1 | seed 2 | seed 3 | mean train | mean val | the original: train / val |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, original in ORIGINAL.items():
-        three = [artifacts / name, runs / f"{name}-seed2", runs / f"{name}-seed3"]
-        if all((folder / "metrics.json").exists() for folder in three):
-            metrics = [_read_metrics(folder / "metrics.json") for folder in three]
-            train, val = (sum(m[key] for m in metrics) / 3 for key in ("train_loss", "val_loss"))
-            each = " | ".join(f"{m['val_loss']:.4f}" for m in metrics)
-            seeds.append(f"| `{name}` | {each} | {train:.4f} | **{val:.4f}** | {original[0]:.4f} / {original[1]:.4f} |")
-    return {"results": "\n".join(rows), "seeds": "\n".join(seeds), "stories": _readings(models)} | {
-        "voices": _voices([m for m in every if m not in models], runs)
-    }
-
-
-def _voices(models: Sequence[dict[str, Any]], runs: Path) -> str:
-    """The models of other texts, each measured on a part of its own text that it did not see, and their other seeds."""
-    if not models:
-        return "None has been trained yet."
-    lines = [
-        "| model | parameters | held-out text | nats per character | beside | TinyStories, first 100 stories |",
-        "|---|---|---|---|---|---|",
-    ]
-    for m in models:
-        beside = []
-        if windows := m.get("windows"):
-            beside.append(f"{windows['nats_per_character']:.3f} by nanoGPT's rule, where {NANOGPT}")
-        if base := m.get("base"):
-            beside.append(f"{base['nats_per_character']:.3f}: {base['name']}, untuned")
-        other = m.get("others", {}).get("valid.txt", {})
-        seeds = [
-            _read_metrics(path)["nats_per_character"] for path in sorted(runs.glob(f"{m['name']}-seed*/metrics.json"))
-        ]
-        also = f" (other seeds: {', '.join(f'{nats:.3f}' for nats in seeds)})" if seeds else ""
-        kept = f"{other['nats_per_character']:.3f}" if other.get("stories") == 100 else ""
-        lines.append(
-            f"| [{m['name']}](artifacts/{m['name']}) | {m['parameters']:,} | {m['evaluation']['data']} "
-            f"| {m['nats_per_character']:.3f}{also} | {'; '.join(beside)} | {kept} |"
-        )
-    return "\n".join(lines)
-
-
-def _readings(models: Sequence[dict[str, Any]]) -> str:
-    """How the stories of every model that was judged read, beside real ones."""
-    judged = [m for m in models if "stories" in m]
-    if not judged:
-        return "No model has been judged yet."
-    names = ["real stories", *(m["name"] for m in judged)]
-    columns = [judged[0]["stories"]["held_out"], *(m["stories"]["told"] for m in judged)]
-    lines = [
-        f"| {name} | " + " | ".join(_figure(column[key]) for column in columns) + " |" for key, name in READING.items()
-    ]
-    return "\n".join([f"| share or number | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
-
-
-def told(folder: Path) -> str:
-    """One prompt told by every artifact in `folder` at one seed, the best model first."""
-    parts = []
-    for storyteller in find(folder)[0]:
-        story = SAMPLE_PROMPT + "".join(storyteller.tell(SAMPLE_PROMPT, TOLD))
-        lines = textwrap.fill(story, 110, replace_whitespace=False).splitlines()
-        parts.append(f"**{storyteller.name}**\n\n" + "\n".join(f"> {line}" if line else ">" for line in lines))
-    return "\n\n".join(parts)
-
-
-def fill(text: str, blocks: dict[str, str]) -> str:
-    """`text` with what stands between <!-- name --> and <!-- /name --> replaced by the block of that name."""
-    for name, block in blocks.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"the text has no block {begin} ... {end}")
-        head, rest = text.split(begin, 1)
-        text = f"{head}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
-    return text
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def main() -> int:
-    root = Path(__file__).parent.parent
-    readme = root / "README.md"
-    blocks = results(root / "artifacts", root / "docs" / "runs") | {"told": told(root / "artifacts")}
-    text = fill(readme.read_text(encoding="utf-8"), blocks)
-    readme.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from pathlib import Path
 from model.artifacts import ArtifactError
 from model.storyteller import load
 from train.evaluate import sequence
-from train.export.formats import FORMATS, HELD_OUT, ExportError, export, export_onnx
+from train.export.formats import FORMATS, HELD_OUT, ExportError, export_onnx, writer
 from train.text.corpus import CorpusError, read_stories
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise CorpusError(f"{args.data} holds no story to measure on")
             print(export_onnx(args.artifact, [sequence(storyteller.vocab, story) for story in stories], args.bits))
         else:
-            export(storyteller, args.to, args.out)
+            writer(args.to).write(storyteller, args.out)
     except (ArtifactError, CorpusError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 from model.artifacts import ArtifactError
-from model.storyteller import Storyteller, load
+from model.storyteller import load
 
 FORMATS = ("onnx", "transformers", "gguf")  # the writer of each is train/export/<format>.py
-HELD_OUT = 100  # stories that 8-bit weights are measured on, and how much is read of what is no story but a whole text
-HELD_OUT_SYMBOLS = 20_000
+HELD_OUT, HELD_OUT_SYMBOLS = 100, 20_000  # stories that a graph is measured on, and how much is read of each
 
 
 class ExportError(ValueError):
@@ -24,28 +23,21 @@ def writer(to: str) -> ModuleType:
     try:
         return import_module(f"train.export.{to}")
     except ModuleNotFoundError as error:
-        if error.name == f"train.export.{to}":
-            raise ExportError(f"--to {to} is not part of this version; take one of the other formats") from error
         mend = "install it with: pip install -r requirements-dev.txt"
         raise ExportError(f"--to {to} needs {error.name}, which is not installed; {mend}") from error
 
 
-def export(storyteller: Storyteller, to: str, out: Path) -> None:
-    """Writes `out` for another engine."""
-    writer(to).write(storyteller, out)
-
-
-def export_onnx(folder: Path, sequences: Sequence[Sequence[int]] | None = None, bits: int | None = None) -> str:
-    """Puts model.onnx into an artifact, measured on those sequences of symbols; a line about it."""
-    measured = [[int(id) for id in ids[:HELD_OUT_SYMBOLS]] for ids in (sequences or ())[:HELD_OUT]]  # may be bytes
+def export_onnx(folder: Path, sequences: Sequence[Sequence[int]], bits: int | None = None) -> str:
+    """Puts model.onnx into an artifact, measured on those sequences of symbols; returns a line about it."""
+    measured = [list(map(int, ids[:HELD_OUT_SYMBOLS])) for ids in sequences[:HELD_OUT]]  # of bytes, perhaps
     return writer("onnx").write(load(folder), bits=bits, sequences=measured)
 
 
 def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
-    """The same at the end of a run, which stands without the graph as well: the line then says how to get it."""
+    """The same at the end of a run, which is complete without a graph: the line then says how to get one."""
     try:
         return export_onnx(folder, sequences)
     except ExportError as error:
         return f"no model.onnx yet: {error}; then: python -m train.export {folder} --to onnx"
-    except ArtifactError as error:
+    except ArtifactError as error:  # names its own mend
         return f"no model.onnx yet: {error}"

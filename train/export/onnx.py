@@ -10,6 +10,7 @@ Shapes: B batch, T time, S all positions in the cache, C width, H heads, D head 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import onnx
@@ -29,7 +30,9 @@ ROPE_THETA = 10_000.0
 BLOCK = 64  # weights that share a scale: 32 is slower, 128 no faster, and pads widths of 64
 # Up to here float32 weights stay in a core's own cache: 8 bits gain little or nothing, and would tell other stories.
 FLOAT_BYTES = 2**20
-CHECKED_CHARACTERS = 200
+# How far apart logits may be at 32 bits, in standard deviations: a hundred times what the shipped models show (1e-5)
+# on the processor that this was measured on, for others add in another order.
+CLOSE = 1e-3
 TOLERANCE = 0.005  # how much more nats per character 8 bits may cost
 
 
@@ -47,8 +50,8 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
     exact = build(config, weights, bits=32, mark=mark)
     exact_decoder = OnnxDecoder(OnnxGraph(exact, config, storyteller.folder))
     torch_decoder = TorchDecoder(storyteller.network)
-    _check_greedy(storyteller, torch_decoder, exact_decoder)
-    graph, found = exact, f"at 32 bits the same {CHECKED_CHARACTERS} characters as PyTorch"
+    apart = check_close(storyteller, torch_decoder, exact_decoder, sequences)
+    graph, found = exact, f"at 32 bits within {apart:.0e} of PyTorch's logits"
     if bits == 8:
         graph = build(config, weights, bits=8, mark=mark)
         measured_on = f"{len(sequences)} stories" if sequences else "stories of its own; --data FILE takes others"
@@ -78,12 +81,29 @@ def nats_per_character(decoder: Decoder, sequences: Sequence[Sequence[int]]) -> 
     return nats / symbols
 
 
-def _check_greedy(storyteller: Storyteller, one: Decoder, other: Decoder) -> None:
-    sampling = Sampling(length=CHECKED_CHARACTERS, temperature=0, stop_at_end=False)
-    expected, story = ("".join(tell(decoder, storyteller.vocab, "", sampling)) for decoder in (one, other))
-    if story != expected:
-        at = next(i for i, (a, b) in enumerate(zip(story, expected, strict=True)) if a != b)
-        raise ArtifactError(f"{storyteller.folder}: the graph parts from PyTorch after {at} greedy characters")
+def check_close(
+    storyteller: Storyteller, one: TorchDecoder, other: OnnxDecoder, sequences: Sequence[Sequence[int]]
+) -> float:
+    """The largest difference between two fresh decoders' logits; raises ArtifactError if it is more than CLOSE allows.
+
+    Both read the same symbols, as many as the context takes: `sequences`, and where they end what PyTorch finds
+    likeliest. The other one reads them in chunks and one by one.
+    """
+    ids = list(chain.from_iterable(sequences))[: one.context] or [storyteller.vocab.start]
+    following = one.feed(ids)
+    while len(ids) < one.context:
+        ids.append(int(following.argmax()))
+        following = one.feed(ids[-1:])
+    expected = one.logits(ids)  # (T, V)
+    found = np.stack([other.logits(ids), [other.feed([id]) for id in ids]])  # (2, T, V)
+    apart = np.abs(found - expected).max(axis=(0, 2))
+    allowed, at = CLOSE * expected.std(), int(apart.argmax())  # where there is NaN, argmax finds that
+    if not apart[at] <= allowed:
+        raise ArtifactError(
+            f"{storyteller.folder}: the graph's logits are up to {apart[at]:.2g} from PyTorch's (after symbol {at + 1} "
+            f"of {len(ids)}), of {allowed:.2g} allowed"
+        )
+    return float(apart[at])
 
 
 def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[int]]:
