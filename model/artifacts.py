@@ -110,15 +110,14 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
                 raise
 
 
-def file_bytes(folder: str | Path, *, links: bool = False) -> dict[str, bytes]:
+def file_bytes(folder: str | Path) -> dict[str, bytes]:
     """The checked bytes of each file of an artifact by name: what to publish. Raises ArtifactError, as `read` does.
 
     A model.onnx that cannot be used, which `read` puts up with, is an error here.
     """
     folder = Path(folder)
-    files = _read_files(folder, links)
-    artifact = parse(folder, files)
-    graph, trouble = _read_graph(folder, artifact.hashes, links)
+    files = _read_files(folder)
+    graph, trouble = _read_graph(folder, parse(folder, files).hashes)
     if trouble:
         raise ArtifactError(trouble)
     return files if graph is None else files | {GRAPH: graph}
@@ -190,7 +189,7 @@ def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
     return data
 
 
-def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool) -> tuple[bytes | None, str | None]:
+def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) -> tuple[bytes | None, str | None]:
     """The model.onnx, or why it cannot be used, or neither where there is none. One of other weights is an error."""
     path = folder / GRAPH
     if GRAPH not in hashes and not path.exists():
