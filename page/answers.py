@@ -29,7 +29,7 @@ class Answers:
             raise Refusal(ENGLISH["refused_none"], "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
         parts = dict(shown=story[:cut], before=story[cut:])
-        yield from stream(storyteller, story[-MAX_TEXT:], sampling, company=self.shelf.company, **parts)
+        yield from stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.shelf.scheduler, **parts)
 
     def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
         """The stories of all models from one prompt and one seed, together."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from model import Sampling, Storyteller, find
 from page.limits import Refusal, check_sampling, check_text
-from page.scheduler import Company
+from page.scheduler import Scheduler
 from page.telling import Telling, stream
 from page.words import ENGLISH
 
@@ -36,7 +36,7 @@ class Shelf:
             if storyteller.open_graph() is None and not HAS_TORCH:
                 skipped[storyteller.name] = storyteller.warning or NEEDS_TORCH.format(name=storyteller.name)
         found = [storyteller for storyteller in found if storyteller.name not in skipped]
-        self.folder, self.company = folder, Company()
+        self.folder, self.scheduler = folder, Scheduler()
         self.read = lru_cache(READ)(self._read)
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
         # Visitors read the reasons, and where the folder lies is no business of theirs.
@@ -81,4 +81,4 @@ class Shelf:
         """The story and what is known about it; the parameters are those of /tell."""
         storyteller = self.storyteller(model)
         sampling = check_sampling(*settings)
-        yield from stream(storyteller, check_text("prompt", prompt), sampling, company=self.company)
+        yield from stream(storyteller, check_text("prompt", prompt), sampling, scheduler=self.scheduler)
