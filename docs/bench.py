@@ -34,7 +34,7 @@ from model.artifacts import ArtifactError  # noqa: E402
 from model.decoder import TorchDecoder  # noqa: E402
 from model.sampling import Sampling, pick  # noqa: E402
 from model.storyteller import load, tell  # noqa: E402
-from page.scheduler import Company  # noqa: E402
+from page.scheduler import Scheduler  # noqa: E402
 
 Tell = Callable[[str, int], object]  # tells that many characters after a prompt
 
@@ -72,9 +72,9 @@ def cached(path: Path) -> Tell:
 
 
 def onnx(path: Path) -> Tell:
-    """As the page has it: all readers listen to one company."""
-    storyteller, company = load(path), Company()
-    return lambda prompt, length: list(company.tell(storyteller, prompt, sampling(length)))
+    """As the page has it: one scheduler serves all readers."""
+    storyteller, scheduler = load(path), Scheduler()
+    return lambda prompt, length: list(scheduler.tell(storyteller, prompt, sampling(length)))
 
 
 def transformers(path: Path) -> Tell:

@@ -9,59 +9,20 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_safetensors
 
 from model.atomic import replace_folder
 from model.config import ModelConfig
-from model.sampling import shown
+from model.parse import FILES, FORMAT, GRAPH, MEND, MIB, Artifact, ArtifactError, broken, canonical, parse, parse_head
 from model.vocab import Vocab
 
-FORMAT = 1
-MIB = 2**20
-# The files of every artifact, with the most bytes that a reader takes.
-FILES = {
-    "config.json": MIB,
-    "stoi.json": MIB,
-    "itos.json": MIB,
-    "metrics.json": MIB,
-    "log.jsonl": 4 * MIB,  # some 28,000 evaluations
-    "README.md": MIB,
-    "model.safetensors": 1024 * MIB,
-}
-GRAPH = "model.onnx"  # the optional file: the same network for ONNX Runtime
 GRAPH_LIMIT = 1024 * MIB
 GRAPH_OF = re.compile(rb"weights sha256:([0-9a-f]{64})")  # near its start a graph names the weights it was made of
-DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-MEND = "restore the folder from where it came, or train the model again"
-
-
-class ArtifactError(ValueError):
-    """A folder is no sound artifact: the message names the file, what is wrong with it and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """The checked contents of a folder; `hashes` is the SHA-256 of each file that config.json lists, by name.
-
-    `graph` is the model.onnx. It is None where there is none, and where it cannot be used: `graph_trouble` says why.
-    """
-
-    folder: Path
-    config: ModelConfig
-    vocab: Vocab
-    weights: dict[str, np.ndarray]
-    metrics: dict[str, Any]
-    log: list[dict[str, Any]]
-    card: str
-    hashes: dict[str, str]
-    graph: bytes | None = None
-    graph_trouble: str | None = None
 
 
 def save(
@@ -89,7 +50,7 @@ def save(
         "metrics.json": _to_json("metrics.json", metrics),
         "log.jsonl": b"".join(_to_json("log.jsonl", line, indent=None) for line in log),
         "README.md": card.encode(),
-        "model.safetensors": to_safetensors(arrays, metadata={"config": _canonical(config)}),
+        "model.safetensors": to_safetensors(arrays, metadata={"config": canonical(config)}),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     head = {"format": FORMAT, **config.to_dict(), "files": hashes}
@@ -97,7 +58,7 @@ def save(
     for name, data in contents.items():
         if len(data) > FILES[name]:  # nobody could read it
             raise ArtifactError(f"{name} would have {len(data):,} bytes, of {FILES[name]:,} allowed; make it shorter")
-    _parse(folder, contents)
+    parse(folder, contents)
     _replace(folder, contents)
 
 
@@ -141,21 +102,22 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
     while True:
         before = _identity(folder)
         try:
-            return _read_once(folder, links)
+            artifact = parse(folder, _read_files(folder, links))
+            graph, trouble = _read_graph(folder, artifact.hashes, links)
+            return replace(artifact, graph=graph, graph_trouble=trouble)
         except ArtifactError:
             if _identity(folder) == before:
                 raise
 
 
-def file_bytes(folder: str | Path, *, links: bool = False) -> dict[str, bytes]:
+def file_bytes(folder: str | Path) -> dict[str, bytes]:
     """The checked bytes of each file of an artifact by name: what to publish. Raises ArtifactError, as `read` does.
 
     A model.onnx that cannot be used, which `read` puts up with, is an error here.
     """
     folder = Path(folder)
-    files = _read_files(folder, links)
-    artifact = _parse(folder, files)
-    graph, trouble = _read_graph(folder, artifact.hashes, links)
+    files = _read_files(folder)
+    graph, trouble = _read_graph(folder, parse(folder, files).hashes)
     if trouble:
         raise ArtifactError(trouble)
     return files if graph is None else files | {GRAPH: graph}
@@ -166,22 +128,22 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
     try:
         info = path.stat() if links else path.lstat()
         if not stat.S_ISREG(info.st_mode):
-            raise _broken(path, "is not a plain file")
+            raise broken(path, "is not a plain file")
         if info.st_size > limit:
-            raise _broken(path, f"has {info.st_size:,} bytes, of {limit:,} allowed")
+            raise broken(path, f"has {info.st_size:,} bytes, of {limit:,} allowed")
         with path.open("rb") as file:
             data = file.read(info.st_size)  # not `limit`, for which room would be made
     except FileNotFoundError:
-        raise _broken(path, "is missing") from None
+        raise broken(path, "is missing") from None
     except OSError as error:
-        raise _broken(path, f"cannot be read ({error.strerror})") from error
+        raise broken(path, f"cannot be read ({error.strerror})") from error
     if data.startswith(b"version https://git-lfs"):
         raise ArtifactError(f"{path} is a Git LFS pointer; fetch the file itself with: git lfs pull")
     # The length of a safetensors header may begin with the same byte, but the header itself begins with a brace.
     if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")) and data[8:9] != b"{":
         raise ArtifactError(f"{path} is a pickle, which can run code; save the weights as safetensors")
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise _broken(path, "is not the file that config.json was saved with (its SHA-256 differs)")
+        raise broken(path, "is not the file that config.json was saved with (its SHA-256 differs)")
     return data
 
 
@@ -212,19 +174,13 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return info.st_ino, info.st_mtime_ns
 
 
-def _read_once(folder: Path, links: bool) -> Artifact:
-    artifact = _parse(folder, _read_files(folder, links))
-    graph, trouble = _read_graph(folder, artifact.hashes, links)
-    return replace(artifact, graph=graph, graph_trouble=trouble)
-
-
 def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
     """The bytes of each of FILES, as config.json lists them."""
     if not os.path.isdir(folder):
         raise ArtifactError(f"{folder} is not a folder; give one that holds a config.json, such as artifacts/pocket")
     path = folder / "config.json"
     data = {path.name: read_file(path, limit=FILES[path.name], links=links)}
-    config, hashes = _parse_head(path, data[path.name])
+    config, hashes = parse_head(path, data[path.name])
     weights_limit = MIB + 4 * sum(math.prod(shape) for shape in config.shapes().values())
     for name, sha256 in hashes.items():
         if name in FILES:
@@ -233,7 +189,7 @@ def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
     return data
 
 
-def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool) -> tuple[bytes | None, str | None]:
+def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) -> tuple[bytes | None, str | None]:
     """The model.onnx, or why it cannot be used, or neither where there is none. One of other weights is an error."""
     path = folder / GRAPH
     if GRAPH not in hashes and not path.exists():
@@ -255,106 +211,6 @@ def _check_origin(path: Path, graph: bytes, hashes: Mapping[str, str]) -> None:
         raise ArtifactError(export_again(path.parent, "was made of other weights than model.safetensors holds"))
 
 
-def _parse(folder: Path, data: Mapping[str, bytes]) -> Artifact:
-    """The artifact out of the bytes of its files; `folder` is only named in errors."""
-    config, hashes = _parse_head(folder / "config.json", data["config.json"])
-    vocab = _parse_vocab(folder, data, config.vocab_size)
-    weights = _parse_weights(folder / "model.safetensors", data["model.safetensors"], config)
-    metrics, log = _parse_metrics(folder, data)
-    card = data["README.md"].decode(errors="replace")
-    return Artifact(
-        folder=folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card=card, hashes=hashes
-    )
-
-
-def _parse_head(path: Path, data: bytes) -> tuple[ModelConfig, dict[str, str]]:
-    """The ModelConfig and the hash of every other file, out of config.json."""
-    head = _from_json(path, data)
-    version, hashes = head.pop("format", None), head.pop("files", None)
-    if version != FORMAT:
-        raise _broken(path, f"has format {version!r}, and this program reads format {FORMAT}")
-    if wrong := head.keys() ^ {field.name for field in fields(ModelConfig)}:
-        raise _broken(path, f"has unknown or missing fields ({', '.join(sorted(wrong))})")
-    try:
-        config = ModelConfig(**head)
-    except (TypeError, ValueError) as error:
-        raise _broken(path, f"is refused: {error}") from error
-    if not isinstance(hashes, dict):
-        raise _broken(path, "has no 'files' with the SHA-256 of each file")
-    if wrong := (FILES.keys() - {"config.json"} - hashes.keys()) | (hashes.keys() - FILES.keys() - {GRAPH}):
-        raise _broken(path, f"lists unknown files or lacks some ({', '.join(sorted(wrong))})")
-    return config, hashes
-
-
-def _parse_vocab(folder: Path, data: Mapping[str, bytes], size: int) -> Vocab:
-    stoi, itos = (_from_json(folder / name, data[name]) for name in ("stoi.json", "itos.json"))
-    try:
-        vocab = Vocab.from_stoi(stoi)
-    except (TypeError, ValueError) as error:
-        raise _broken(folder / "stoi.json", f"is refused: {error}") from error
-    if itos != {str(id): symbol for id, symbol in enumerate(vocab.itos)}:
-        raise _broken(folder / "itos.json", "is not the inverse of stoi.json")
-    if len(vocab) != size:
-        raise _broken(folder / "stoi.json", f"has {len(vocab)} symbols, config.json has vocab_size {size}")
-    return vocab
-
-
-def _parse_metrics(folder: Path, data: Mapping[str, bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """metrics.json and the lines of log.jsonl, which must be of the same run."""
-    path = folder / "metrics.json"
-    metrics = _from_json(path, data["metrics.json"])
-    for key, kinds in {"nats_per_character": (int, float), "parameters": (int,), "steps": (int,)}.items():
-        if type(metrics.get(key)) not in kinds:
-            raise _broken(path, f"needs a number as {key}, not {metrics.get(key)!r}")
-    log = [_parse_line(folder / "log.jsonl", line) for line in data["log.jsonl"].splitlines()]
-    last = log[-1].get("step") if log else None
-    if metrics["steps"] != last:
-        raise _broken(path, f"is of another run: it has {metrics['steps']} steps, log.jsonl ends at step {last}")
-    return metrics, log
-
-
-def _parse_line(path: Path, data: bytes) -> dict[str, Any]:
-    """One evaluation: numbers by their names. What is nested would take many times the file's size."""
-    line = _from_json(path, data)
-    if not line or any(isinstance(value, list | dict) for value in line.values()):
-        raise _broken(path, "has a line that is no evaluation: numbers by their names")
-    return line
-
-
-def _parse_weights(path: Path, data: bytes, config: ModelConfig) -> dict[str, np.ndarray]:
-    """The arrays by name, float16 or float32, of exactly the names and shapes that `config` asks for.
-
-    They must also have been saved with this very `config`.
-    """
-    try:
-        tensors = dict(deserialize(data))
-    except SafetensorError as error:
-        raise _broken(path, f"is no sound safetensors file ({error})") from error
-    shapes = config.shapes()
-    if wrong := shapes.keys() ^ tensors.keys():
-        raise _broken(path, f"does not belong to config.json: it has unknown weights or lacks some ({min(wrong)})")
-    weights = {}
-    for name, shape in shapes.items():
-        tensor = tensors[name]
-        if tuple(tensor["shape"]) != shape:
-            raise _broken(path, f"has {name} of shape {tuple(tensor['shape'])}, config.json asks for {shape}")
-        if tensor["dtype"] not in DTYPES:
-            raise _broken(path, f"has {name} as {tensor['dtype']}, not as F16 or F32")
-        weights[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(shape)
-        if not np.isfinite(weights[name]).all():
-            raise _broken(path, f"has NaN or infinity in {name}")
-    # No hash covers config.json, and other heads, loops or context would fit the same shapes.
-    head = _from_json(path, data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if head.get("__metadata__", {}).get("config") != _canonical(config):
-        raise _broken(path.with_name("config.json"), f"is not the one that {path.name} was saved with")
-    return weights
-
-
-def _canonical(config: ModelConfig) -> str:
-    """The config as it is noted beside the weights."""
-    return json.dumps(config.to_dict(), sort_keys=True)
-
-
 def spelled(value: Any) -> Any:
     """JSON-able values whose texts can be written as UTF-8: names of files need not be spelled as the locale has it."""
     if isinstance(value, dict):
@@ -371,30 +227,3 @@ def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:
         return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{name} cannot be written ({error}); give it plain and finite values") from error
-
-
-def _from_json(path: Path, data: bytes) -> dict[str, Any]:
-    """The object in `data`. Numbers that no float reaches are refused, as are NaN and infinity, which JSON has not."""
-    try:
-        value = json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, f"is no sound JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise _broken(path, "holds no JSON object")
-    return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{shown(text)} is no finite number")
-    return number
-
-
-def _whole(text: str) -> int:
-    _finite(text)
-    return int(text)
-
-
-def _broken(path: Path, trouble: str) -> ArtifactError:
-    return ArtifactError(f"{path} {trouble}; {MEND}")

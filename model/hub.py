@@ -59,10 +59,9 @@ def upload(
     files: Mapping[str, bytes],
     repo_id: str,
     *,
-    commit_message: str = "Upload a storyteller",
+    commit_message: str,
     private: bool | None = None,
     token: str | None = None,
-    branch: str | None = None,
     create_pr: bool = False,
 ) -> str:
     """Publishes an artifact's files as a model repository, in one commit; the commit's URL.
@@ -75,16 +74,11 @@ def upload(
 
     api = HfApi(token=token, library_name="gpt-from-scratch")
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    before = api.model_info(repo_id, revision=branch)
+    before = api.model_info(repo_id)
     operations: list[Any] = [CommitOperationAdd(name, data) for name, data in files.items()]
     if GRAPH not in files and any(sibling.rfilename == GRAPH for sibling in before.siblings or ()):
         operations.append(CommitOperationDelete(GRAPH))
     commit = api.create_commit(
-        repo_id,
-        operations,
-        commit_message=commit_message,
-        parent_commit=before.sha,
-        revision=branch,
-        create_pr=create_pr,
+        repo_id, operations, commit_message=commit_message, parent_commit=before.sha, create_pr=create_pr
     )
     return commit.pr_url or commit.commit_url

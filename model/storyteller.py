@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model import hub
-from model.artifacts import FILES, GRAPH, Artifact, ArtifactError, file_bytes, read, spelled
-from model.atomic import replace_folder
+from model.artifacts import Artifact, ArtifactError, read, spelled
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import Sampling, pick, probabilities
 from model.vocab import Vocab
@@ -72,27 +70,6 @@ class Storyteller:
         if Path(name).is_dir() or not hub.names_repo(name):
             return cls(read(name))
         return cls(read(hub.download(str(name), **options), links=True), repo_id=str(name))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Copies the artifact to `folder`, whole or not at all. Raises ArtifactError."""
-        try:
-            replace_folder(Path(folder), self._files(), owned={*FILES, GRAPH})
-        except OSError as error:
-            raise ArtifactError(f"{folder} cannot be saved ({error.strerror}); choose another folder") from error
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publishes the artifact as a model repository of the Hub, in one commit; its URL.
-
-        `options` are commit_message, private, token, branch and create_pr. Raises huggingface_hub's HfHubHTTPError.
-        """
-        return hub.upload(self._files(), repo_id, **options)
-
-    def _files(self) -> dict[str, bytes]:
-        """The files as they are on the disk, if they are still those that were loaded."""
-        files = file_bytes(self.folder, links=self.repo_id is not None)
-        if any(hashlib.sha256(files[name]).hexdigest() != self.hashes[name] for name in self.hashes):
-            raise ArtifactError(f"{self.folder} was replaced since it was loaded; load it again")
-        return files
 
     @cached_property
     def network(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Mends of what Gradio 6.31 sends; drop each when its test passes without it."""
+"""Fixes for what Gradio 6.31 sends; drop each when its test passes without it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class CalmStop:
 
 
 class EarlyStop:
-    """ASGI middleware: a story can be stopped before its teller's browser knows the number of the event.
+    """ASGI middleware: a story can be stopped before the reader's browser knows the number of its event.
 
-    The page then sends null for it, which Gradio refuses, and the story would go on.
+    The page then sends null in its place, which Gradio refuses, and the story would go on.
     """
 
     SECONDS = 2  # for the event itself to arrive, which travels on another connection

@@ -1,7 +1,8 @@
-"""Stories of several readers at once: few threads, each of which takes its stories forward together, a step at a time.
+"""Stories of several readers at once: a few worker threads, each of which advances a batch of stories step by step.
 
-One run of a graph that reads the next symbol of several stories costs less than a run for each: the weights are read
-once for all. The logits are bit for bit those of each story alone, so a story is the same, whoever else listens.
+One run of a graph for a batch costs less than a run for each story, as the weights are read once for all. Stories join
+and leave a batch at any step. The logits are bit for bit those of each story alone, so a story does not depend on who
+else is listening.
 
 Shapes: L applications of a block, B stories, H heads, T time, D head width, V vocabulary.
 """
@@ -23,12 +24,12 @@ from model.storyteller import Storyteller, allowed
 
 STORIES = 8  # told at once; more wait
 THREADS = 2  # a free Space has two cores; four stories a thread are the fastest, with eight the cache is too small
-NICE = 5  # of these threads, so that who asks comes before who is told
+NICE = 5  # of these threads, so that requests are answered before stories go on
 PIECE_SECONDS = 0.05  # an update of the page costs over a millisecond, so characters travel in groups
 
 
 class Story:
-    """A story that is being told: its thread writes, its reader waits for `pieces`."""
+    """A story that is being told: a worker writes it, its reader waits for `pieces`."""
 
     def __init__(self, storyteller: Storyteller, graph: OnnxGraph, prompt: str, sampling: Sampling) -> None:
         self.graph, self.vocab, self.sampling = graph, storyteller.vocab, sampling
@@ -67,7 +68,7 @@ class Story:
         return self._over or self.stopped
 
     def pieces(self) -> Iterator[str]:
-        """What was written since the last piece, about every `PIECE_SECONDS`; raises what its thread raised."""
+        """What was written since the last piece, about every `PIECE_SECONDS`; raises what its worker raised."""
         over = False
         while not over:
             self._news.wait()
@@ -164,23 +165,23 @@ class Batch:
         story.overflows = len(newer) + story.left - 1 > self.context
 
 
-class Teller(threading.Thread):
-    """A thread that tells up to `most` of a company's stories at once, of as many models as they are of."""
+class Worker(threading.Thread):
+    """A thread that tells up to `limit` of the scheduler's stories at once, in a batch for each model."""
 
-    def __init__(self, company: Company, most: int) -> None:
-        super().__init__(name="teller", daemon=True)
-        self.company, self.most = company, most
+    def __init__(self, scheduler: Scheduler, limit: int) -> None:
+        super().__init__(name="worker", daemon=True)
+        self.scheduler, self.limit = scheduler, limit
         self.batches: dict[OnnxGraph, Batch] = {}
-        self.told = 0  # stories
+        self.running = 0  # stories
 
     def run(self) -> None:
         if sys.platform == "linux":  # where threads have priorities, which only root may raise again
             os.setpriority(os.PRIO_PROCESS, self.native_id, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         while True:
-            for story in self.company.next_in_line(self):
+            for story in self.scheduler.admit(self):
                 try:
                     if story.graph not in self.batches:
-                        self.batches[story.graph] = Batch(story.graph, self.most)
+                        self.batches[story.graph] = Batch(story.graph, self.limit)
                     self.batches[story.graph].stories.append(story)
                 except Exception as error:  # its reader raises it
                     story.end(error)
@@ -194,22 +195,22 @@ class Teller(threading.Thread):
                     batch.stories.clear()
                 if not batch.stories:
                     del self.batches[graph]  # and its memory
-            self.told = sum(len(batch.stories) for batch in self.batches.values())
+            self.running = sum(len(batch.stories) for batch in self.batches.values())
 
 
-class Company:
-    """The tellers of a process, which start with the first story, and the line before them.
+class Scheduler:
+    """The workers of a process, which start with the first story, and the stories that wait for them.
 
-    There is one line for all: a story that waited for one teller would wait on when another has room.
+    All workers share one queue: a story that waited for one worker would go on waiting when another has room.
     """
 
     def __init__(self) -> None:
-        self.tellers: list[Teller] = []
+        self.workers: list[Worker] = []
         self.waiting: list[Story] = []
         self.changed = threading.Condition()
 
     def tell(self, storyteller: Storyteller, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """What `storyteller.tell` tells, in pieces of `PIECE_SECONDS`; PyTorch's stories take a thread of the reader's.
+        """What `storyteller.tell` tells, in pieces of `PIECE_SECONDS`; PyTorch's run in the reader's thread.
 
         Closing the iterator ends the story: its place is free a step later.
         """
@@ -219,31 +220,31 @@ class Company:
                 yield from grouped(characters)
             return
         story = Story(storyteller, graph, prompt, sampling)
-        self._begin(story)
+        self._submit(story)
         try:
             yield from story.pieces()
         finally:
             story.stopped = True
 
-    def _begin(self, story: Story) -> None:
+    def _submit(self, story: Story) -> None:
         with self.changed:
-            while len(self.tellers) < THREADS:
-                teller = Teller(self, STORIES // THREADS)
-                teller.start()
-                self.tellers.append(teller)
+            while len(self.workers) < THREADS:
+                worker = Worker(self, STORIES // THREADS)
+                worker.start()
+                self.workers.append(worker)
             self.waiting.append(story)
             self.changed.notify_all()
 
-    def next_in_line(self, teller: Teller) -> list[Story]:
-        """The stories that a teller begins, of which nobody tells fewer; waits while it has nothing to tell."""
-        begun = []
+    def admit(self, worker: Worker) -> list[Story]:
+        """The stories that `worker` begins now, if no other runs fewer; blocks while it has none to run."""
+        admitted = []
         with self.changed:
             while True:
-                while self.waiting and teller.told < teller.most and teller.told == min(it.told for it in self.tellers):
-                    begun.append(self.waiting.pop(0))
-                    teller.told += 1
-                if teller.told:
-                    return begun
+                while self.waiting and worker.running == min(each.running for each in self.workers) < worker.limit:
+                    admitted.append(self.waiting.pop(0))
+                    worker.running += 1
+                if worker.running:
+                    return admitted
                 self.changed.wait()
 
 

@@ -1,4 +1,4 @@
-"""Ends connections of clients that stall: half a request for ever, or an answer that nobody reads."""
+"""Ends the connections of slow clients: those that never finish a request, or never read an answer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import asyncio
 
 from uvicorn import Server
 
-SECONDS = 15  # between two looks at a connection; one that stalls is ended at the second or third
+SECONDS = 15  # between two checks of a connection; one that stalls is ended at the second or third
 
 
 def end_stalled_connections(server: Server) -> None:
-    """Has a running server watch its connections; uvicorn's own limit holds only between two requests."""
+    """Makes a running server check its connections; uvicorn's own timeout holds only between two requests."""
     protocol = server.config.http_protocol_class
 
     class Watched(protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self.loop.call_later(SECONDS, self.look, self.state())
+            self.loop.call_later(SECONDS, self.check, self.state())
 
         def state(self) -> tuple[object, int]:
-            """What changes between two looks at a connection where something happens: requests, and what is unread."""
+            """What changes between two checks of a connection in use: the request, and the bytes not yet sent."""
             return self.cycle, self.transport.get_write_buffer_size()
 
-        def look(self, before: tuple[object, int]) -> None:
-            """Ends a connection where no request came to its head's end since the last look, or nothing was read."""
+        def check(self, before: tuple[object, int]) -> None:
+            """Ends a connection that since the last check completed no request head, or read nothing."""
             if self.transport.is_closing():
                 return
-            cycle, unread = self.state()
+            cycle, unsent = self.state()
             idle = cycle is None or cycle.response_complete
-            if (cycle, unread) == before and (idle or unread):
+            if (cycle, unsent) == before and (idle or unsent):
                 self.transport.abort()
             else:
-                self.loop.call_later(SECONDS, self.look, (cycle, unread))
+                self.loop.call_later(SECONDS, self.check, (cycle, unsent))
 
     server.config.http_protocol_class = Watched

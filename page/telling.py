@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import TypedDict
 
 from model import Sampling, Storyteller
-from page.scheduler import Company, grouped
+from page.scheduler import Scheduler, grouped
 from page.words import ENGLISH
 
 
@@ -31,14 +31,14 @@ def stream(
     prompt: str,
     sampling: Sampling,
     *,
-    company: Company | None = None,
+    scheduler: Scheduler | None = None,
     shown: str | None = None,
     before: str = "",
 ) -> Iterator[Telling]:
     """Yields the story as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
 
-    It is told by `company` together with other readers' stories, or in this thread. The story begins with `shown`, None
-    standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
+    It is told by `scheduler` together with other readers' stories, or in this thread. The story begins with `shown`,
+    None standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
     """
     read = storyteller.prepare(prompt)
     telling = Telling(
@@ -63,10 +63,10 @@ def stream(
     )
     started = time.monotonic()
     with ExitStack() as stack:
-        if company is None:
+        if scheduler is None:
             pieces = grouped(stack.enter_context(closing(storyteller.tell(prompt, sampling))))
         else:
-            pieces = stack.enter_context(closing(company.tell(storyteller, prompt, sampling)))
+            pieces = stack.enter_context(closing(scheduler.tell(storyteller, prompt, sampling)))
         for piece in pieces:
             _grow(telling, piece, time.monotonic() - started)
             yield telling.copy()

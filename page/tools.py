@@ -72,7 +72,7 @@ class Tools:
 
 
 def serve_tools(page: Blocks) -> None:
-    """Mends the tools of a launched page: how they are called, and that they answer in JSON.
+    """Fixes the tools of a launched page: how they are called, and that they answer in JSON.
 
     Gradio writes lists and objects the way Python does, which no other language reads.
     """

@@ -11,12 +11,12 @@
   views.none = (element, props) => {
     const { folder } = props.value;
     const train = `python -m train --preset pocket --max-minutes 10 --out ${folder}/pocket`;
-    const mend = `${train}\npython app.py${folder === "artifacts" ? "" : ` --artifacts ${folder}`}`;
+    const commands = `${train}\npython app.py${folder === "artifacts" ? "" : ` --artifacts ${folder}`}`;
     element.firstElementChild.append(
       make("h2", {}, say("none")),
       make("p", {}, say("none_text"), " ", make("code", {}, folder)),
-      make("p", {}, say("none_mend")),
-      make("pre", { tabindex: "0" }, mend),
+      make("p", {}, say("none_commands")),
+      make("pre", { tabindex: "0" }, commands),
     );
   };
 

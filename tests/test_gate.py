@@ -18,8 +18,7 @@ import pytest
 import uvicorn
 from serving import serve_tiny
 
-from page import gate
-from page import slow_clients as patience
+from page import gate, slow_clients
 from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"
@@ -305,12 +304,12 @@ async def streaming(scope, receive, send) -> None:
 
 @pytest.fixture
 def watched(monkeypatch):
-    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    monkeypatch.setattr(slow_clients, "SECONDS", 0.2)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(streaming, log_level="warning", lifespan="off")
     config.load()
     running = uvicorn.Server(config)
-    patience.end_stalled_connections(running)
+    slow_clients.end_stalled_connections(running)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield listener.getsockname()

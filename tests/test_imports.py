@@ -1,21 +1,30 @@
-"""Imports run one way (app.py -> page -> model <- train), do nothing, and bring torch in only where it computes."""
+"""Imports run one way (app.py -> page -> model <- train) without circles, do nothing, and torch comes only on use.
+
+Files, classes and functions stay short enough to be read.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+import model
+
 ROOT = Path(__file__).parent.parent
-MODULES = [
+PATHS = [
     ROOT / "app.py",
     *(path for part in ("page", "model", "train") for path in sorted(ROOT.glob(f"{part}/**/*.py"))),
 ]
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PATHS}
+LAZY = {f"model.{name}": f"model.{home}" for name, home in model._HOMES.items()}
 FORBIDDEN = {
-    "app.py": {"train"},
+    "app": {"train"},
     "page": {"train", "app"},
     "model": {"train", "app", "page", "gradio"},
     "train": {"app", "page", "gradio"},
@@ -23,26 +32,88 @@ FORBIDDEN = {
 # What a module may do when it is imported, apart from definitions: assignments, and these calls.
 ON_IMPORT = {"os.environ.setdefault"}
 
+each_module = pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 
-def imported(path: Path) -> set[str]:
-    """The top-level names of what a file imports, wherever in it."""
+
+def imported(source: str) -> set[str]:
+    """The dotted names that a source imports, in functions and for types alone included, or runs with `-m`."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module.split(".")[0])
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.List | ast.Tuple):
+            words = [each.value if isinstance(each, ast.Constant) else None for each in node.elts]
+            names |= {f"{name}.__main__" for flag, name in pairwise(words) if flag == "-m"}
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@cache
+def neighbours(name: str) -> set[str]:
+    """The other modules of this project that a module imports or runs."""
+    found = set()
+    for other in imported(MODULES[name].read_text()):
+        other = LAZY.get(other, other)
+        while other and other not in MODULES:  # a name in a module, a package without __main__, or somebody else's
+            other = other.rpartition(".")[0]
+        found |= {other} - {"", name}
+    return found
+
+
+def circle(name: str) -> str:
+    """The shortest way from a module back to it, or nothing."""
+    ways = [[name]]
+    seen = set()
+    for way in ways:  # it grows meanwhile
+        for other in sorted(neighbours(way[-1])):
+            if other == name:
+                return " -> ".join([*way, name])
+            if other not in seen:
+                seen.add(other)
+                ways.append([*way, other])
+    return ""
+
+
+@each_module
 def test_imports_run_one_way(path: Path) -> None:
-    part = path.relative_to(ROOT).parts[0]
-    assert imported(path) & FORBIDDEN[part] == set()
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert {name.split(".")[0] for name in imported(path.read_text())} & FORBIDDEN[part] == set()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_make_no_circle(name: str) -> None:
+    assert circle(name) == ""
+
+
+def test_hidden_imports_are_seen() -> None:
+    source = """
+import os.path
+from train.text import corpus, streams
+if TYPE_CHECKING:
+    from model.gpt import GPT
+def run():
+    import torch
+    call([sys.executable, "-m", "train.export", folder], ("python", "-m", "train"), "python -m train.push", ["-m"])
+"""
+    names = {"os.path", "train.text.corpus", "train.text.streams", "model.gpt.GPT", "torch"}
+    assert imported(source) == names | {"train.export.__main__", "train.__main__"}
+
+
+@each_module
+def test_files_classes_and_functions_are_short(path: Path) -> None:
+    source = path.read_text()
+    long = {path.name: lines} if (lines := len(source.splitlines())) > 300 else {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if lines > (150 if isinstance(node, ast.ClassDef) else 60):
+                long[node.name] = lines
+    assert long == {}
+
+
+@each_module
 def test_a_module_only_defines(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.If):
@@ -72,8 +143,6 @@ def test_importing_the_package_imports_little() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    import model
-
     assert model.__all__
     for name in model.__all__:
         assert getattr(model, name).__name__ == name

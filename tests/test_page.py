@@ -24,9 +24,10 @@ from serving import ROOT, Server, save_broken, save_tiny, serve
 from docs.sampling import distance
 from model.artifacts import add_graph
 from model.sampling import USUAL
+from page.answers import Answers
 from page.shelf import Shelf
 
-STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as app.py has them
+STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as page/scheduler.py and app.py have them
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed"]
 FIGURES = re.compile(r"([\d,]+) characters · [\d,]+ characters/s · seed (\d+)")
 REFUSALS = [
@@ -383,20 +384,20 @@ def test_the_page_begins_with_the_settings_that_read_most_like_real_stories():
 def test_a_look_and_its_colour_agree_and_the_text_is_read_once(tmp_path, monkeypatch, graph):
     """Also where the text is longer than the context, by whichever decoder."""
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True, graph=graph)
-    shelf = Shelf(tmp_path)
-    storyteller = shelf.storytellers["tiny"]
+    answers = Answers(Shelf(tmp_path))
+    storyteller = answers.shelf.storytellers["tiny"]
     reads = []
     read = storyteller.logits
     monkeypatch.setattr(storyteller, "logits", lambda ids: reads.append(len(ids)) or read(ids))
     text = ("Tom had a cat. " * 20)[: 3 * storyteller.config.context + 7]
-    scored = shelf.colours("tiny", text)
+    scored = answers.colours("tiny", text)
     assert scored["characters"] == text
-    assert shelf.score("tiny", text)["bits"] == json.loads(scored["bits"])
+    assert answers.endpoints.score("tiny", text)["bits"] == json.loads(scored["bits"])
     of_record = [each.nats / math.log(2) for each in storyteller.score(text)]
     for index, bits in enumerate(json.loads(scored["bits"])):
-        look = shelf.look("tiny", text, index, 0.5, 0, 1, 0)
+        look = answers.look("tiny", text, index, 0.5, 0, 1, 0)
         here = next(row for row in look["rows"] if row["character"] == text[index])
         assert -math.log2(here["before"]) == pytest.approx(bits, abs=1e-3) == pytest.approx(of_record[index], abs=1e-3)
-    after = shelf.look("tiny", text, len(text), 0.5, 0, 1, 0)
+    after = answers.look("tiny", text, len(text), 0.5, 0, 1, 0)
     assert after["here"] is None and after["rows"]
     assert reads == [len(text) + 1, len(text)], "once for all of the looks, and once for score of the model itself"

@@ -19,7 +19,7 @@ from model.config import ModelConfig
 from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from page.scheduler import STORIES, Batch, Company, Story, grouped
+from page.scheduler import STORIES, Batch, Scheduler, Story, grouped
 from train.export import onnx as export_onnx
 
 ROOT = Path(__file__).parent.parent
@@ -71,52 +71,52 @@ def test_logits_are_bit_for_bit_those_of_each_story_alone(storyteller: Storytell
 
 
 def test_the_same_seed_tells_the_same_story_alone_and_beside_others(storyteller: Storyteller) -> None:
-    company = Company()
+    scheduler = Scheduler()
     with ThreadPoolExecutor(12) as readers:  # more than are told at once
         jobs = [(PROMPTS[i % 9], settings(i, 150)) for i in range(12)]
-        told = list(readers.map(lambda job: "".join(company.tell(storyteller, *job)), jobs))
+        told = list(readers.map(lambda job: "".join(scheduler.tell(storyteller, *job)), jobs))
     assert told == ["".join(storyteller.tell(*job)) for job in jobs]
 
 
 def test_stories_of_several_models_and_of_pytorch(
     tiny_onnx: Path, tiny_classic_onnx: Path, tiny_artifact: Path
 ) -> None:
-    company, sampling = Company(), Sampling(length=200, seed=2, stop_at_end=False)
-    tellers = [model.load(folder) for folder in (tiny_onnx, tiny_classic_onnx, tiny_artifact)]
+    scheduler, sampling = Scheduler(), Sampling(length=200, seed=2, stop_at_end=False)
+    storytellers = [model.load(folder) for folder in (tiny_onnx, tiny_classic_onnx, tiny_artifact)]
     with ThreadPoolExecutor(3) as readers:
-        told = list(readers.map(lambda each: "".join(company.tell(each, "Once", sampling)), tellers))
-    assert told == ["".join(each.tell("Once", sampling)) for each in tellers]
+        told = list(readers.map(lambda each: "".join(scheduler.tell(each, "Once", sampling)), storytellers))
+    assert told == ["".join(each.tell("Once", sampling)) for each in storytellers]
 
 
 def test_a_story_ends_where_its_model_ends_it(tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     sampling = Sampling(length=4000, temperature=1.5, seed=1)
-    told = "".join(Company().tell(storyteller, "", sampling))
+    told = "".join(Scheduler().tell(storyteller, "", sampling))
     assert told == "".join(storyteller.tell("", sampling)) and len(told) < 4000
 
 
 @pytest.fixture
-def company(monkeypatch: pytest.MonkeyPatch) -> Iterator[Company]:
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
     """One that tells endless stories of a tiny model, each step slow enough to be watched."""
     advance = Batch.advance
     monkeypatch.setattr(Batch, "advance", lambda batch: (time.sleep(0.002), advance(batch)))
-    yield Company()
+    yield Scheduler()
 
 
-def endless(company: Company, storyteller: Storyteller) -> Iterator[str]:
-    return company.tell(storyteller, "", Sampling(length=10**6, seed=1, stop_at_end=False))
+def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
+    return scheduler.tell(storyteller, "", Sampling(length=10**6, seed=1, stop_at_end=False))
 
 
 @pytest.mark.alone
-def test_the_next_in_line_begins_whoever_leaves(company: Company, tiny_onnx: Path) -> None:
+def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
-    stories = [endless(company, storyteller) for _ in range(STORIES)]
+    stories = [endless(scheduler, storyteller) for _ in range(STORIES)]
     assert all(len(next(story)) == 1 for story in stories)  # the first character leaves at once
-    assert [teller.told for teller in company.tellers] == [STORIES // 2] * 2
+    assert [worker.running for worker in scheduler.workers] == [STORIES // 2] * 2
     with ThreadPoolExecutor(1) as late:
         try:
             for i in range(STORIES):
-                stories.append(endless(company, storyteller))
+                stories.append(endless(scheduler, storyteller))
                 begun = late.submit(next, stories[-1])
                 assert wait([begun], 0.05).not_done
                 stories[i].close()
@@ -126,17 +126,17 @@ def test_the_next_in_line_begins_whoever_leaves(company: Company, tiny_onnx: Pat
                 story.close()
     stories[-1].close()
     deadline = time.monotonic() + 5
-    while any(teller.told or teller.batches for teller in company.tellers):  # no memory is kept
+    while any(worker.running or worker.batches for worker in scheduler.workers):  # no memory is kept
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def test_what_fails_reaches_its_readers_and_nobody_else(company: Company, tiny_onnx: Path) -> None:
+def test_what_fails_reaches_its_readers_and_nobody_else(scheduler: Scheduler, tiny_onnx: Path) -> None:
     broken, sound = model.load(tiny_onnx), model.load(tiny_onnx)
     broken.open_graph().session = None
     with pytest.raises(AttributeError):
-        "".join(endless(company, broken))
-    assert "".join(company.tell(sound, "", Sampling(length=50, seed=1))) == "".join(
+        "".join(endless(scheduler, broken))
+    assert "".join(scheduler.tell(sound, "", Sampling(length=50, seed=1))) == "".join(
         sound.tell("", Sampling(length=50, seed=1))
     )
 
@@ -145,13 +145,13 @@ def test_who_may_not_change_priorities_tells_all_the_same(tiny_onnx: Path) -> No
     """An ordinary user may lower a priority, and never raise it: begun under nice 10 the threads stay there."""
     code = f"""
 import os, model
-from page.scheduler import Company
+from page.scheduler import Scheduler
 os.setpriority(os.PRIO_PROCESS, 0, 10)
 def refuse(kind, who, nice):
     if nice < 10:
         raise PermissionError
 os.setpriority = refuse
-print("".join(Company().tell(model.load({str(tiny_onnx)!r}), "", model.Sampling(length=30, seed=1))))
+print("".join(Scheduler().tell(model.load({str(tiny_onnx)!r}), "", model.Sampling(length=30, seed=1))))
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.stderr == ""

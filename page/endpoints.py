@@ -1,0 +1,149 @@
+"""What programs may call: /tell, /score, /next_characters, /models."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from model import Sampling, Storyteller
+from model.sampling import USUAL
+from model.storyteller import log_softmax
+from page.limits import Refusal, check_sampling, check_text, check_whole
+from page.shelf import EXAMPLES, Shelf
+from page.telling import figures
+from page.words import ENGLISH
+
+LIKELIEST = 10  # next characters that are shown
+
+
+class Endpoints:
+    """The API. Its docstrings and types are its documentation, on the page and for MCP.
+
+    Gradio reads the types themselves, not their text (so nothing is imported from __future__ here), of what is streamed
+    the type of one piece, and puts a comma after a line of `Returns`.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def tell(
+        self,
+        model: str = "",
+        prompt: str = "",
+        length: int = USUAL.length,
+        temperature: float = USUAL.temperature,
+        top_k: int = USUAL.top_k,
+        top_p: float = USUAL.top_p,
+        min_p: float = USUAL.min_p,
+        seed: int = -1,
+    ) -> tuple[str, str]:
+        """Tells a story that begins with the prompt, in simple English, as for small children.
+
+        Args:
+            model: Name of the model that tells, as `models` has it; empty for the best.
+            prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
+            length: Characters to write, 1 to 4,000; a story may end sooner.
+            temperature: 0 always takes the likeliest character, 2 is wild.
+            top_k: Only the k likeliest characters may come next; 0 for all.
+            top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
+            min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
+            seed: The same seed tells the same story; -1 draws one.
+
+        Returns:
+            The story so far with its prompt, and a line of figures: characters, characters per second, seed.
+        """
+        for telling in self.shelf.telling(model, prompt, length, temperature, top_k, top_p, min_p, seed):
+            yield telling["prompt"] + telling["text"], figures(telling)
+
+    def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
+        """Says how well a model foresees a text, character by character.
+
+        Args:
+            model: Name of the model that reads, as `models` has it; empty for the best.
+            text: The text, 1 to 4,000 characters; it is read as a story from its start.
+
+        Returns:
+            model (its name)
+            bits_per_character of the text (lower: less surprising)
+            average_bits_per_character of the model on stories that it had not seen
+            characters (the text as the model reads it)
+            bits of surprise of each character
+            dropped (the characters that the model does not know).
+        """
+        storyteller = self.shelf.storyteller(model)
+        characters, dropped = storyteller.vocab.fit(check_text("text", text))
+        if not characters:
+            raise Refusal(ENGLISH["refused_letters"], "text")
+        check_text("text", characters)  # an ellipsis is three characters to the model
+        said = log_softmax(self.shelf.read(storyteller.name, characters)[:-1])  # (T, V)
+        bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
+        return {
+            "model": storyteller.name,
+            "bits_per_character": round(float(bits.mean()), 4),
+            "average_bits_per_character": round(storyteller.metrics["nats_per_character"] / math.log(2), 4),
+            "characters": characters,
+            "bits": bits.round(3).tolist(),
+            "dropped": dropped,
+        }
+
+    def next_characters(
+        self,
+        model: str = "",
+        prompt: str = EXAMPLES[1][:-1],
+        temperature: float = USUAL.temperature,
+        top_k: int = USUAL.top_k,
+        top_p: float = USUAL.top_p,
+        min_p: float = USUAL.min_p,
+        count: int = LIKELIEST,
+    ) -> list[dict[str, Any]]:
+        """Says which characters a model expects after a text, before and after the settings of the sampler.
+
+        Args:
+            model: Name of the model, as `models` has it; empty for the best.
+            prompt: The text so far, up to 4,000 characters.
+            temperature: 0 always takes the likeliest character, 2 is wild.
+            top_k: Only the k likeliest characters may come next; 0 for all.
+            top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
+            min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
+            count: How many characters to name, 1 to 256.
+
+        Returns:
+            A list of objects, the likeliest first: character (`<|endoftext|>` is the end of the story)
+            before (its probability as the model gives it)
+            after (the probability with which it is drawn under these settings).
+        """
+        storyteller = self.shelf.storyteller(model)
+        sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
+        count = check_whole("count", count, 1, 256)
+        logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
+        return expected(storyteller, logits, sampling)[:count]
+
+    def models(self) -> list[dict[str, Any]]:
+        """Names the models that tell stories here, the best first.
+
+        Returns:
+            A list of objects: name, parameters
+            nats_per_character on held-out stories (lower is better)
+            context (how many characters it looks back)
+            command (which trained it).
+        """
+        return [
+            {
+                "name": name,
+                "parameters": storyteller.metrics["parameters"],
+                "nats_per_character": storyteller.metrics["nats_per_character"],
+                "context": storyteller.config.context,
+                "command": storyteller.metrics.get("command", ""),
+            }
+            for name, storyteller in self.shelf.storytellers.items()
+        ]
+
+
+def expected(storyteller: Storyteller, logits: np.ndarray, sampling: Sampling) -> list[dict[str, Any]]:
+    """Every symbol, the likeliest first, with its probability as the model gives it and as `sampling` draws it."""
+    before = storyteller.chances(logits, Sampling(temperature=1.0))
+    after = storyteller.chances(logits, sampling)
+    return [
+        {"character": storyteller.vocab.itos[i], "before": float(before[i]), "after": float(after[i])}
+        for i in np.argsort(-before, kind="stable")
+    ]

@@ -1,0 +1,249 @@
+"""The layout of the tabs and of the settings beside them, and what each control does."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import gradio as gr
+from gradio.events import Dependency
+
+from model.sampling import USUAL
+from page.answers import Answers
+from page.limits import MAX_LENGTH, in_place
+from page.looks import view
+from page.scheduler import STORIES
+from page.shelf import HAS_TORCH, Shelf
+from page.words import WORDS
+
+LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
+
+HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
+TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
+COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each is a story of every model
+LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
+
+
+class Settings(NamedTuple):
+    """The controls beside the tabs."""
+
+    model: gr.Dropdown
+    length: gr.Slider
+    temperature: gr.Slider
+    top_k: gr.Slider
+    top_p: gr.Slider
+    min_p: gr.Slider
+    seed: gr.Number
+
+
+def settings_column(shelf: Shelf) -> Settings:
+    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in shelf.storytellers.items()]
+
+    def slider(name: str, least: float, most: float, value: float, step: float, **more: object) -> gr.Slider:
+        return gr.Slider(least, most, value, step=step, label=WORDS(name), elem_id=name, buttons=[], **more)
+
+    model = gr.Dropdown(names, value=shelf.best, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
+    length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
+    temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
+    with gr.Accordion(WORDS("more"), open=False, elem_id="more"):
+        top_k = slider("top_k", 0, 100, USUAL.top_k, 1, info=WORDS("top_k_info"))
+        top_p = slider("top_p", 0.05, 1, USUAL.top_p, 0.05, info=WORDS("top_p_info"))
+        min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.05, info=WORDS("min_p_info"))
+        seed = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
+    return Settings(model, length, temperature, top_k, top_p, min_p, seed)
+
+
+def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
+    """Prompt, story, and what one does with a story; returns the story."""
+    shelf = answers.shelf
+    prompt = gr.Textbox(
+        label=WORDS("prompt"),
+        info=WORDS("prompt_info"),
+        placeholder=WORDS("prompt_placeholder"),
+        lines=1,  # with more, Enter would not submit; the box grows with the text
+        max_lines=8,
+        elem_id="prompt",
+    )
+    refusal = view("refusal")
+    with gr.Row(elem_classes="chips"):
+        examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.best)]
+    with gr.Row(elem_classes="buttons"):
+        tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
+        stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
+        clear = gr.Button(WORDS("clear"), min_width=100)
+    story = view("story", elem_id="story")
+    with gr.Row(elem_classes="buttons"):
+        go_on, another, edit, copy, download = (
+            gr.Button(WORDS(name), size="sm", min_width=80, elem_id=name)
+            for name in ("go_on", "another", "edit", "copy", "download")
+        )
+    with gr.Accordion(WORDS("history"), open=False):
+        shelf_of_stories = view("history", [])
+        forget = gr.Button(WORDS("forget"), size="sm")
+
+    tellings = tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on))
+    gr.on([stop.click, clear.click], cancels=tellings, **HERE)
+    kept = dict(js="storyteller.keep", outputs=[story, shelf_of_stories], **HERE)
+    for over in tellings:
+        over.then(**kept).then(js="storyteller.follow", **HERE)
+    stop.click(**kept)
+    clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
+    forget.click(js="storyteller.forget", outputs=shelf_of_stories, **HERE)
+    shelf_of_stories.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
+    edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
+    copy.click(js="storyteller.copy", outputs=refusal, **HERE)
+    download.click(js="storyteller.download", outputs=refusal, **HERE)
+    for button in examples:
+        button.click(js="text => text", inputs=button, outputs=prompt, **HERE)
+    beginnings = json.dumps({name: shelf.prompts(name) for name in shelf.storytellers})
+    settings.model.change(js=f"name => ({beginnings})[name]", inputs=settings.model, outputs=examples, **HERE)
+
+    # A link is opened: its settings are put into place, and its story is told.
+    linked = [prompt, *settings]
+    page.load(js="() => [storyteller.shelf.read()]", outputs=shelf_of_stories, **HERE)
+    page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
+    return story
+
+
+def tell_events(
+    answers: Answers,
+    settings: Settings,
+    prompt: gr.Textbox,
+    story: gr.HTML,
+    refusal: gr.HTML,
+    buttons: tuple[gr.Button, gr.Button, gr.Button],
+) -> list[Dependency]:
+    """A story that begins, another one, and the story continued: what each of the three buttons starts."""
+    tell, another, go_on = buttons
+    # A telling begins when any other has ended, as by Stop. A browser runs the listeners of a button one after the
+    # other, each to its end: so a story is no listener itself but follows the one that waits for that.
+    shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, api_visibility="private")
+    begin = dict(js="storyteller.begin", **HERE)
+    told = gr.on([tell.click, prompt.submit], **begin).then(
+        in_place(answers.shelf.telling),
+        [settings.model, prompt, *settings[1:]],
+        api_name="tell_here",
+        **shown,
+        **TELLING,
+    )
+    retold = another.click(**begin).then(
+        in_place(answers.shelf.telling),
+        [settings.model, prompt, *settings[1:]],
+        js="(...values) => [...values.slice(0, -1), -1]",  # another seed
+        api_name="tell_another",
+        **shown,
+        **TELLING,
+    )
+    continued = go_on.click(**begin).then(
+        in_place(answers.go_on),
+        [settings.model, story, story, *settings[1:]],
+        js="storyteller.continuing",
+        api_name="go_on",
+        **shown,
+        **TELLING,
+    )
+    return [told, retold, continued]
+
+
+def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
+    """A text coloured by surprise; of each character, what else could have come; attention."""
+    text = gr.Textbox(label=WORDS("look_text"), info=WORDS("look_info"), lines=3, max_lines=8, elem_id="text")
+    with gr.Row(elem_classes="buttons"):
+        look_story = gr.Button(WORDS("look_story"), elem_id="look_story")
+        colour = gr.Button(WORDS("look_colour"), variant="primary")
+    refusal = view("refusal")
+    colours = view("colours", elem_id="colours")
+    chances = view("chances", elem_id="chances")
+    with gr.Accordion(WORDS("attention"), open=False):
+        if HAS_TORCH:
+            most_layers = max(it.config.layers * it.config.loops for it in answers.shelf.storytellers.values())
+            most_heads = max(it.config.heads for it in answers.shelf.storytellers.values())
+            gr.Markdown(WORDS("attention_info"))
+            layer, head = (
+                gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
+                for name, most in (("layer", most_layers), ("head", most_heads))
+            )
+            attend = gr.Button(WORDS("attention_show"), elem_id="attend")
+            attention = view("attention")
+            attend.click(
+                in_place(answers.attention),
+                [settings.model, colours, colours, layer, head],
+                [attention, refusal],
+                js="storyteller.attending",
+                api_name="attention_here",
+                api_visibility="private",
+                **LOOKING,
+            )
+            gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
+            colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
+        else:
+            gr.Markdown(WORDS("attention_none"))
+
+    private = dict(show_progress="hidden", api_visibility="private", **LOOKING)
+    look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
+        in_place(answers.colours),
+        [settings.model, text],
+        [colours, refusal],
+        js="storyteller.lookingAtStory",
+        api_name="look_story",
+        **private,
+    )
+    colour.click(in_place(answers.colours), [settings.model, text], [colours, refusal], api_name="colour", **private)
+    sampler = [settings.temperature, settings.top_k, settings.top_p, settings.min_p]
+    colours.select(
+        in_place(answers.look),
+        [settings.model, colours, colours, *sampler],
+        [chances, refusal],
+        js="storyteller.looking",
+        api_name="look",
+        trigger_mode="always_last",
+        **private,
+    )
+    gr.on([control.change for control in sampler], js="storyteller.reselect", **HERE)
+    colours.change(js="() => null", outputs=chances, **HERE)  # which were of another text
+
+
+def compare_tab(answers: Answers, settings: Settings) -> None:
+    """One prompt and one seed, every model side by side."""
+    shelf = answers.shelf
+    gr.Markdown(WORDS("compare_info"))
+    if {"classic", "pocket"} <= shelf.storytellers.keys():
+        gr.Markdown(WORDS("compare_recipes"))
+    if len(shelf.storytellers) == 1:
+        gr.Markdown(WORDS("compare_one"))
+    prompt = gr.Textbox(
+        shelf.prompts(shelf.best)[0],
+        label=WORDS("compare_prompt"),
+        info=WORDS("prompt_info"),
+        max_lines=8,
+        elem_id="compare_prompt",
+    )
+    refusal = view("refusal", fields={"prompt": "compare_prompt"})
+    with gr.Row(elem_classes="buttons"):
+        compare = gr.Button(WORDS("compare"), variant="primary")
+        stop = gr.Button(WORDS("compare_stop"), elem_classes="stop", elem_id="compare_stop")
+    models = {each["name"]: each for each in answers.endpoints.models()}
+    stories = view("stories", models=[models[name] for name in shelf.side_by_side()])
+    told = gr.on([compare.click, prompt.submit], **HERE).then(
+        in_place(answers.compare),
+        [prompt, *settings[1:]],
+        [stories, refusal],
+        show_progress="minimal",
+        show_progress_on=stories,
+        api_name="compare",
+        api_visibility="private",
+        **COMPARING,
+    )
+    stop.click(cancels=told, **HERE)
+    stop.click(js="storyteller.halt", outputs=stories, **HERE)
+
+
+def training_tab(shelf: Shelf) -> None:
+    """Curves, figures and commands, all from the artifacts."""
+    gr.Markdown(WORDS("training_info"))
+    scale = gr.Radio(
+        [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"
+    )
+    runs = [{"name": name, "log": it.log, "metrics": it.metrics} for name, it in shelf.storytellers.items()]
+    curves = view("training", "linear", runs=runs)
+    scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)
