@@ -14,7 +14,7 @@ from stand_in_hub import ADDRESS, Account, Fault, Hub
 
 from train.push import space as deploy
 from train.push.contents import Contents, PushError, gather
-from train.push.errors import TOKENS
+from train.push.errors import TOKENS, plainly
 from train.push.space import Space, compare
 
 TOKEN = "hf_" + "Abcdefghij" * 3 + "Klmn"  # of nobody
@@ -66,7 +66,8 @@ def pushed(space: Space, contents: Contents) -> None:
 
 
 def refused(action, *arguments, **options) -> str:
-    with pytest.raises(PushError) as error:
+    """What the user is told of it."""
+    with pytest.raises(PushError) as error, plainly(URL):
         action(*arguments, **options)
     return str(error.value)
 
@@ -140,7 +141,7 @@ CASES = [
      f"HF_TOKEN to a token of {TOKENS}"),
     ("403", "the Hub refused (403: you must use a write token to upload to a repository.): take a token with write "
      f"access from {TOKENS}, or push to a Space of your own"),
-    ("429", "the Hub refused (429: out of order): push again later"),
+    ("429", "the Hub refused (429: out of order, Retry-After: 900): push again later"),
     ("500", "the Hub refused (500: out of order): push again later; https://status.huggingface.co tells more"),
     ("cut", "the exchange with the Hub broke off (Server disconnected without sending a response.): check the network "
      "and push again"),
@@ -190,21 +191,6 @@ def test_what_passes_is_tried_again(
     assert after.parents == (before.oid,), "exactly one commit"
     assert ("Retry-After" not in fault.headers or "commit" not in fault.match) or "trying again in 1 s" in said[0]
     assert after.tree["artifacts/tiny/model.safetensors"].data == retrained.files["artifacts/tiny/model.safetensors"]
-
-
-def test_a_readme_that_the_hub_refuses(hub: Hub, space: Space, contents: Contents) -> None:
-    """Asked before anything is made, and again by the client with the commit."""
-    space.check_readme(contents.files["README.md"].decode())
-    readme = "---\ncolorTo: teal\nemoji: 📖\n---\n"
-    why = '"colorTo" must be one of [red, yellow, green, blue, indigo, purple, pink, gray]'
-    assert refused(space.check_readme, readme) == (
-        f"{URL}: README.md: the Hub refused (400: - Error: {why}): mend that and push again"
-    )
-    assert hub.repos == {}
-    head = space.create("zero-a10g", False)
-    message = refused(space.push, contents.files | {"README.md": readme.encode()}, head, "Push")
-    assert message == f"{URL}: the Hub refused (400: {why}): mend that and push again"
-    assert hub.space(NAME).at().oid == head.sha
 
 
 def test_a_storage_that_refuses_is_told(
@@ -265,7 +251,7 @@ def test_a_pull_request_leaves_main_alone(hub: Hub, space: Space, contents: Cont
     repo = hub.space(NAME)
     assert repo.at() == before and repo.at("refs/pr/1").parents == (before.oid,)
     assert made.pr_url == f"{URL}/discussions/1"
-    assert not any(compare(retrained.files, space._at("refs/pr/1")))
+    assert not any(compare(retrained.files, space.at("refs/pr/1")))
 
 
 def test_rolling_back_restores_all_that_was_there(
@@ -357,7 +343,7 @@ def test_a_failed_build_is_told_also_without_its_log(
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
     hub.faults.append(Fault("^GET .*/logs/", 500, times=9))
     message = refused(deploy.wait, space, hub.space(NAME).at().oid)
-    assert message.startswith(f"{URL}: the build failed\n  (its log cannot be read: ")
+    assert message.startswith(f"{URL}: the build failed\n  (the log cannot be read: ")
     assert message.endswith("--rollback brings back what was there before")
 
 

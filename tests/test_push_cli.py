@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 from serving import ROOT
-from stand_in_hub import ADDRESS, Account, Fault, Hub
+from stand_in_hub import ADDRESS, Account, Hub
 from stories import write_stories
 
 import model
@@ -19,6 +19,7 @@ from train import __main__ as training
 from train.push import __main__ as push
 from train.push import rehearsal
 from train.push import space as deploy
+from train.push.contents import gather
 from train.push.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
@@ -169,9 +170,6 @@ def test_refusals_change_nothing_and_exit_with_2(
 
     assert "push to a Space of your own" in refused(name="bob/stories")
     assert f"{URL}: the Hub refused (402: Static Spaces are free" in refused("--hardware", "cpu-basic")
-    for flags in ([], ["--dry-run"]):  # a README with faults that only the Hub knows makes no empty Space
-        hub.faults.append(Fault("^POST /api/validate-yaml", 400))
-        assert f"{URL}: README.md: the Hub refused (400: out of order): mend that" in refused(*flags)
     account.writes = False
     assert f"{URL}: the Hub refused (403: " in refused()
     del hub.accounts[TOKEN]
@@ -181,6 +179,21 @@ def test_refusals_change_nothing_and_exit_with_2(
         "error: there is no token: log in with `hf auth login`, or set HF_TOKEN "
         "(https://huggingface.co/settings/tokens, with write access)\n"
     )
+
+
+def test_a_front_matter_that_the_hub_refuses_makes_no_space(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = gather([tiny_onnx])
+    contents.files["README.md"] = contents.files["README.md"].replace(b"colorTo: yellow", b"colorTo: teal")
+    monkeypatch.setattr(push, "gather", lambda artifacts: contents)
+    for flags in ([], ["--dry-run"]):
+        code, _, err = run(capsys, NAME, *flags)
+        assert code == 2 and hub.repos == {}
+        assert err == (
+            f'error: {URL}: README.md: the Hub refused (400: - Error: "colorTo" must be one of [red, yellow, green, '
+            "blue, indigo, purple, pink, gray]): mend that and push again\n"
+        )
 
 
 def test_a_private_space_stays_what_it_is(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from huggingface_hub import SpaceHardware, get_token
+from huggingface_hub import RepoCard, SpaceHardware, get_token
 
 from model.artifacts import ArtifactError
 from model.hub import LOGIN, REPO, upload
@@ -56,13 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if token is None and not args.dry_run:
             raise PushError(f"there is no token: {LOGIN} ({TOKENS}, with write access)")
         space = Space(args.space, token, say)
-        contents = None if args.rollback else _checked(args, token, space)
-        commit = _push(args, contents, space) if contents else _roll_back(space)
-        code = BROKEN if commit else REFUSED
-        if contents and args.model and not args.dry_run:
-            _publish(args, contents, token, space)
-        if commit and not args.pull_request and not args.no_wait:
-            _watch(space, commit, token, contents)
+        contents = None if args.rollback else _checked(args, token, say)
+        with plainly(space.url):
+            commit = _push(args, contents, space) if contents else _roll_back(space)
+            code = BROKEN if commit else REFUSED
+            if contents and args.model and not args.dry_run:
+                _publish(args, contents, token, space)
+            if commit and not args.pull_request and not args.no_wait:
+                _watch(space, commit, token, contents)
         return DONE
     except (PushError, ArtifactError) as error:
         say(f"error: {error}", sys.stderr)
@@ -72,22 +73,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _checked(args: argparse.Namespace, token: str | None, space: Space) -> Contents:
+def _checked(args: argparse.Namespace, token: str | None, say: Callable[[str], None]) -> Contents:
     """Stage 1: all that can be known without the Hub."""
     contents = gather(args.artifact)
     check(contents, token)
     if contents.need_torch:
         slow = ", ".join(contents.need_torch)
-        space.say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to mend that:")
-        space.say(f"  python -m train.export artifacts/{contents.need_torch[0]} --to onnx")
+        say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to mend that:")
+        say(f"  python -m train.export artifacts/{contents.need_torch[0]} --to onnx")
     for name, story in rehearsal.rehearse(contents).items():
-        space.say(f"{name} tells: {sentence(story)}")
+        say(f"{name} tells: {sentence(story)}")
     return contents
 
 
 def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | None:
     """Stage 2; the commit, or None where there is nothing to commit or --dry-run forbids it."""
-    space.check_readme(contents.files["README.md"].decode())
+    with plainly(f"{space.url}: README.md"):  # before anything is made: the client does so too, but with the commit
+        RepoCard(contents.files["README.md"].decode()).validate(repo_type="space")
     head = space.head()
     changes = compare(contents.files, head)
     space.say(f"{space.url}: {f'at {head.sha[:12]}' if head else 'is new'}")
@@ -126,10 +128,11 @@ def _roll_back(space: Space) -> str:
 
 def _publish(args: argparse.Namespace, contents: Contents, token: str | None, space: Space) -> None:
     """The first artifact as a model repository, as private as the Space and, like its page, perhaps only proposed."""
-    name = contents.artifacts[0]
+    name, folder = contents.artifacts[0], f"artifacts/{contents.artifacts[0]}/"
+    files = {path.removeprefix(folder): data for path, data in contents.files.items() if path.startswith(folder)}
     options = {"private": args.private or None, "token": token, "create_pr": args.pull_request}
     with plainly(f"{space.api.endpoint}/{args.model}"):
-        url = upload(contents.artifact(name), args.model, commit_message=f"Upload {name}", **options)
+        url = upload(files, args.model, commit_message=f"Upload {name}", **options)
     space.say(f"{'proposed' if args.pull_request else 'published'} {name}: {url}")
 
 

@@ -40,19 +40,13 @@ class Contents:
     artifacts: list[str]
     need_torch: list[str]
 
-    def artifact(self, name: str) -> dict[str, bytes]:
-        """The files of one artifact by name."""
-        folder = f"artifacts/{name}/"
-        return {path.removeprefix(folder): data for path, data in self.files.items() if path.startswith(folder)}
-
 
 def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
     """Reads all that is pushed, each artifact checked: the named ones, or all in artifacts/, the best first.
 
     An artifact is a name in artifacts/ or the path of a folder. Raises PushError; of a broken one ArtifactError.
     """
-    folders = [_find(Path(artifact), root) for artifact in artifacts]
-    folders = folders or sorted((root / "artifacts").glob("[!.]*/"))
+    folders = [_find(artifact, root) for artifact in artifacts] or sorted((root / "artifacts").glob("[!.]*/"))
     if not folders:
         raise PushError("there is nothing to push in artifacts/; train a model with: python -m train --preset pocket")
     files, found = _page(root), []
@@ -114,13 +108,12 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
         yield f"README.md: app_file ({app!r}) is not among the files of the Space"
 
 
-def _find(artifact: Path, root: Path) -> Path:
-    folder = root / "artifacts" / artifact
-    if len(artifact.parts) == 1 and folder.is_dir():
-        return folder
-    if artifact.is_dir():
-        return artifact
+def _find(artifact: str | Path, root: Path) -> Path:
     names = sorted(path.name for path in (root / "artifacts").glob("[!.]*/"))
+    if str(artifact) in names:
+        return root / "artifacts" / artifact
+    if Path(artifact).is_dir():
+        return Path(artifact)
     raise PushError(f"artifact ({artifact}) must be a folder, or one of {', '.join(names)}{nearest(artifact, names)}")
 
 

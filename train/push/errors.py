@@ -39,7 +39,8 @@ def plainly(url: str) -> Iterator[None]:
 
 def said(error: BaseException) -> str:
     """What failed, in the words of the Hub or of its client."""
-    status, words, _ = _answer(error)
+    status, words, asked = _answer(error)
+    words += f", Retry-After: {asked}" if asked else ""
     return f"the Hub refused ({status}: {words})" if status else f"the exchange with the Hub broke off ({words})"
 
 

@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.sha import git_hash, sha256
 
 from train.push.contents import OWNED, PushError
-from train.push.errors import FAILURES, passes_in, plainly, said
+from train.push.errors import FAILURES, passes_in, said
 
 MARK = "Pushed with python -m train.push"  # in the description of every commit of ours, for the way back
 ROLL_BACK = "Roll back to "
@@ -56,7 +56,7 @@ def compare(files: Mapping[str, bytes], info: hub.SpaceInfo | None) -> Changes:
 
 
 class Space:
-    """A Gradio Space, by the name user/space. What the Hub refuses is raised as PushError with the mend."""
+    """A Gradio Space, by the name user/space. Its methods raise what the Hub's client does: see `errors.plainly`."""
 
     def __init__(self, repo_id: str, token: str | None, say: Callable[[str], None] = print) -> None:
         self.repo_id, self.say = repo_id, say
@@ -64,103 +64,85 @@ class Space:
         self.url = f"{self.api.endpoint}/spaces/{repo_id}"
         self.kind: dict[str, Any] = {"repo_id": repo_id, "repo_type": "space"}
 
+    def at(self, revision: str | None = None) -> hub.SpaceInfo:
+        """The Space as it is, or was at a revision."""
+        return self.api.space_info(self.repo_id, revision=revision, files_metadata=True)
+
     def head(self) -> hub.SpaceInfo | None:
         """The Space as it is; None if there is none, or none that the token may see."""
-        with plainly(self.url):
-            try:
-                return self._at(None)
-            except HfHubHTTPError as error:
-                if error.response.status_code == 404 or (error.response.status_code == 401 and not self.api.token):
-                    return None
-                raise
-
-    def check_readme(self, readme: str) -> None:
-        """Has the Hub judge the front matter: a new Space is not made for one that it would refuse."""
-        with plainly(f"{self.url}: README.md"):
-            hub.RepoCard(readme).validate(repo_type="space")
+        try:
+            return self.at()
+        except HfHubHTTPError as error:
+            if error.response.status_code == 404 or (error.response.status_code == 401 and not self.api.token):
+                return None
+            raise
 
     def require_ours(self, changes: Changes) -> None:
         """Raises PushError where a push would replace or delete what this program never brought to the Space."""
         lost = sorted({*changes.changed, *changes.deleted} - {"README.md"})  # which the Hub makes with a Space
-        with plainly(self.url):
-            if not lost or any(MARK in commit.message for commit in self.api.list_repo_commits(**self.kind)):
-                return
+        if not lost or any(MARK in commit.message for commit in self.api.list_repo_commits(**self.kind)):
+            return
         named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         mend = "--pull-request proposes that, --replace does it"
         raise PushError(f"{self.url} holds a page that is not of this program; a push would replace {named}: {mend}")
 
     def create(self, hardware: str, private: bool) -> hub.SpaceInfo:
         """Makes the Space, with no page in it yet."""
-        settings: dict[str, Any] = {"space_sdk": "gradio", "space_hardware": hardware, "private": private}
-        with plainly(self.url):
-            self.api.create_repo(**self.kind, **settings, exist_ok=True)
-        head = self.head()
-        if head is None:
-            raise PushError(f"{self.url} was made but cannot be seen: give the token read access to it")
-        return head
+        self.api.create_repo(**self.kind, space_sdk="gradio", space_hardware=hardware, private=private, exist_ok=True)
+        return self.at()
 
     def move(self, hardware: str) -> None:
         """Asks for other hardware, where the Space has not asked for it already."""
-        with plainly(self.url):
-            runtime = self.api.get_space_runtime(self.repo_id)
-            if hardware not in (runtime.hardware, runtime.requested_hardware):
-                self.api.request_space_hardware(self.repo_id, hardware)
+        runtime = self.api.get_space_runtime(self.repo_id)
+        if hardware not in (runtime.hardware, runtime.requested_hardware):
+            self.api.request_space_hardware(self.repo_id, hardware)
 
     def push(
         self, files: Mapping[str, bytes], head: hub.SpaceInfo, message: str, *, pull_request: bool = False
     ) -> hub.CommitInfo:
         """Brings the Space to hold `files`, in one commit on top of `head`: all of it or nothing.
 
-        A commit that was made meanwhile is not overwritten: PushError.
+        The Hub refuses it with status 412 where a commit was made meanwhile.
         """
         changes = compare(files, head)
         additions = [hub.CommitOperationAdd(path, files[path]) for path in (*changes.added, *changes.changed)]
         operations = [*additions, *map(hub.CommitOperationDelete, changes.deleted)]
-        with plainly(self.url):
-            # Its .gitignore would silently leave files out: the Space gets what was checked, or nothing.
-            self.api.preupload_lfs_files(
-                **self.kind, additions=additions, create_pr=pull_request, gitignore_content="", free_memory=False
-            )
-            made = self._commit(operations, head.sha, message, pull_request)
-            if any(compare(files, self._at(made.oid))):
-                raise PushError(f"{made.commit_url} holds something else than was pushed: look there, and push again")
-            return made
+        # Its .gitignore would silently leave files out: the Space gets what was checked, or nothing.
+        self.api.preupload_lfs_files(
+            **self.kind, additions=additions, create_pr=pull_request, gitignore_content="", free_memory=False
+        )
+        made = self._commit(operations, head.sha, message, pull_request)
+        if any(compare(files, self.at(made.oid))):
+            raise PushError(f"{made.commit_url} holds something else than was pushed: look there, and push again")
+        return made
 
     def roll_back(self) -> hub.CommitInfo:
         """Makes a commit that holds what was there before the last push."""
-        with plainly(self.url):
-            commits = self.api.list_repo_commits(**self.kind)
-            target = self._before_the_last_push(commits)
-            now, then = files_of(self._at(commits[0].commit_id)), files_of(self._at(target))
-            differ = [path for path, file in then.items() if path not in now or now[path].blob_id != file.blob_id]
-            operations: list[Any] = [hub.CommitOperationCopy(path, path, src_revision=target) for path in differ]
-            operations += [hub.CommitOperationDelete(path) for path in now if path not in then]
-            if not operations:
-                raise PushError(f"{self.url} holds what it held before the last push: there is nothing to roll back")
-            return self._commit(operations, commits[0].commit_id, f"{ROLL_BACK}{target[:12]}")
-
-    def _at(self, revision: str | None) -> hub.SpaceInfo:
-        return self.api.space_info(self.repo_id, revision=revision, files_metadata=True)
+        commits = self.api.list_repo_commits(**self.kind)
+        target = self._before_the_last_push(commits)
+        now, then = files_of(self.at(commits[0].commit_id)), files_of(self.at(target))
+        differ = [path for path, file in then.items() if path not in now or now[path].blob_id != file.blob_id]
+        operations: list[Any] = [hub.CommitOperationCopy(path, path, src_revision=target) for path in differ]
+        operations += [hub.CommitOperationDelete(path) for path in now if path not in then]
+        if not operations:
+            raise PushError(f"{self.url} holds what it held before the last push: there is nothing to roll back")
+        return self._commit(operations, commits[0].commit_id, f"{ROLL_BACK}{target[:12]}")
 
     def _before_the_last_push(self, commits: list[Any]) -> str:
         """The commit to go back to; one that went back already is passed over together with what it undid."""
         last, known = 0, [commit.commit_id[:12] for commit in commits]
-        while match := re.fullmatch(rf"{ROLL_BACK}([0-9a-f]{{12}})", commits[last].title):
-            if match[1] not in known:
-                raise PushError(f"{self.url} has no commit {match[1]} any more: choose one in {self.url}/commits")
+        while (match := re.fullmatch(rf"{ROLL_BACK}(\w+)", commits[last].title)) and match[1] in known:
             last = known.index(match[1])
-        if MARK not in commits[last].message:
+        if MARK not in commits[last].message or last + 1 == len(commits):
             trouble = f"the last change ({commits[last].title!r}) is no push of this program"
             raise PushError(f"{self.url}: {trouble}: undo it in {self.url}/commits")
-        if last + 1 == len(commits):
-            raise PushError(f"{self.url} held nothing before its last push")
         return commits[last + 1].commit_id
 
     def _commit(self, operations: list[Any], parent: str, message: str, pull_request: bool = False) -> hub.CommitInfo:
         """One commit on top of `parent`.
 
-        The client retries uploads, but not this request, whose answer may get lost after the commit was made. So the
-        commit has a number of its own, by which it is known among those of the Space.
+        The client retries uploads but not this request: its answer may get lost after the commit was made. A number in
+        the description tells whether it was.
         """
         note = f"{MARK} ({uuid.uuid4().hex[:12]})"
         details = {"commit_message": message, "commit_description": note, "parent_commit": parent}
@@ -188,7 +170,7 @@ def wait(space: Space, commit: str) -> hub.SpaceInfo:
 
     Raises PushError with the log's last lines if it fails, and after `WAIT_MINUTES`.
     """
-    log = threading.Thread(target=_tell_log, args=(space,), daemon=True)
+    log = threading.Thread(target=lambda: [space.say(line) for line in _log(space, follow=True)], daemon=True)
     log.start()
     try:
         return _wait(space, commit)
@@ -200,44 +182,35 @@ def _wait(space: Space, commit: str) -> hub.SpaceInfo:
     started, seen_building = time.monotonic(), False
     while time.monotonic() - started < WAIT_MINUTES * 60:
         pause: float | None = POLL_SECONDS
-        with plainly(space.url):
-            try:
-                runtime = space.api.get_space_runtime(space.repo_id)
-                stage, built = str(runtime.stage), runtime.raw.get("sha")
-                seen_building = seen_building or stage.endswith(("BUILDING", "APP_STARTING"))
-                late = seen_building or time.monotonic() - started > LAG_SECONDS
-                ours = built == commit or (built is None and late)
-                if stage in BROKEN and (ours or seen_building):
-                    raise PushError(_what_broke(space, stage, runtime.raw.get("errorMessage")))
-                if stage in ("PAUSED", "STOPPED", "DELETING") and late:
-                    raise PushError(f"{space.url} is {stage.lower()}: restart it in its settings, {space.url}/settings")
-                if stage in ("RUNNING", "SLEEPING") and ours:
-                    return space.api.space_info(space.repo_id)
-            except FAILURES as error:  # the commit stands: what passes is waited out
-                pause = passes_in(error, POLL_SECONDS)
-                if pause is None:
-                    raise
+        try:
+            runtime = space.api.get_space_runtime(space.repo_id)
+            stage, built = str(runtime.stage), runtime.raw.get("sha")
+            seen_building = seen_building or stage.endswith(("BUILDING", "APP_STARTING"))
+            late = seen_building or time.monotonic() - started > LAG_SECONDS
+            ours = built == commit or (built is None and late)
+            if stage in BROKEN and (ours or seen_building):
+                reason = f" ({runtime.raw['errorMessage']})" if runtime.raw.get("errorMessage") else ""
+                lines = list(_log(space, build=stage == "BUILD_ERROR"))[-20:]
+                back = f"python -m train.push {space.repo_id} --rollback brings back what was there before"
+                raise PushError("\n".join([f"{space.url}: {BROKEN[stage]}{reason}", *lines, back]))
+            if stage in ("PAUSED", "STOPPED", "DELETING") and late:
+                raise PushError(f"{space.url} is {stage.lower()}: restart it in its settings, {space.url}/settings")
+            if stage in ("RUNNING", "SLEEPING") and ours:
+                return space.api.space_info(space.repo_id)
+        except FAILURES as error:  # the commit stands: what passes is waited out
+            pause = passes_in(error, POLL_SECONDS)
+            if pause is None:
+                raise
         time.sleep(pause)
     raise PushError(f"{space.url} does not run after {WAIT_MINUTES} minutes; its log stands there")
 
 
-def _tell_log(space: Space) -> None:
+def _log(space: Space, build: bool = True, follow: bool = False) -> Iterator[str]:
     try:
-        for line in space.api.fetch_space_logs(space.repo_id, build=True, follow=True):
-            space.say(f"  {line.rstrip()}")
+        for text in space.api.fetch_space_logs(space.repo_id, build=build, follow=follow):
+            yield from (f"  {line}" for line in text.splitlines())
     except FAILURES as error:
-        space.say(f"(the build's log cannot be read: {said(error)})")
-
-
-def _what_broke(space: Space, stage: str, reason: str | None) -> str:
-    try:
-        log = "".join(f"{line}\n" for line in space.api.fetch_space_logs(space.repo_id, build=stage == "BUILD_ERROR"))
-    except FAILURES as error:
-        log = f"(its log cannot be read: {said(error)})"
-    head = f"{space.url}: {BROKEN[stage]}{f' ({reason})' if reason else ''}"
-    back = f"python -m train.push {space.repo_id} --rollback brings back what was there before"
-    lines = [f"  {line}" for line in log.splitlines() if line]
-    return "\n".join([head, *lines[-20:], back])
+        yield f"  (the log cannot be read: {said(error)})"
 
 
 def _same(data: bytes, file: RepoSibling) -> bool:
