@@ -42,6 +42,13 @@ class Blob:
             shown["lfs"] = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
         return shown
 
+    def sibling(self, path: str) -> dict[str, Any]:
+        """The file in what the Hub tells of a repository."""
+        shown = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
+        if self.lfs:
+            shown["lfs"] = {"sha256": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+        return shown
+
 
 @dataclass(frozen=True)
 class Commit:

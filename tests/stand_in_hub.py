@@ -31,6 +31,7 @@ PAYMENT = (
 )
 STORAGE = ADDRESS.replace("127.0.0.1", "localhost")  # large files lie on another host
 ZERO_LIMIT = 2  # ZeroGPU Spaces of a free account
+COLOURS = ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
 
 
 @dataclass
@@ -232,23 +233,24 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"url": url, "name": name, "id": name}, {}
 
     def _validate(self, content: str) -> tuple[int, Any, dict[str, str]]:
-        """What the Hub says of a README's front matter, as far as it is YAML and has a short description."""
+        """What the Hub says of a README's front matter, by a few of its rules: as JSON, or as text where asked so."""
         found = re.match(r"---\n(.*?\n)---\n", content, re.DOTALL)
-        try:
-            fields = yaml.safe_load(found[1]) if found else {}
-        except yaml.YAMLError as error:
-            return 400, {"errors": [{"message": str(error)}], "warnings": []}, {}
-        errors = (
-            [{"message": '"short_description" is too long'}] if len(fields.get("short_description", "")) > 60 else []
-        )
-        return 400 if errors else 200, {"errors": errors, "warnings": []}, {}
+        fields = yaml.safe_load(found[1]) if found else {}
+        coloured = [key for key in ("colorFrom", "colorTo") if fields.get(key, "red") not in COLOURS]
+        errors = [f'"{key}" must be one of [{", ".join(COLOURS)}]' for key in coloured]
+        if len(fields.get("short_description", "")) > 60:
+            errors.append('"short_description" is too long')
+        status = 400 if errors else 200
+        if self.headers.get("Accept") == "text/plain":
+            return status, "\n".join(f"- Error: {error}" for error in errors).encode(), {"Content-Type": "text/plain"}
+        return status, {"errors": [{"message": error} for error in errors], "warnings": []}, {}
 
     def _repo(
         self, repo: Repo, parts: list[str], query: dict[str, list[str]], body: bytes, account: Account | None
     ) -> tuple[int, Any, dict[str, str]]:
         action, *rest = parts or ["revision", "main"]
         if action == "revision":
-            return 200, self._info(repo, repo.at(rest[0])), {}
+            return 200, self._info(repo, repo.at(rest[0]), "blobs" in query), {}
         if action == "tree":
             return self._tree(repo.at(rest[0]), query)
         if action == "paths-info":
@@ -276,9 +278,10 @@ class Handler(BaseHTTPRequestHandler):
             return self._commit(repo, rest[0], "create_pr" in query, body, account)
         raise Refused(404, f"the stand-in knows no {action}")
 
-    def _info(self, repo: Repo, commit: Commit) -> dict[str, Any]:
+    def _info(self, repo: Repo, commit: Commit, blobs: bool) -> dict[str, Any]:
         shown = {"_id": repo.name, "id": repo.name, "sha": commit.oid, "private": repo.settings.get("private", False)}
-        shown |= {"tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": path} for path in commit.tree]}
+        siblings = [blob.sibling(path) if blobs else {"rfilename": path} for path, blob in commit.tree.items()]
+        shown |= {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
         if repo.kind == "spaces":
             shown |= {"sdk": repo.settings["sdk"], "subdomain": repo.name.replace("/", "-")}
             shown |= {"host": self.server.spaces.host(repo), "runtime": self.server.spaces.runtime(repo)}

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 from serving import ROOT
-from stand_in_hub import ADDRESS, Account, Fault, Hub
+from stand_in_hub import ADDRESS, Account, Hub
 from stories import write_stories
 
 import model
 from model.sampling import USUAL
 from train import __main__ as training
 from train.push import __main__ as push
-from train.push import errors as refusals
 from train.push import rehearsal
 from train.push import space as deploy
+from train.push.contents import gather
 from train.push.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
@@ -33,7 +33,7 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
     hub.accounts[TOKEN] = Account("ann")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(refusals, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(deploy, "PAUSES", (0.01, 0.01))
     return hub.accounts[TOKEN]
 
 
@@ -81,7 +81,7 @@ def test_train_push_tell_retrain_push_tell(hub: Hub, tmp_path: Path, capsys: pyt
         "Push the page and its models",
         "initial commit",
     ]
-    second = hub.space(NAME).history()[1].tree
+    second, hub.spaces.launches = hub.space(NAME).history()[1].tree, False
     assert run(capsys, NAME, "--rollback", "--no-wait")[0] == 0 and hub.space(NAME).at().tree == second
     assert TOKEN.encode() not in b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
@@ -104,7 +104,7 @@ def test_a_dry_run_reads_and_tells_but_changes_nothing(
     assert f"  ~ app.py  {size:,} bytes\n  - artifacts/old/config.json  2 bytes\n" in out
     assert f"  0 added (0 bytes), 1 changed ({size:,} bytes), 1 deleted (2 bytes)\n" in out
     assert hub.space(NAME).at() == before
-    assert {request.split()[0] for request in hub.requests} == {"GET"}
+    assert {r for r in hub.requests if not r.startswith("GET ")} == {"POST /api/validate-yaml"}
 
 
 def test_a_second_push_of_the_same_makes_no_commit(
@@ -116,6 +116,18 @@ def test_a_second_push_of_the_same_makes_no_commit(
     code, out, _ = run(capsys, NAME, "--artifact", tiny_onnx)
     assert code == 0 and out.endswith("the Space holds all this already\n")
     assert hub.space(NAME).at() == before
+
+
+def test_hardware_that_is_refused_leaves_the_page(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
+    before = hub.space(NAME).at()
+    code, _, err = run(capsys, NAME, "--artifact", tiny_artifact, "--hardware", "t4-small")
+    assert code == 2 and "the Hub refused (402: " in err and hub.space(NAME).at() == before
+    hub.accounts[TOKEN].paid = True
+    assert run(capsys, NAME, "--artifact", tiny_artifact, "--hardware", "t4-small")[0] == 0
+    assert hub.space(NAME).settings["hardware"] == "t4-small" and hub.space(NAME).at().parents == (before.oid,)
 
 
 def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
@@ -157,16 +169,31 @@ def test_refusals_change_nothing_and_exit_with_2(
         return err
 
     assert "push to a Space of your own" in refused(name="bob/stories")
-    assert f"{URL}: hardware cpu-basic needs a paid account" in refused("--hardware", "cpu-basic")
+    assert f"{URL}: the Hub refused (402: Static Spaces are free" in refused("--hardware", "cpu-basic")
     account.writes = False
-    assert "may not write to ann" in refused()
+    assert f"{URL}: the Hub refused (403: " in refused()
     del hub.accounts[TOKEN]
-    assert "the Hub does not know this token" in refused()
+    assert f"{URL}: the Hub refused (401: " in refused()
     monkeypatch.delenv("HF_TOKEN")
     assert refused() == (
         "error: there is no token: log in with `hf auth login`, or set HF_TOKEN "
         "(https://huggingface.co/settings/tokens, with write access)\n"
     )
+
+
+def test_a_front_matter_that_the_hub_refuses_makes_no_space(
+    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = gather([tiny_onnx])
+    contents.files["README.md"] = contents.files["README.md"].replace(b"colorTo: yellow", b"colorTo: teal")
+    monkeypatch.setattr(push, "gather", lambda artifacts: contents)
+    for flags in ([], ["--dry-run"]):
+        code, _, err = run(capsys, NAME, *flags)
+        assert code == 2 and hub.repos == {}
+        assert err == (
+            f'error: {URL}: README.md: the Hub refused (400: - Error: "colorTo" must be one of [red, yellow, green, '
+            "blue, indigo, purple, pink, gray]): mend that and push again\n"
+        )
 
 
 def test_a_private_space_stays_what_it_is(
@@ -204,7 +231,7 @@ def test_a_model_is_published_too(
         path.name: path.read_bytes() for path in tiny_onnx.iterdir()
     }
     code, _, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "bob/tiny")
-    assert code == 2 and f"error: {ADDRESS}/bob/tiny: this token may not write to bob" in err
+    assert code == 2 and f"error: {ADDRESS}/bob/tiny: the Hub refused (403: " in err
 
 
 def test_a_model_that_cannot_be_published_leaves_the_page(
@@ -212,20 +239,10 @@ def test_a_model_that_cannot_be_published_leaves_the_page(
 ) -> None:
     """And a page that is refused publishes no model."""
     code, out, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "bob/tiny", "--private")
-    assert code == 1 and "committed: " in out and "this token may not write to bob" in err
+    assert code == 1 and "committed: " in out and "the Hub refused (403: " in err
     hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"}) if repo.kind == "spaces" else None
     code, _, err = run(capsys, "ann/other", "--artifact", tiny_onnx, "--model", "ann/tiny")
-    assert code == 2 and "somebody else pushed at the same time" in err and ("models", "ann/tiny") not in hub.repos
-
-
-def test_what_fails_after_the_commit_does_not_say_that_nothing_was_changed(
-    hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hub.faults.append(Fault("^POST .*/models/ann/tiny/commit", 500, times=9))
-    code, out, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "ann/tiny")
-    assert (
-        code == 1 and "committed: " in out and "the Hub has trouble (500)" in err and "nothing was changed" not in err
-    )
+    assert code == 2 and "the Hub refused (412: " in err and ("models", "ann/tiny") not in hub.repos
 
 
 def test_a_private_or_proposed_page_s_model_is_so_too(
@@ -275,7 +292,7 @@ def test_another_page_is_replaced_where_that_is_asked_for(
     ([NAME, "--pull-request", "--hardware", "t4-small"],
      "--pull-request goes without --hardware: a proposal changes nothing of the Space"),
     ([NAME, "--rollback", "--dry-run"], "--rollback goes without --dry-run"),
-    ([NAME, "--hardware", "zero-a10"], r"hardware \(zero-a10\) must be one of cpu-basic, .*; did you mean zero-a10g\?"),
+    ([NAME, "--hardware", "zero-a10"], r"argument --hardware: invalid choice: 'zero-a10' \(choose .*zero-a10g.*\)"),
     ([NAME, "--dryrun"], "unknown flag --dryrun; did you mean --dry-run?"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +305,9 @@ def test_flags_that_do_not_fit(argv: list[str], message: str, capsys: pytest.Cap
 
 def test_a_rollback_needs_a_space(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, NAME, "--rollback")
-    assert code == 2 and err == f"error: {URL}: there is no such Space, or none that this token may see\n"
+    assert code == 2 and err == (
+        f"error: {URL}: the Hub refused (404: Repository not found): check the name, and that the token may see it\n"
+    )
 
 
 @pytest.mark.parametrize(("story", "first"), [
