@@ -113,12 +113,12 @@ def test_ten_thousand_characters_take_no_more_memory(tiny_onnx: Path) -> None:
     code = f"""
 import sys
 import model
-from page.scheduler import Company
+from page.scheduler import Scheduler
 from docs.bench import peak_memory
-storyteller, company = model.load({str(tiny_onnx)!r}), Company()
+storyteller, scheduler = model.load({str(tiny_onnx)!r}), Scheduler()
 def grown(n, prompt):
     sampling = model.Sampling(length=n, seed=1, stop_at_end=False)
-    for pieces in (storyteller.tell(prompt, sampling), company.tell(storyteller, prompt, sampling)):
+    for pieces in (storyteller.tell(prompt, sampling), scheduler.tell(storyteller, prompt, sampling)):
         for _ in pieces:
             pass
     return peak_memory()
@@ -144,7 +144,7 @@ shelf = app.Shelf(Path({str(tmp_path)!r}))
 app.build(shelf)
 shelf.warm_up()
 for name in shelf.storytellers:
-    *_, (story, _) = shelf.tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
+    *_, (story, _) = app.Endpoints(shelf).tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
     print(len(story))
 print("torch" in sys.modules)
 """

@@ -32,7 +32,7 @@ SUITE = [
     "sampling",
     "share",
     "storyteller",
-    "survey",
+    "dataset_report",
     "tales",
     "telling",
     "train_cli",

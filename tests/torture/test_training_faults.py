@@ -138,7 +138,8 @@ def assert_resumes(forked: Job, folder: Path, whole: dict[str, Any]) -> None:
     assert_same(folder / "out", whole["folder"] / "out")
     assert sorted(os.listdir(folder / ".out.run")) == ["checkpoint.safetensors"]
     assert sorted(os.listdir(folder)) == [".cache", ".out.run", "err.txt", "out", "out.txt"]
-    assert len(os.listdir(folder / ".cache" / "corpus")) == 1
+    left = os.listdir(folder / ".cache" / "corpus")  # a killed process leaves what it was preparing
+    assert len([name for name in left if not name.startswith((".preparing-", "sources."))]) == 1
 
 
 def moments(whole: dict[str, Any], count: int, seed: int) -> Iterator[tuple[str, int]]:
