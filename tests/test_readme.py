@@ -223,8 +223,9 @@ def test_a_card_says_whose_text_it_learned_from() -> None:
 
 
 def test_a_text_is_a_corpus_by_its_name_alone() -> None:
-    state = {"network": nn.Linear(2, 1), "log": [{"train": 1.0, "val": 1.0}], "step": 1, "characters": 1, "best": []}
-    state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "precision": "fp32", "commit": None}
+    state = {"network": nn.Linear(2, 1), "log": [{"train": 1.0, "val": 1.0}], "steps": 1, "characters": 1, "best": None}
+    state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "commit": None}
+    state["step"] = SimpleNamespace(objective=SimpleNamespace(precision="fp32"))
     text = SimpleNamespace(report={"name": "x", "replay": {"name": "y"}})
     named = replace(PRESETS["shakespeare"], replay="tinystories", replay_share=0.25)
     figures = {"nats_per_character": 1.0, "bits_per_character": 1.4427}

@@ -508,6 +508,19 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int,
     assert state["steps"] >= 50
 
 
+def test_the_schedule_waits_where_an_update_overflows_in_fp16(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the original's scheduler did; computed on the CPU as CUDA would have it."""
+    monkeypatch.setattr("train.step.precision_of", lambda *_: "fp16")
+    spoiling(monkeypatch, {8}.__contains__, torch.inf)
+    cycle = replace(config, optimiser="adamw", schedule="onecycle", steps=20, eval_every=1, eval_stories=1)
+    run(cycle)
+    rates = {line["step"]: line["lr"] for line in model.load(tmp_path / "out").log}
+    expected = {step: schedule(cycle, step - (step > 8), 20) * cycle.lr for step in range(20)}
+    assert {step: rates[step] for step in range(20)} == {step: round(rate, 8) for step, rate in expected.items()}
+
+
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     text = write_stories(tmp_path / "stories.txt", 80)
     command = [sys.executable, "-m", "train", "--preset", "debug", "--data", str(text), "--context", "32"]

@@ -87,8 +87,8 @@ class Step:
 
     def capture(self, batches: Batches) -> None:
         """Makes the step a graph and replays it. Where that fails, a line says so, and steps stay as they are."""
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):  # this records the kernels and runs none
                 self.advance(batches)
         except RuntimeError as error:

@@ -1,0 +1,202 @@
+"""A step: nothing in it waits or freezes, an update is left out whole, what cannot be captured runs all the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.network import build
+from train.batches import Batches
+from train.optim import Rates
+from train.presets import PRESETS, TrainConfig
+from train.step import TALLY, WARM, Ahead, Step
+
+CPU = torch.device("cpu")
+TEXT = np.random.default_rng(0).integers(0, 97, 5_000, dtype=np.uint8)
+CONFIG = replace(
+    PRESETS["debug"],
+    model=replace(PRESETS["debug"].model, context=16, dropout=0.1),
+    batch_size=4,
+    ema=0.9,
+    weight_decay=0.1,
+)
+KINDS: dict[str, dict] = {
+    "muon": {},
+    "adamw": {"optimiser": "adamw"},
+    "accumulated and clipped": {"accumulate": 2, "clip": 1.0},
+    "fp16": {"precision": "fp16", "clip": 1.0},
+    "opening": {"opening": 0.5},
+}
+
+
+def rates(number: int) -> Rates:
+    """All of them other at each step."""
+    return Rates(
+        lr=0.001 * number, beta1=0.9 - 0.01 * number, beta2=0.99 - 0.001 * number, muon_lr=0.002 * number, momentum=0.8
+    )
+
+
+def made(kind: str, patch: pytest.MonkeyPatch, config: TrainConfig = CONFIG) -> tuple[Step, Batches]:
+    """A step on the CPU; fp16 is computed there as CUDA would have it."""
+    config = replace(config, **KINDS[kind])
+    patch.setattr("train.step.precision_of", lambda config, device: config.precision)
+    torch.manual_seed(0)
+    batches = Batches(TEXT, context=16, batch_size=4, seed=1, opens=96, opening=config.opening)
+    return Step(build(config.model), config, CPU), batches
+
+
+class Recorded(TorchDispatchMode):
+    """Every operation that reaches the device, with what it gets besides tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        plain = torch.utils._pytree.tree_map(lambda x: "tensor" if isinstance(x, Tensor) else x, (args, kwargs))
+        self.seen.append((str(function), repr(plain)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_differ_in_tensors_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph of one step would do at the next: the same operations, with the same Python numbers; and
+    nothing is read back from the device."""
+    step, batches = made(kind, monkeypatch)
+    steps = []
+    for number in (1, 2, 3):
+        step.rates.copy_(torch.tensor(rates(number)))
+        with Recorded() as recorded:
+            step.advance(batches)
+        steps.append(recorded.seen)
+    assert steps[1] == steps[2]
+    assert len(steps[2]) > 100
+    assert not [name for name, _ in steps[2] if "_local_scalar_dense" in name]
+    assert int(step.number) == 3 and step.tally[TALLY.index("updates")] == 3
+
+
+def state(step: Step) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in step.tensors().items()}
+
+
+def tally(step: Step) -> dict[str, float]:
+    return dict(zip(TALLY, step.tally.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw", "fp16"])
+@pytest.mark.parametrize("spoilt", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, spoilt: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number of it is enough, whichever optimiser it belongs to; the next step is an update again."""
+    step, batches = made(kind, monkeypatch)
+    ahead, original = Ahead(step), Step.differentiate
+    ahead.go(batches, rates(1))
+    for place in (0, step.parameters.by_muon, len(step.weights) - 1):
+        before = state(step)
+
+        def differentiate(self: Step, *arguments: object, place: int = place) -> None:
+            original(self, *arguments)
+            self.gradient[place] = spoilt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Step, "differentiate", differentiate)
+            ahead.go(batches, rates(2))
+        after = state(step)
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {"number", "tally"} | ({"average"} if "average" in moved else set())
+        assert (after["tally"] - before["tally"])[TALLY.index("updates")] == 0
+    seen = tally(step)
+    assert seen["missed"] == seen["row"] == 3 and seen["updates"] == seen["counted"] == 1
+    assert seen["scale"] == 2.0**16 / (8 if kind == "fp16" else 1)
+    ahead.go(batches, rates(3))
+    assert tally(step)["row"] == 0 and tally(step)["updates"] == 2
+    assert not torch.equal(step.weights, after["weights"])
+
+
+def test_a_scale_that_overflows_is_halved_until_it_fits_and_grows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.step.SCALE", 2.0**40)  # far beyond fp16
+    monkeypatch.setattr("train.step.GROWS_AFTER", 4)
+    step, batches = made("fp16", monkeypatch)
+    ahead, seen = Ahead(step), []
+    for _ in range(60):
+        ahead.go(batches, rates(1))
+        seen.append(tally(step))
+    updates = [line["updates"] for line in seen]
+    assert 10 < updates.index(1) < 40 and updates[-1] > 10
+    scales = [line["scale"] for line in seen]
+    assert scales[0] == 2.0**39 and scales[updates.index(1)] == 2.0 ** (40 - updates.index(1))
+    assert any(b == 2 * a for a, b in pairwise(scales))
+    assert step.weights.isfinite().all()
+
+
+def test_fp16_moves_weights_as_fp32_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale of the loss is taken out of the gradient again, before it is clipped."""
+    ends = []
+    for changes in ({"precision": "fp16"}, {"precision": "fp32"}):
+        config = replace(CONFIG, optimiser="adamw", clip=0.5, model=replace(CONFIG.model, dropout=0.0), **changes)
+        monkeypatch.setitem(KINDS, "this", {})
+        step, batches = made("this", monkeypatch, config)
+        start, ahead = step.weights.clone(), Ahead(step)
+        for _ in range(3):
+            ahead.go(batches, Rates(lr=0.001, beta1=0.9, beta2=0.95, muon_lr=0.0, momentum=0.0))
+        ends.append(step.weights - start)
+    moved = ends[0].norm()
+    assert (ends[0] - ends[1]).norm() < 0.1 * moved > 0
+
+
+def test_accumulated_batches_are_one_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for accumulate, batch_size in ((1, 8), (4, 2)):
+        monkeypatch.setitem(KINDS, "this", {"accumulate": accumulate, "batch_size": batch_size})
+        step, _ = made("this", monkeypatch, replace(CONFIG, model=replace(CONFIG.model, dropout=0.0)))
+        step.advance(Batches(TEXT, context=16, batch_size=batch_size, seed=1))
+        gradients.append(step.reduced)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The CPU has no CUDA graphs."""
+    ends = []
+    for captures in (True, False):
+        step, batches = made("muon", monkeypatch)
+        step.captures = captures
+        ahead = Ahead(step)
+        for number in range(WARM + 3):
+            ahead.go(batches, rates(number))
+        ends.append(state(step))
+        error = capsys.readouterr().err
+        assert error.startswith("no CUDA graph (") == captures and error.count("\n") == captures
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert int(ends[0]["number"]) == WARM + 3
+
+
+def test_a_graph_is_captured_once_for_each_window_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for CUDA's graphs, which does at each replay what it did when it was captured."""
+    captured: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            captured_step.advance(self.batches)
+
+    def capture(self: Step, batches: Batches) -> None:
+        captured.append(batches.context)
+        graph = Graph()
+        graph.batches = batches
+        self.graphs[batches.context] = graph
+        graph.replay()
+
+    monkeypatch.setattr(Step, "capture", capture)
+    captured_step, batches = made("muon", monkeypatch)
+    captured_step.captures = True
+    short, ahead = batches.shortened(8), Ahead(captured_step)
+    for source in [short] * 6 + [batches] * 6 + [short] * 2:
+        ahead.go(source, rates(1))
+    assert captured == [8, 16]
+    assert int(captured_step.number) == 14
