@@ -39,6 +39,7 @@ from train.finish import held_out
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
 from train.objective import Objective
+from train.optim import schedule
 from train.presets import PRESETS, TrainConfig
 from train.run import Diverged, Run
 from train.step import Step

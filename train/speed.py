@@ -95,7 +95,7 @@ def measure(run: Run) -> dict[str, Any]:
         "graph": bool(run.step.graphs),
         "characters_per_second": round(speed),
         "milliseconds_per_step": round(1e3 * seconds / steps, 2),
-        "launches_per_step": launches(run, lambda: some_steps(10)) / 10,
+        "launches_per_step": launches(run.device, lambda: some_steps(10)) / 10,
         "flops_per_character": per_character,
         "flops_per_second": round(speed * per_character),
         "matmul_flops_per_second": round(peak),
@@ -161,12 +161,12 @@ def synchronised(device: torch.device, action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def launches(run: Run, action: Callable[[], object]) -> int:
-    """How often the host has a GPU do something; 0 without one."""
-    if run.device.type != "cuda":
+def launches(device: torch.device, action: Callable[[], object]) -> int:
+    """How often the host has a GPU do something meanwhile; 0 without one."""
+    if device.type != "cuda":
         return 0
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        synchronised(run.device, action)
+        synchronised(device, action)
     return sum(event.count for event in seen.key_averages() if event.key in LAUNCHES)
 
 

@@ -1,0 +1,202 @@
+"""What only CUDA can show: a graph does what the compiled and the eager step do, and its memory does not grow.
+
+They run first of all where there is a GPU: python -m pytest -q -x tests/gpu
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import model
+from model.network import build
+from tests.stories import write_stories
+from train import loop
+from train.batches import Batches
+from train.interrupts import Interrupted
+from train.loop import train
+from train.optim import Rates
+from train.presets import PRESETS, TrainConfig
+from train.speed import launches
+from train.step import TALLY, WARM, Ahead, Step
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA here", allow_module_level=True)
+
+TEXT = np.random.default_rng(0).integers(0, 97, 50_000, dtype=np.uint8)
+STEPS = 60
+POCKET = replace(
+    PRESETS["pocket"],
+    model=replace(PRESETS["pocket"].model, context=64, layers=2),
+    batch_size=16,
+    window=None,
+    compile=False,
+    ema=0.99,
+    precision="fp32",
+)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """The GPU, its products of float32 not rounded to TF32."""
+    torch.set_float32_matmul_precision("highest")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def rates(number: int) -> Rates:
+    """Every one of them changes from step to step."""
+    share = 1 - number / STEPS
+    return Rates(
+        lr=0.004 * share,
+        beta1=0.95 - 0.1 * share,
+        beta2=0.99 - 0.05 * share,
+        muon_lr=0.02 * share,
+        momentum=0.9 - 0.3 * share,
+    )
+
+
+def made(config: TrainConfig, cuda: torch.device) -> tuple[Step, Batches]:
+    torch.manual_seed(0)
+    step = Step(build(config.model).to(cuda), config, cuda)
+    batches = Batches(TEXT, context=config.model.context, batch_size=config.batch_size, seed=1, device=cuda)
+    if config.compile:
+        assert step.objective.compile([batches], step.parameters.list) is None
+    return step, batches
+
+
+def losses(config: TrainConfig, cuda: torch.device) -> tuple[Step, Tensor]:
+    """The step after STEPS of them, and the loss of each."""
+    step, batches = made(config, cuda)
+    ahead, found = Ahead(step), []
+    for number in range(STEPS):
+        ahead.wait()
+        ahead.go(batches, rates(number))
+        found.append(step.loss.clone())
+    return step, torch.stack(found).cpu()
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "adamw", "clip": 1.0}, {"accumulate": 2}], ids=str)
+def test_a_graph_does_what_the_eager_step_does(changes: dict, cuda: torch.device) -> None:
+    """A Python number frozen into the graph would go on with the wrong rate, or draw the same batch again."""
+    config = replace(POCKET, **changes)
+    captured, ours = losses(config, cuda)
+    eager, theirs = losses(replace(config, graph=False), cuda)
+    assert len(captured.graphs) == 1 and not eager.graphs
+    assert len(ours.unique()) == STEPS
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)  # Muon's bf16 makes much of a rounding
+    torch.testing.assert_close(captured.weights, eager.weights, rtol=0, atol=2e-2)
+    assert int(captured.number) == int(eager.number) == STEPS
+
+
+def test_a_compiled_graph_does_what_the_eager_step_does(cuda: torch.device) -> None:
+    captured, ours = losses(replace(POCKET, compile=True), cuda)
+    _, theirs = losses(replace(POCKET, graph=False), cuda)
+    assert len(captured.graphs) == 1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_as_float32_does(precision: str, cuda: torch.device) -> None:
+    _, ours = losses(replace(POCKET, precision=precision), cuda)
+    _, theirs = losses(POCKET, cuda)
+    assert ours.isfinite().all()
+    assert float((ours - theirs)[-20:].mean().abs()) < 0.03
+
+
+def test_an_overflow_in_fp16_is_left_out_by_the_graph(cuda: torch.device) -> None:
+    step, batches = made(replace(POCKET, precision="fp16", ema=0.0), cuda)
+    ahead, scale = Ahead(step), step.tally[TALLY.index("scale")]
+    for number in range(WARM + 2):
+        ahead.wait()
+        ahead.go(batches, rates(number))
+    assert step.graphs
+    before = {name: tensor.clone() for name, tensor in step.tensors().items()}
+    scale.fill_(2.0**120)
+    ahead.wait()
+    ahead.go(batches, rates(0))
+    assert ahead.look()["updates"] == before["tally"][TALLY.index("updates")]
+    assert ahead.seen["scale"] == 2.0**119 and ahead.seen["row"] == 1
+    for name in ("weights", "mean", "square", "momentum"):
+        assert torch.equal(getattr(step, name), before[name])
+    scale.fill_(2.0**10)
+    ahead.wait()
+    ahead.go(batches, rates(0))
+    assert ahead.look()["row"] == 0 and not torch.equal(step.weights, before["weights"])
+
+
+def test_the_host_writes_rates_ahead_of_the_gpu_in_their_order(cuda: torch.device) -> None:
+    """Each step has its own rates, though the host is up to eight steps ahead."""
+    step, batches = made(POCKET, cuda)
+    ahead, seen = Ahead(step), torch.zeros(40, len(Rates._fields), device=cuda)
+    for number in range(40):
+        ahead.wait()
+        torch.cuda._sleep(2_000_000)  # about a millisecond in which the host goes on
+        ahead.go(batches, rates(number))
+        seen[number] = step.rates
+    torch.testing.assert_close(seen.cpu(), torch.tensor([rates(number) for number in range(40)]))
+
+
+def test_a_step_is_few_launches(cuda: torch.device) -> None:
+    step, batches = made(replace(POCKET, ema=0.0), cuda)
+    ahead = Ahead(step)
+
+    def steps() -> None:
+        for number in range(20):
+            ahead.wait()
+            ahead.go(batches, rates(number))
+
+    steps()
+    assert 0 < launches(cuda, steps) <= 5 * 20
+
+
+def test_memory_does_not_grow(cuda: torch.device) -> None:
+    step, batches = made(POCKET, cuda)
+    short, ahead = batches.shortened(32), Ahead(step)
+    used = []
+    for number in range(300):
+        ahead.wait()
+        ahead.go(short if number < 100 else batches, rates(number % STEPS))
+        if number % 50 == 49:
+            ahead.look()
+            used.append(torch.cuda.memory_allocated())
+    assert used[-1] == used[-2] == used[-3]
+    assert used[-1] < 2**30
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., bool]:
+    text = write_stories(tmp_path / "stories.txt", 300)
+    config = replace(POCKET, data=str(text), device="cuda", steps=80, max_minutes=None, eval_every=20)
+    return lambda name, **rest: train(config, tmp_path / name, cache=tmp_path / "cache", **rest)
+
+
+def test_resumed_equals_uninterrupted(
+    run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within what kernels that add in any order allow."""
+    assert run("whole")
+    original, seen = loop.take_step, iter(range(1, 10**6))
+
+    def take_step(*arguments: object) -> None:
+        original(*arguments)
+        if next(seen) == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "take_step", take_step)
+        run("parts")
+    assert run("parts", resume=True)
+    whole, parts = (model.load(tmp_path / name).log for name in ("whole", "parts"))
+    assert [line["step"] for line in whole] == [line["step"] for line in parts] == [0, 20, 40, 60, 80]
+    for one, other in zip(whole, parts, strict=True):
+        assert one["lr"] == other["lr"]
+        assert one["val"] == pytest.approx(other["val"], abs=0.01)
+        assert one["train"] == pytest.approx(other["train"], abs=0.01)
