@@ -31,7 +31,7 @@ KINDS: dict[str, dict] = {
     "adamw": {"optimiser": "adamw"},
     "accumulated and clipped": {"accumulate": 2, "clip": 1.0},
     "fp16": {"precision": "fp16", "clip": 1.0},
-    "opening": {"opening": 0.5},
+    "opening, with marks": {"opening": 0.5},
 }
 
 
@@ -47,7 +47,8 @@ def made(kind: str, patch: pytest.MonkeyPatch, config: TrainConfig = CONFIG) -> 
     config = replace(config, **KINDS[kind])
     patch.setattr("train.step.precision_of", lambda config, device: config.precision)
     torch.manual_seed(0)
-    batches = Batches(TEXT, context=16, batch_size=4, seed=1, opens=96, opening=config.opening)
+    texts = {"opens": 96, "opening": config.opening, "mark": 96 if config.opening else None}
+    batches = Batches(TEXT, context=16, batch_size=4, seed=1, **texts)
     return Step(build(config.model), config, CPU), batches
 
 
@@ -66,8 +67,8 @@ class Recorded(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_differ_in_tensors_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA graph of one step would do at the next: the same operations, with the same Python numbers; and
-    nothing is read back from the device."""
+    """What a CUDA graph of one step would do at the next: the same operations, with the same Python numbers. No number
+    is read back from the device, and none outside the network is brought there, as by torch.where(x, y, 0.0)."""
     step, batches = made(kind, monkeypatch)
     steps = []
     for number in (1, 2, 3):
@@ -78,6 +79,10 @@ def test_steps_differ_in_tensors_alone(kind: str, monkeypatch: pytest.MonkeyPatc
     assert steps[1] == steps[2]
     assert len(steps[2]) > 100
     assert not [name for name, _ in steps[2] if "_local_scalar_dense" in name]
+    with Recorded() as network:
+        step.objective(*batches.batch(0))
+    brought, by_network = (sum("scalar_tensor" in name for name, _ in seen) for seen in (steps[2], network.seen))
+    assert brought == by_network * step.config.accumulate
     assert int(step.number) == 3 and step.tally[TALLY.index("updates")] == 3
 
 

@@ -90,7 +90,7 @@ class Batches:
             offsets = torch.where(hash64(draws, self.seed) < int(self.replay_share * 2**63), elsewhere, offsets)
         windows = self.text[offsets[:, None] + self.columns].long()  # (B, T + 1)
         if self.mark is not None:
-            windows[:, 0] = torch.where(hash64(~numbers, self.seed) % MARKED == 0, self.mark, windows[:, 0])
+            windows[:, 0].masked_fill_(hash64(~numbers, self.seed) % MARKED == 0, self.mark)
         return windows[:, :-1], windows[:, 1:]
 
 

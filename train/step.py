@@ -22,7 +22,7 @@ from train.presets import TrainConfig
 AHEAD = 8  # steps that the host may be ahead of a GPU
 WARM = 3  # steps of a window size that run eagerly before one is captured: in the first, libraries set themselves up
 WORSE = 10  # times the loss of a guess among all symbols: above it a loss has exploded; what recovers stays below 6
-SCALE, GROWTH, GROWS_AFTER = 2.0**16, 2.0, 2000  # of the loss in fp16, as torch.amp.GradScaler has them
+SCALE, GROWS_AFTER = 2.0**16, 2000  # of the loss in fp16, as torch.amp.GradScaler has them
 TALLY = ("loss_sum", "counted", "missed", "row", "updates", "scale", "good")
 
 
@@ -106,23 +106,26 @@ class Step:
         self.ranks.average(self.reduced)
         norm = self.gradient.norm()
         usable = (self.loss < self.limit) & norm.isfinite()  # NaN is below nothing
-        factor = 1 / tally["scale"] if self.scaled else torch.ones_like(norm)
+        gradient = self.gradient
+        if self.scaled:
+            gradient, norm = gradient / tally["scale"], norm / tally["scale"]
         if clip:
-            factor = factor * (clip / (norm * factor + 1e-6)).clamp(max=1.0)
-        gradient = torch.where(usable, self.gradient * factor if self.scaled or clip else self.gradient, 0.0)
+            gradient = gradient * (clip / (norm + 1e-6)).clamp(max=1.0)
+        # torch.where would bring its Python numbers from the host, for which no graph has time
+        gradient = gradient.masked_fill(~usable, 0.0)
         tally["updates"] += usable
         self.update(gradient, Rates(*self.rates.unbind()), tally["updates"].clamp(min=1.0), usable.float())
         if self.average is not None:
             decay = ((1 + tally["updates"]) / (10 + tally["updates"])).clamp(max=self.config.ema)
             self.average.lerp_(self.weights, 1 - decay)
-        tally["loss_sum"] += torch.where(usable, self.loss, 0.0)
+        tally["loss_sum"] += self.loss.masked_fill(~usable, 0.0)
         tally["counted"] += usable
         tally["missed"] += ~usable
         tally["row"].add_(1).mul_(~usable)
         if self.scaled:
             tally["good"].add_(1).mul_(usable)
             grows = tally["good"] == GROWS_AFTER
-            tally["scale"].mul_(torch.where(usable, torch.where(grows, GROWTH, 1.0), 1 / GROWTH))
+            tally["scale"].mul_(1.0 + grows.float() - 0.5 * (~usable).float())  # twice, or half, of what it was
             tally["good"].mul_(~grows)
         self.number += 1
 
