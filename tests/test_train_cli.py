@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import model
 from model.network import build
 from tests.stories import write_stories
 from train.__main__ import configure, flags, main, reproducing
 from train.evaluate import main as evaluate
+from train.objective import precision_of
 from train.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -270,3 +273,25 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         with pytest.raises(SystemExit):
             main(["--preset", "pocket", *argv])
         assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_presets_know_a_gpu_and_flags_come_first() -> None:
+    """Windows of one size there, which are compiled once."""
+    for name, preset in PRESETS.items():
+        there = configure(flags().parse_args(["--preset", name]), "cuda")
+        assert there.window is None and there.lr == preset.lr and there.muon_lr == preset.muon_lr
+    pocket = configure(flags().parse_args(["--preset", "pocket"]), "cuda")
+    assert (pocket.batch_size, pocket.model.context) == (64, 256)
+    assert configure(flags().parse_args(["--preset", "pocket"])).batch_size == 8
+    given = configure(flags().parse_args(["--preset", "pocket", "--batch-size", "4", "--window", "64"]), "cuda")
+    assert (given.batch_size, given.window) == (4, 64)
+
+
+def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    wanted = {name: replace(PRESETS["debug"], precision=name) for name in ("fp32", "bf16", "fp16")}
+    assert [precision_of(config, cuda) for config in wanted.values()] == ["fp32", "fp16", "fp16"]
+    assert [precision_of(config, cpu) for config in wanted.values()] == ["fp32", "bf16", "bf16"]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert [precision_of(config, cuda) for config in wanted.values()] == ["fp32", "bf16", "fp16"]

@@ -180,6 +180,38 @@ def test_a_budget_of_minutes_cools_down_within_it(
     assert 0 < storyteller.log[-1]["lr"] < 0.02 * config.lr
 
 
+def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that an evaluation moves by 10 s, a step by 0.4 s; they would come after every step."""
+    now = [0.0]
+
+    def moved(seconds: float) -> float:
+        now[0] += seconds
+        return now[0]
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr("train.run.time", clock)
+    taken, scored = loop.take_step, loop.score
+    monkeypatch.setattr(loop, "take_step", lambda *arguments: (taken(*arguments), moved(0.4)))
+    monkeypatch.setattr(loop, "score", lambda *arguments, **rest: (moved(10), scored(*arguments, **rest))[1])
+    assert run(replace(config, steps=None, max_minutes=20, eval_every=1, eval_stories=1))
+    log = model.load(tmp_path / "out").log
+    assert 0.04 < 10 * (len(log) - 1) / log[-1]["seconds"] < 0.06  # and one at the end
+    assert log[1]["seconds"] >= 200
+
+
+def test_the_final_score_takes_as_many_stories_as_its_time_allows(config: TrainConfig) -> None:
+    torch.manual_seed(0)
+    network = build(config.model).eval()
+    sequences = [torch.randint(0, 97, (9,)).tolist() for _ in range(250)]
+    quick, whole = (evaluation(network, sequences, "held_out.txt", seconds=seconds) for seconds in (0.0, None))
+    assert quick["stories"] == 100 and whole["stories"] == 250
+    assert quick["nats_per_character"] == whole["first_100"]
+    assert evaluation(network, sequences, "held_out.txt", seconds=60) | {"seconds": 0} == whole | {"seconds": 0}
+
+
 def test_it_learns_and_writes_what_it_measured(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     run(replace(config, steps=60, eval_every=30, model=replace(config.model, dropout=0.0)), command="python -m train")
     storyteller = model.load(tmp_path / "out")

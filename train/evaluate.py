@@ -101,7 +101,7 @@ def evaluation(
     began, size = time.perf_counter(), len(sequences) if seconds is None else FIRSTS[0]
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, len(sequences), size):
-        if seconds is not None and ranks.agree(time.perf_counter() - began >= seconds):
+        if parts and seconds is not None and ranks.agree(time.perf_counter() - began >= seconds):
             break
         parts.append(ranks.sharded(score)(network, sequences[start : start + size]))
     nats, symbols = (np.concatenate(part) for part in zip(*parts, strict=True))

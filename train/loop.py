@@ -58,6 +58,8 @@ def train(
             torch.set_float32_matmul_precision("high")  # TF32; the classics are measured as they were
         with alone_at(out) if ranks.leads else nullcontext():
             run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
+            if device.type == "cuda" and run.step.scaled and config.precision == "bf16":
+                ranks.say("this GPU has no bfloat16: float16 takes its place")
             run.commit = report.commit()  # the code that runs is that of the start, whatever is checked out later
             kept, written = ranks.agree((run.path.exists(), out.exists()))
             if kept and resume:

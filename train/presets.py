@@ -176,13 +176,14 @@ TUNE = replace(
     **TUNING,
 )
 
-# What a preset has otherwise on CUDA. Steps are worth more than characters, so a batch is no larger than a GPU takes in
-# the time of a small one; one window size compiles once.
+# What a preset has otherwise on CUDA, at the same rates. Steps are worth more than characters, so a batch is no larger
+# than a GPU takes in the time of a small one; windows of one size are compiled once.
 ON_CUDA: dict[str, dict[str, Any]] = {
     "pocket": {"batch_size": 64, "window": None, "eval_every": 1_000},
     "storyteller": {"batch_size": 16, "window": None},
     "storyteller-full": {"window": None},
-    "shakespeare": {"batch_size": 64, "steps": 2_000, "eval_every": 200},
+    "tune": {"window": None},
+    "panchatantra": {"window": None},
 }
 
 PRESETS: dict[str, TrainConfig] = {
