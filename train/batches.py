@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PIECE = 1 << 24  # symbols that are copied at a time
+PIECE = 1 << 20  # symbols that are copied at a time
 MARKED = 8  # of so many rows one opens with the mark, where there is one
 
 

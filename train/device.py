@@ -47,6 +47,16 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device ({name}) is not available: {str(error).splitlines()[0]}") from error
 
 
+def set_up(config: TrainConfig) -> torch.device:
+    """The device of a run, set up for it: threads, and TF32 where float32 need not be exact: not for the classics."""
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device.type == "cuda" and config.model.architecture != "classic":
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

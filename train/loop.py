@@ -15,7 +15,7 @@ import torch
 from model import load
 from train import checkpoint, report
 from train.batches import Batches
-from train.device import memory_explained, pick_device
+from train.device import memory_explained, set_up
 from train.distributed import Ranks, joined
 from train.evaluate import score
 from train.finish import finish
@@ -48,14 +48,10 @@ def train(
     """
     with stop_signals() as stop, joined(config, stop) as ranks, memory_explained(config, ranks.count):
         # what is wrong with the settings is said before gigabytes are fetched, and of the folder before hours are spent
-        device = pick_device(config.device)
+        device = set_up(config)
         require_tracker(config)
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file: choose another --out, or move it away")
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        if device.type == "cuda" and config.model.architecture != "classic":
-            torch.set_float32_matmul_precision("high")  # TF32; the classics are measured as they were
         with alone_at(out) if ranks.leads else nullcontext():
             run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
             if device.type == "cuda" and run.step.scaled and config.precision == "bf16":

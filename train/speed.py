@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.vocab import Vocab
 from train.__main__ import fitted, flags
 from train.batches import Batches
-from train.device import device_name
+from train.device import device_name, set_up
 from train.distributed import joined
 from train.interrupts import Stop
 from train.loop import compile_step, prepared, take_step
@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = fitted(args)
     except (ValueError, KeyError) as error:
         parser.error(str(error))
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_up(config)
     with joined(config, Stop()) as ranks:
         text = random_text() if args.until is None else prepared(config, ranks, None)
         run = Run(config, text, Path("unused"), ranks)
