@@ -199,6 +199,7 @@ def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
     assert run(replace(config, steps=None, max_minutes=20, eval_every=1, eval_stories=1))
     log = model.load(tmp_path / "out").log
     assert 0.04 < 10 * (len(log) - 1) / log[-1]["seconds"] < 0.06  # and one at the end
+    assert log[0]["seconds"] == 0.0  # the clock starts with the first step
     assert log[1]["seconds"] >= 200
 
 

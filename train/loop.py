@@ -123,7 +123,6 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
     if config.compile and not run.over():
         compile_step(run)
     ahead = Ahead(run.step)
-    run.start()
     saved, deadline = time.monotonic(), time.monotonic() + seconds
     with Progress(config, run.path.parent, run.ranks.leads, run.steps) as progress:
         halt, _, affordable = heartbeat(run, deadline, saved, stop)
@@ -157,6 +156,8 @@ def take_step(run: Run, ahead: Ahead) -> None:
     seen = ahead.wait()
     if seen["row"] >= ROW:
         raise run.diverged(f"{seen['row']:.0f} steps in a row up to step {run.steps} had no usable loss")
+    if run.began is None:
+        run.start()
     # A step whose gradient overflowed in fp16 was no update: the schedule waits as well.
     run.updates = int(seen["updates"]) if run.step.scaled else run.steps
     rates = run.rates()

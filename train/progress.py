@@ -38,7 +38,7 @@ class Progress:
             left = ""
             if run.config.max_minutes:
                 left = f", {max(0, run.config.max_minutes - run.seconds / 60):.1f} min left"
-            speed = run.characters / run.seconds
+            speed = run.characters / max(run.seconds, 1e-9)
             self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
 
     def line(self, line: dict[str, Any]) -> None:

@@ -109,7 +109,6 @@ def until(run: Run, nats: float) -> dict[str, Any]:
     """
     valid = Batches(run.text.valid, seed=run.config.seed + 1, device=run.device, **ORIGINAL_RULE)
     ahead, seconds, loss = Ahead(run.step), 0.0, np.inf
-    run.start()
 
     def some_steps() -> None:
         for _ in range(EVERY):
