@@ -29,9 +29,11 @@ from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
 from train.evaluate import score  # noqa: E402
 from train.interrupts import Stop  # noqa: E402
-from train.loop import Run, prepared  # noqa: E402
-from train.muon import Muon  # noqa: E402
+from train.loop import prepared, until  # noqa: E402
+from train.optim import Rates  # noqa: E402
 from train.presets import PRESETS, TrainConfig  # noqa: E402
+from train.run import Run  # noqa: E402
+from train.text.encoded import stories_in  # noqa: E402
 
 OUTCOMES = ROOT / "docs/levers.jsonl"
 SEEDS = (1, 2)
@@ -44,11 +46,9 @@ TEACHER = {"teacher": str(ROOT / "artifacts/storyteller")}
 class RisingMomentum(Run):
     """Muon's momentum rises from 0.85 over the first 300 steps, as the fastest runs of nanoGPT have it."""
 
-    def train_step(self) -> None:
-        for optimiser in self.optimisers:
-            if isinstance(optimiser, Muon):
-                optimiser.param_groups[0]["momentum"] = 0.85 + (self.config.momentum - 0.85) * min(self.step / 300, 1)
-        super().train_step()
+    def rates(self) -> Rates:
+        momentum = 0.85 + (self.config.momentum - 0.85) * min(self.steps / 300, 1)
+        return super().rates()._replace(momentum=momentum)
 
 
 class ReLUSquared(nn.Module):
@@ -114,10 +114,10 @@ def run(name: str, seed: int, train: Path, valid: Path) -> dict[str, Any]:
     torch._dynamo.reset()  # each run compiles its own network, and their number is limited
     with tempfile.TemporaryDirectory() as folder, patch.object(gpt, "SwiGLU", lever.mlp):  # which Block builds
         state = lever.run(config, prepared(config, ALONE, None), Path(folder) / "checkpoint.safetensors")
-        if not state.until(math.inf, Stop()):
+        if not until(state, math.inf, Stop()):
             raise RuntimeError(f"{name} did not reach its end")
-    with state.holding(state.average):
-        nats, symbols = score(state.network, state.valid[:STORIES])
+    with state.holding(state.step.average):
+        nats, symbols = score(state.network, stories_in(state.text.valid, state.text.vocab, STORIES))
     return {
         "name": name,
         "seed": seed,
