@@ -3,16 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from model.vocab import END, normalise
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-CLEANINGS = ("story", "verbatim", "tales", "classic")
-_CHUNK = 4 << 20  # bytes of a .txt file read at a time
+KINDS = ".txt, .jsonl or .parquet"  # the same, in words
+_CHUNK = 1 << 20  # bytes of a .txt or .jsonl file read at a time
 _MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # it ends a line: within one it is text like any other
-_RECORDS = 4096  # records of a .jsonl or .parquet file read at a time
+_RECORDS = 4096  # records of a .parquet file read at a time
 
 Batch = tuple[int, list[str]]  # bytes of the file that were read, raw stories (or pieces of a single text)
 
@@ -27,12 +26,12 @@ def files_of(path: Path) -> list[Path]:
         found = (p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
         files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not files:
-            raise CorpusError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+            raise CorpusError(f"{path} holds no {KINDS} file")
         return files
     if not path.is_file():
         raise CorpusError(f"{path} is no file or folder")
     if path.suffix not in SUFFIXES:
-        raise CorpusError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise CorpusError(f"{path} must end in {KINDS}")
     return [path]
 
 
@@ -102,52 +101,37 @@ def _txt(path: Path) -> Iterator[Batch]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The text in pieces of whole lines, each with its bytes."""
-    rest, done = bytearray(), 0  # the line that has no end yet, and where in the file it starts
+    """The text in pieces of whole lines, each with its bytes. Raises CorpusError where it is not UTF-8."""
+    done = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            end = chunk.rfind(b"\n") + 1
-            rest += chunk
-            if end:
-                cut = len(rest) - len(chunk) + end
-                yield cut, _decode(path, rest[:cut], done)
-                del rest[:cut]
-                done += cut
-    if rest:
-        yield len(rest), _decode(path, rest, done)
-
-
-def _decode(path: Path, raw: bytes | bytearray, offset: int) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {offset + error.start}; "
-            "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
-        ) from None
+        while raw := b"".join(file.readlines(_CHUNK)):
+            try:
+                yield len(raw), raw.decode()
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{path} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {done + error.start}; "
+                    "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+                ) from None
+            done += len(raw)
 
 
 def _jsonl(path: Path) -> Iterator[Batch]:
     """The field `text` of the JSON object on each line."""
-    number = offset = 0
-    with path.open("rb") as file:
-        while lines := list(islice(file, _RECORDS)):
-            raw, size = [], 0
-            for line in lines:
-                number += 1
-                text = _decode(path, line, offset + size)
-                size += len(line)
-                if not text.strip():
-                    continue
-                try:
-                    record = json.loads(text.removeprefix("\ufeff"))  # a byte order mark
-                except (ValueError, RecursionError) as error:
-                    raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
-                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                    raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
-                raw.append(record["text"])
-            offset += size
-            yield size, raw
+    number = 0
+    for size, lines in _lines(path):
+        raw = []
+        for line in lines.removesuffix("\n").split("\n"):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.removeprefix("\ufeff"))  # a byte order mark
+            except (ValueError, RecursionError) as error:
+                raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
+            raw.append(record["text"])
+        yield size, raw
 
 
 def _parquet(path: Path) -> Iterator[Batch]:
