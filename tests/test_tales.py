@@ -117,11 +117,11 @@ def test_one_tale_is_too_little(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("book.jsonl", b'{"text": "THE FOX"}', "must end in .txt: a book is plain text"),
-        ("book.parquet", b"PAR1", "must end in .txt: a book is plain text"),
+        ("book.jsonl", b'{"text": "THE FOX"}', "is no book, which is a .txt without lines"),
+        ("book.parquet", b"PAR1", "is no book, which is a .txt without lines"),
         ("book.txt", b"THE FOX\n\nA caf\xe9.\n", "is not UTF-8: byte 0xE9 at offset 14; convert it, for example by"),
         ("book.txt", f"THE FOX\n\n{PROSE}\n{END}\n".encode(),
-         f"is parted into stories by lines {END}, so it is no book: give --cleaning auto"),
+         f"is no book, which is a .txt without lines {END}: give --cleaning auto"),
     ],
 )  # fmt: skip
 def test_what_is_no_book_is_refused(

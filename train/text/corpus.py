@@ -22,7 +22,7 @@ from train.text import tales
 from train.text.download import NAMES, named
 from train.text.files import remembered, sha256
 from train.text.stories import KINDS, CorpusError, files_of, has_stories, read_stories
-from train.text.streams import Plan, Tally, digests, write_stories, write_text
+from train.text.streams import Plan, Tally, write_stories, write_text
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "prepare", "read_stories"]
 
@@ -77,19 +77,16 @@ def prepare(
         plan = _plan(data, valid, cleaning, stories, cache, digest)
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
             plan = replace(plan, vocab=vocab)
+        if apart:
+            plan = replace(plan, apart=(apart.valid, apart.vocab))
         about = _about(plan, apart, digest)
         if apart and (plan.single or plan.cleaning == "classic"):
             validates = {source["sha256"] for source in apart.report["validation_sources"]}
             if validates & {source["sha256"] for source in about["sources"]}:
                 raise CorpusError(f"{data} is what validates: it cannot be trained on as well")
         folder = cache / f"{plan.name}-{about['fingerprint']}"
-        if not _cached(folder, about["fingerprint"], digest):
-            if apart:
-                plan = replace(plan, apart=digests(apart.valid, apart.vocab))
-            _build(plan, about, folder, progress)
-        report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        report = _cached(folder, about["fingerprint"], digest) or _build(plan, about, folder, progress)
         train, valid = (np.memmap(folder / name, np.uint8, "r") for name in report.pop("files"))
-        del report["sha256"]
         vocab = Vocab(report.pop("vocabulary"))
         return Corpus(name=report["name"], vocab=vocab, train=train, valid=valid, report=report)
 
@@ -176,10 +173,10 @@ def _source(path: Path, digest: Digest) -> dict:
     return {"file": spelled(path.name), "bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def _cached(folder: Path, fingerprint: str, digest: Digest) -> bool:
-    """Whether the cache has the corpus as it was written; a damaged one is removed."""
+def _cached(folder: Path, fingerprint: str, digest: Digest) -> dict | None:
+    """What corpus.json holds, if the cache has the corpus as it was written; a damaged one is removed."""
     if not folder.exists():
-        return False
+        return None
     try:
         report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         whole = report.pop("sha256", None) == _sha256_of(report) and report["fingerprint"] == fingerprint
@@ -189,15 +186,18 @@ def _cached(folder: Path, fingerprint: str, digest: Digest) -> bool:
     if not whole:
         print(f"{folder} is damaged: it is made again", file=sys.stderr)
         shutil.rmtree(folder)
-    return whole
+    return report if whole else None
 
 
 def _sha256_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
-    """Writes the cached corpus beside its place and renames it, so that no other process sees half of it."""
+def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
+    """Writes the cached corpus beside its place and renames it, so that no other process sees half of it.
+
+    Gives what corpus.json holds, without the SHA-256 of that.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _tidy(folder.parent)
     as_text = plan.single or plan.cleaning == "classic"
@@ -213,13 +213,14 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> None:
         dropped = dict(sorted(tally.dropped.items(), key=lambda item: (-item[1], item[0])))
         report = about | counts | {"dropped_characters": dropped, "normalised_characters": tally.normalised}
         report["files"] = {name: sha256(making / name) for name in ("train.bin", "valid.bin")}
-        report["sha256"] = _sha256_of(report)
-        (making / "corpus.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        written = json.dumps(report | {"sha256": _sha256_of(report)}, indent=1)
+        (making / "corpus.json").write_text(written, encoding="utf-8")
         try:
             making.rename(folder)
         except OSError:
             if not folder.exists():  # else another process was first: its work serves
                 raise
+    return report
 
 
 def _tidy(cache: Path) -> None:

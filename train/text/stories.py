@@ -79,12 +79,9 @@ def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
 
 def text_of(path: Path) -> str:
     """A whole .txt file, which is one single text. Raises CorpusError."""
-    if path.suffix != ".txt":
-        raise CorpusError(f"{path} must end in .txt: a book is plain text")
-    text = "".join(lines for _, lines in _lines(path)).removeprefix("\ufeff")
-    if _MARK.search(text):
-        raise CorpusError(f"{path} is parted into stories by lines {END}, so it is no book: give --cleaning auto")
-    return text
+    if has_stories([path]):
+        raise CorpusError(f"{path} is no book, which is a .txt without lines {END}: give --cleaning auto")
+    return "".join(lines for _, lines in _lines(path)).removeprefix("\ufeff")
 
 
 def _txt(path: Path) -> Iterator[Batch]:
@@ -142,11 +139,8 @@ def _parquet(path: Path) -> Iterator[Batch]:
         raise CorpusError(f"{path}: reading .parquet files needs pyarrow: pip install pyarrow") from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        types = {column.name: column.type for column in table.schema_arrow}
-        kind = types.get("text")
-        if isinstance(kind, pyarrow.DictionaryType):
-            kind = kind.value_type
-        if not re.fullmatch(r"(large_)?string(_view)?", str(kind)):
+        types = {column.name: str(column.type) for column in table.schema_arrow}
+        if not re.match(r"(dictionary<values=)?(large_)?string", types.get("text", "")):
             columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
             raise CorpusError(f"{path} must have a column `text` of strings; its columns: {columns}")
         size = path.stat().st_size / max(1, table.metadata.num_rows)

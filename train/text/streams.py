@@ -33,7 +33,7 @@ class Plan:
     single: bool  # one text without stories
     vocab: Vocab | None = None  # that of a model which goes on learning; what it lacks is dropped
     tales: dict | None = None  # what the books were cut into
-    apart: frozenset[int] = frozenset()  # digests of stories that validate elsewhere, and are not trained on here
+    apart: tuple[np.ndarray, Vocab] | None = None  # a stream that validates elsewhere: its stories do not train here
 
 
 @dataclass
@@ -70,7 +70,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
             "join them with --cleaning classic, or give one single text"
         )
     every = min(_EVERY, beginning)  # of fewer than 20 stories the last one validates
-    held_out = set(plan.apart)
+    held_out = _letters_in(*plan.apart) if plan.apart else set()
     trained_on = array("Q")
     removed = 0
 
@@ -181,10 +181,10 @@ def _letters(story: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(story.translate(_LOWER, _NO_LETTERS), digest_size=8).digest())
 
 
-def digests(stream: np.ndarray, vocab: Vocab) -> frozenset[int]:
+def _letters_in(stream: np.ndarray, vocab: Vocab) -> set[int]:
     """Of each story of an encoded stream what `_letters` gives; nothing of a text without end marks."""
     stories = stories_in(stream, vocab) if vocab.end is not None else []
-    return frozenset(_letters(vocab.decode(story.tolist()).encode("ascii", "ignore")) for story in stories)
+    return {_letters(vocab.decode(story.tolist()).encode("ascii", "ignore")) for story in stories}
 
 
 def _write(path: Path, texts: Iterable[bytes], vocab: Vocab) -> dict[str, int]:
