@@ -83,15 +83,19 @@ def test_tinystories_comes_from_the_hub_once(server: StandIn, tmp_path: Path) ->
 import sys
 from train.text.corpus import prepare
 made = prepare("tinystories-v2")
-print(made.report["train"]["stories"], len(made.valid), "huggingface_hub" in sys.modules)
+classic = prepare("tinystories", cleaning="classic")
+print(made.report["train"]["stories"], len(made.valid), len(classic.train), "huggingface_hub" in sys.modules)
 """
-    files = [f"{HUB}TinyStoriesV2-GPT4-{part}.txt" for part in ("train", "valid")]
-    server.files = dict(zip(files, (marked([*STORIES, "Same"]), marked(["same!"])), strict=True))
+    server.files = {
+        f"{HUB}TinyStoriesV2-GPT4-train.txt": marked([*STORIES, "Same"]),
+        f"{HUB}TinyStoriesV2-GPT4-valid.txt": marked(["same!"]),
+        f"{HUB}TinyStories-train.txt": marked(["ten", "letters"]),  # classic validates on its own last tenth
+    }
     for fetched in ("True", "False"):
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, env=server.environment(tmp_path), capture_output=True, text=True)
-        assert (done.stdout, done.stderr) == (f"30 7 {fetched}\n", "")
-    assert server.requests == [(method, path) for path in files for method in ("HEAD", "GET")]
+        assert (done.stdout, done.stderr) == (f"30 7 9 {fetched}\n", "")
+    assert server.requests == [(method, path) for path in server.files for method in ("HEAD", "GET")]
 
 
 def test_all_of_tinystories_is_one_command(server: StandIn, tmp_path: Path) -> None:
@@ -131,12 +135,6 @@ def test_panchatantra_is_the_tales_of_its_books(server: StandIn) -> None:
     assert (made.vocab.decode(made.train), made.vocab.decode(made.valid)) == ("".join(expected[:-1]), expected[-1])
     assert made.report["cleaning"] == "story"
     assert len(server.requests) == len(BOOKS)
-
-
-def test_classic_needs_no_validation_file(server: StandIn) -> None:
-    server.files["/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"] = PLAY
-    made = prepare("shakespeare", cleaning="classic", progress=False)
-    assert made.vocab.decode(made.train) + made.vocab.decode(made.valid) == PLAY.decode().replace("\n", " ")
 
 
 def test_what_cannot_be_downloaded_says_so(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

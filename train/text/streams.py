@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from model.vocab import END, Vocab, normalise, repair
 from train.text.encoded import stories_in
-from train.text.stories import CorpusError, batches, clean
+from train.text.stories import CorpusError, clean, raw_stories
 
 _EVERY = 20  # every 20th story validates where there is no validation file
 _MARK = b"\x7f"  # stands for END while text is ASCII: no clean text holds it
@@ -149,21 +149,18 @@ def _texts(plan: Plan, files: list[Path], tally: Tally | None) -> Iterator[bytes
         counting = tally if tally and path not in tally.files else None
         if tally:
             tally.files.add(path)
-        for size, raw_texts in batches(path, whole=not plan.single):
-            for raw in raw_texts:
-                if counting and not raw.isascii():
-                    counting.count(raw, plan.cleaning)
-                text = clean(raw, plan.cleaning)
-                if plan.vocab:
-                    text = _fitted(text, plan.vocab, counting)
-                if not plan.single:
-                    text = text.strip(" \n")
-                elif plan.cleaning == "story":
-                    text = text.strip(" \n") + "\n"  # a piece is whole lines
-                if text:
-                    yield text.encode("ascii")
-            if tally:
-                tally.bar.update(size)
+        for raw in raw_stories(path, not plan.single, tally.bar.update if tally else int):
+            if counting and not raw.isascii():
+                counting.count(raw, plan.cleaning)
+            text = clean(raw, plan.cleaning)
+            if plan.vocab:
+                text = _fitted(text, plan.vocab, counting)
+            if not plan.single:
+                text = text.strip(" \n")
+            elif plan.cleaning == "story":
+                text = text.strip(" \n") + "\n"  # a piece is whole lines
+            if text:
+                yield text.encode("ascii")
 
 
 def _fitted(text: str, vocab: Vocab, tally: Tally | None) -> str:
