@@ -239,23 +239,23 @@ def test_a_damaged_cache_is_made_again(here: Path, capsys: pytest.CaptureFixture
     flipped = bytes([whole["train.bin"][0] ^ 1]) + whole["train.bin"][1:]
     foreign = {key: value for key, value in report.items() if key != "sha256"} | {"fingerprint": "0" * 16}
     foreign["sha256"] = hashlib.sha256(json.dumps(foreign).encode()).hexdigest()
-    differs = "is not what was written (its SHA-256 differs)"
-    for name, damage, message in [
-        ("train.bin", b"\x60", f"/train.bin {differs}"),
-        ("valid.bin", b"", f"/valid.bin {differs}"),
-        ("train.bin", flipped, f"/train.bin {differs}"),
-        ("corpus.json", whole["corpus.json"].replace(b'"stories": 2', b'"stories": 3'), f"/corpus.json {differs}"),
-        ("corpus.json", json.dumps(foreign).encode(), " is of another text"),
-        ("corpus.json", b"{}", f"/corpus.json {differs}"),
-        ("corpus.json", b"{", " is damaged (Expecting property name"),
-        ("corpus.json", b"\xff", " is damaged ('utf-8' codec can't decode"),
-        ("valid.bin", None, " is damaged ([Errno 2] No such file"),
+    for name, damage in [
+        ("train.bin", b"\x60"),
+        ("valid.bin", b""),
+        ("train.bin", flipped),
+        ("corpus.json", whole["corpus.json"].replace(b'"stories": 2', b'"stories": 3')),
+        ("corpus.json", json.dumps(foreign).encode()),
+        ("corpus.json", b"{}"),
+        ("corpus.json", b"3"),
+        ("corpus.json", b"[]"),
+        ("corpus.json", b"{"),
+        ("corpus.json", b"\xff"),
+        ("valid.bin", None),
     ]:
         (folder / name).write_bytes(damage) if damage is not None else (folder / name).unlink()
         made = prepare("a.txt")
         assert (text(made, "train"), text(made, "valid")) == ("|one|two|", "|three|")
-        said = capsys.readouterr().err
-        assert said.startswith(f"{folder}{message}") and said.endswith(": it is made again\n")
+        assert capsys.readouterr().err == f"{folder} is damaged: it is made again\n"
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
@@ -291,8 +291,7 @@ def test_a_full_disk_leaves_nothing_behind(here: Path, monkeypatch: pytest.Monke
     original = getattr(corpus, writer)
 
     def full(plan: object, folder: Path, tally: object) -> dict:
-        for name in ("train.bin", "text"):
-            (folder / name).symlink_to("/dev/full")
+        (folder / "train.bin").symlink_to("/dev/full")
         return original(plan, folder, tally)
 
     write("a.txt", *("word " * 10_000 for _ in range(3)), "last")
@@ -358,8 +357,6 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     for settings, message in [
         ({"valid": "empty.txt"}, "empty.txt holds no text"),
         ({"valid": "gone.txt"}, "gone.txt is no file or folder"),
-        ({"cleaning": "clean"}, "cleaning ('clean') must be auto, story, verbatim, tales or classic"),
-        ({"stories": 0}, "stories (0) must be a whole number of at least 1"),
         ({"stories": 1}, f"two.txt gives one story: to train and validate takes two, parted by lines {END}"),
     ]:
         assert refused("two.txt", **settings) == message

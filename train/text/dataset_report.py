@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any
-
-import numpy as np
 
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
@@ -27,20 +27,26 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
     if replay := report.get("replay"):
-        gone, dropped = replay["train"].get("removed_as_in_validation"), sum(replay["dropped_characters"].values())
+        dropped = sum(replay["dropped_characters"].values())
         lines.append(
-            f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows"
-            + (f"; {gone:,} stories left out, for they validate" if gone is not None else "")
-            + (f"; {dropped:,} characters dropped" if dropped else "")
+            f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows; "
+            f"{replay['train'].get('removed_as_in_validation', 0):,} stories left out, for they validate; "
+            f"{dropped:,} characters dropped"
         )
-    found = counts(text.train, len(text.vocab))
-    order = [id for id in np.argsort(-found, kind="stable") if found[id]]
-    first = " ".join(f"{text.vocab.itos[id]!r} {found[id]:,}" for id in order[:SHOWN])
-    rare = " ".join(repr(text.vocab.itos[id]) for id in order[SHOWN:] if found[id] < SHOWN)
-    lines.append(f"characters: {len(order)} of the {len(text.vocab)} symbols occur: {first} ...")
-    if rare:
+    found = counts(text.train, len(text.vocab)).tolist()
+    occur = (+Counter(dict(zip(text.vocab.itos, found, strict=True)))).most_common()
+    lines.append(f"characters: {len(occur)} of the {len(found)} symbols occur: {_counted(occur)} ...")
+    if rare := " ".join(repr(symbol) for symbol, count in occur[SHOWN:] if count < SHOWN):
         lines.append(f"under {SHOWN} times each: {rare}")
-    lines.append(_cleaning(report))
+    dropped = report["dropped_characters"]
+    changes = [
+        f"{report.get('normalised_characters', 0):,} characters put into ASCII",
+        f"{sum(dropped.values()):,} dropped" + (f" ({_counted(list(dropped.items()))})" if dropped else ""),
+    ]
+    if "stories" in report["train"]:
+        changes.append(f"{report['train']['repeated_stories']:,} stories stand there more than once")
+        changes.append(f"{report['train']['removed_as_in_validation']:,} left out, for they validate")
+    lines.append("cleaning: " + ", ".join(changes))
     return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
 
 
@@ -49,34 +55,25 @@ def _amount(part: dict[str, Any]) -> str:
     return f"{stories}{part['characters']:,} characters"
 
 
-def _cleaning(report: dict[str, Any]) -> str:
-    dropped = report["dropped_characters"]
-    named = " ".join(f"{c!r} {count:,}" for c, count in list(dropped.items())[:SHOWN])
-    changes = [
-        f"{report.get('normalised_characters', 0):,} characters put into ASCII",
-        f"{sum(dropped.values()):,} dropped{f' ({named})' if dropped else ''}",
-    ]
-    if "stories" in report["train"]:
-        changes.append(f"{report['train']['repeated_stories']:,} stories stand there more than once")
-        changes.append(f"{report['train']['removed_as_in_validation']:,} left out, for they validate")
-    return "cleaning: " + ", ".join(changes)
+def _counted(characters: list[tuple[str, int]]) -> str:
+    return " ".join(f"{character!r} {count:,}" for character, count in characters[:SHOWN])
 
 
 def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
-    characters, validation = len(text.train), len(text.valid)
-    shape = config.model
-    parameters = sum(int(np.prod(size)) for size in shape.shapes().values())
+    characters, shape = len(text.train), config.model
+    parameters = sum(math.prod(size) for size in shape.shapes().values())
     found = []
-    if validation < FEW:
-        found.append(f"{validation:,} characters to validate on are few: their loss will jump; give a file as --valid")
-    if config.steps:
-        share = 1 - config.replay_share if config.replay else 1
-        passes = share * config.steps * config.accumulate * config.batch_size * shape.context / characters
-        if passes > MOST_PASSES:
-            found.append(
-                f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; "
-                + ("give fewer --steps" if config.patience else f"give fewer --steps, or {IN_TIME} to stop in time")
-            )
+    if len(text.valid) < FEW:
+        found.append(
+            f"{len(text.valid):,} characters to validate on are few: their loss will jump; give a file as --valid"
+        )
+    share = 1 - config.replay_share if config.replay else 1
+    passes = share * (config.steps or 0) * config.accumulate * config.batch_size * shape.context / characters
+    if passes > MOST_PASSES:
+        found.append(
+            f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; give fewer --steps"
+            + ("" if config.patience else f", or {IN_TIME} to stop in time")
+        )
     # What goes on from a trained model has its English already, and what stops in time learns little by heart.
     if parameters > characters and not (shape.dropout or config.patience or config.init):
         found.append(

@@ -18,25 +18,30 @@ def counts(stream: np.ndarray, symbols: int) -> np.ndarray:
     return sum(pieces, np.zeros(symbols, np.int64))
 
 
-def marks(stream: np.ndarray, vocab: Vocab) -> np.ndarray:
-    """The positions of the end marks in a stream (N,): int64 (M,), empty where the vocabulary has none."""
-    return np.concatenate([np.empty(0, np.int64), *_marks(stream, vocab)])
+def marks(stream: np.ndarray, vocab: Vocab, most: int | None = None) -> np.ndarray:
+    """The positions of the end marks in a stream (N,): int64 (M,), empty where the vocabulary has none.
+
+    With `most` at least so many of them, if there are, and no more of the stream is read than holds those.
+    """
+    found, count = [np.empty(0, np.int64)], 0
+    for number, piece in enumerate(_pieces(stream) if vocab.end is not None else ()):
+        found.append(np.flatnonzero(piece == vocab.end) + number * PIECE)
+        count += len(found[-1])
+        if most is not None and count >= most:
+            break
+    return np.concatenate(found)
 
 
 def stories_in(stream: np.ndarray, vocab: Vocab, first: int | None = None) -> list[np.ndarray]:
     """The sequences to score in a stream: from end mark to end mark, both included; without marks all of it, opened.
 
-    With `first` only so many of them, and no more of the stream is read than holds those.
+    With `first` only so many of them.
     """
     stream = np.asarray(stream)  # a view of a memmap costs several times as much
     if vocab.end is None:
         return [np.concatenate([np.array([vocab.start], stream.dtype), stream])][:first]
-    at: list[int] = []
-    for piece in _marks(stream, vocab):
-        at += piece.tolist()
-        if first is not None and len(at) > first:
-            break
-    return [stream[a : b + 1] for a, b in pairwise(at)][:first]
+    at = marks(stream, vocab, None if first is None else first + 1)
+    return [stream[a : b + 1] for a, b in pairwise(at.tolist())][:first]
 
 
 def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -54,13 +59,6 @@ def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.nd
     training = [stream[a:b] for a, b in zip([0, *stops], [*starts, len(stream)], strict=True)]
     watched = [stream[a:b] for a, b in zip(starts, stops, strict=True)]
     return training, np.concatenate([*watched, stream[-1:]])
-
-
-def _marks(stream: np.ndarray, vocab: Vocab) -> Iterator[np.ndarray]:
-    """The positions of the end marks, piece by piece."""
-    if vocab.end is not None:
-        for number, piece in enumerate(_pieces(stream)):
-            yield np.flatnonzero(piece == vocab.end) + number * PIECE
 
 
 def _pieces(stream: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,47 +1,41 @@
 """Files of the cache: replaced whole, and their SHA-256 known without reading them again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-MOMENT = 100_000_000  # nanoseconds: more than the tick of a disk's clock, within which two changes have one time
 
+@contextmanager
+def remembered(folder: Path) -> Iterator[Callable[[Path], str]]:
+    """A function from a file to its SHA-256, which reads the file only if size or time are not those of the record.
 
-class Hashes:
-    """The SHA-256 of files; sources.json in a folder maps paths to [size, time of the last change in ns, SHA-256].
-
-    A record that is damaged or gone only means that files are read again.
+    The record is sources.json in the folder, from paths to [size, time of the last change in ns, SHA-256]. It is
+    written if all went well; damaged or gone, files are read again. Two changes within one tick of the disk's clock
+    that leave the size have the same time: the second one is not seen.
     """
+    record = folder / "sources.json"
+    try:
+        known = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        known = {}
+    before = known.copy()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.record, self.changed = folder, folder / "sources.json", False
-        try:
-            known = json.loads(self.record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
-            known = {}
-        self.known = known if isinstance(known, dict) else {}
+    def digest(path: Path) -> str:
+        stat = path.stat()
+        match known.get(str(path.absolute())):
+            case [stat.st_size, stat.st_mtime_ns, str(found)]:
+                return found
+        found = sha256(path)
+        known[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns, found]
+        return found
 
-    def of(self, path: Path) -> str:
-        """The SHA-256 of a file, which is read only if its size or time is not that of the record. Raises OSError."""
-        now, stat = time.time_ns(), path.stat()
-        match self.known.get(str(path.absolute())):
-            case [stat.st_size, stat.st_mtime_ns, str(known)]:
-                return known
-        digest = sha256(path)
-        if now - stat.st_mtime_ns > MOMENT:  # else it may change again without another time
-            self.known[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns, digest]
-            self.changed = True
-        return digest
-
-    def keep(self) -> None:
-        """Writes the record if there is something new to it, without files that are gone."""
-        if self.changed and os.access(self.folder, os.W_OK):
-            known = {path: about for path, about in self.known.items() if Path(path).exists()}
-            replace_file(self.record, json.dumps(known, indent=1).encode())
+    yield digest
+    if known != before and os.access(folder, os.W_OK):
+        there = {path: about for path, about in known.items() if Path(path).exists()}
+        replace_file(record, json.dumps(there, indent=1).encode())
 
 
 def replace_file(path: Path, data: bytes) -> None:

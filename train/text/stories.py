@@ -1,20 +1,19 @@
-"""Files of text to clean stories, in batches, so that a corpus of any size passes through little memory."""
+"""Files of text to clean stories, one after the other, so that a corpus of any size passes through little memory."""
 
 import json
 import re
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.vocab import END, normalise
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-CLEANINGS = ("story", "verbatim", "tales", "classic")
-_CHUNK = 4 << 20  # bytes of a .txt file read at a time
+KINDS = ".txt, .jsonl or .parquet"  # the same, in words
+_CHUNK = 1 << 20  # bytes of a .txt or .jsonl file read at a time
 _MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # it ends a line: within one it is text like any other
-_RECORDS = 4096  # records of a .jsonl or .parquet file read at a time
+_RECORDS = 4096  # records of a .parquet file read at a time
 
-Batch = tuple[int, list[str]]  # bytes of the file that were read, raw stories (or pieces of a single text)
+Progress = Callable[[int], object]  # is told how many more bytes of a file were read; `int` does nothing
 
 
 class CorpusError(ValueError):
@@ -27,12 +26,12 @@ def files_of(path: Path) -> list[Path]:
         found = (p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
         files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not files:
-            raise CorpusError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+            raise CorpusError(f"{path} holds no {KINDS} file")
         return files
     if not path.is_file():
         raise CorpusError(f"{path} is no file or folder")
     if path.suffix not in SUFFIXES:
-        raise CorpusError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise CorpusError(f"{path} must end in {KINDS}")
     return [path]
 
 
@@ -40,14 +39,14 @@ def has_stories(files: list[Path]) -> bool:
     """Whether files hold stories (end marks, records, or a text each) rather than one single text."""
     if len(files) > 1 or files[0].suffix != ".txt":
         return True
-    return any(_MARK.search(lines) for _, lines in _lines(files[0]))
+    return any(_MARK.search(lines) for lines in _lines(files[0]))
 
 
-def batches(path: Path, whole: bool = True) -> Iterator[Batch]:
+def raw_stories(path: Path, whole: bool = True, progress: Progress = int) -> Iterator[str]:
     """The raw stories of a file. A .txt without end marks is one story, or comes in pieces of lines if not `whole`."""
     if path.suffix == ".txt":
-        return _txt(path) if whole else ((size, [lines]) for size, lines in _lines(path))
-    return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
+        return _txt(path, progress) if whole else _lines(path, progress)
+    return _jsonl(path, progress) if path.suffix == ".jsonl" else _parquet(path, progress)
 
 
 def clean(text: str, cleaning: str) -> str:
@@ -74,83 +73,62 @@ _CONTROLS = bytes([*range(9), *range(14, 32), 127])
 def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
     """The clean stories of a file or folder, without empty ones. Raises CorpusError."""
     for file in files_of(Path(path)):
-        for _, raw in batches(file):
-            yield from filter(None, (clean(text, cleaning).strip(" \n") for text in raw))
+        yield from filter(None, (clean(raw, cleaning).strip(" \n") for raw in raw_stories(file)))
 
 
 def text_of(path: Path) -> str:
     """A whole .txt file, which is one single text. Raises CorpusError."""
-    if path.suffix != ".txt":
-        raise CorpusError(f"{path} must end in .txt: a book is plain text")
-    text = "".join(lines for _, lines in _lines(path)).removeprefix("\ufeff")
-    if _MARK.search(text):
-        raise CorpusError(f"{path} is parted into stories by lines {END}, so it is no book: give --cleaning auto")
-    return text
+    if has_stories([path]):
+        raise CorpusError(f"{path} is no book, which is a .txt without lines {END}: give --cleaning auto")
+    return "".join(_lines(path)).removeprefix("\ufeff")
 
 
-def _txt(path: Path) -> Iterator[Batch]:
+def _txt(path: Path, progress: Progress) -> Iterator[str]:
     """Stories parted by end marks."""
     begun: list[str] = []  # the lines of the story that no mark has ended yet
-    for size, lines in _lines(path):
-        *ended, rest = _MARK.split(lines)
-        if ended:
-            ended[0] = "".join([*begun, ended[0]])
-            begun.clear()
-        begun.append(rest)
-        yield size, ended
-    yield 0, ["".join(begun)]
+    for lines in _lines(path, progress):
+        first, *others = _MARK.split(lines)
+        begun.append(first)
+        for other in others:
+            yield "".join(begun)
+            begun = [other]
+    yield "".join(begun)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The text in pieces of whole lines, each with its bytes."""
-    rest, done = bytearray(), 0  # the line that has no end yet, and where in the file it starts
+def _lines(path: Path, progress: Progress = int) -> Iterator[str]:
+    """The text in pieces of whole lines. Raises CorpusError where it is not UTF-8."""
+    done = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            end = chunk.rfind(b"\n") + 1
-            rest += chunk
-            if end:
-                cut = len(rest) - len(chunk) + end
-                yield cut, _decode(path, rest[:cut], done)
-                del rest[:cut]
-                done += cut
-    if rest:
-        yield len(rest), _decode(path, rest, done)
+        while raw := b"".join(file.readlines(_CHUNK)):
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{path} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {done + error.start}; "
+                    "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+                ) from None
+            done += len(raw)
+            progress(len(raw))
 
 
-def _decode(path: Path, raw: bytes | bytearray, offset: int) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {offset + error.start}; "
-            "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
-        ) from None
-
-
-def _jsonl(path: Path) -> Iterator[Batch]:
+def _jsonl(path: Path, progress: Progress) -> Iterator[str]:
     """The field `text` of the JSON object on each line."""
-    number = offset = 0
-    with path.open("rb") as file:
-        while lines := list(islice(file, _RECORDS)):
-            raw, size = [], 0
-            for line in lines:
-                number += 1
-                text = _decode(path, line, offset + size)
-                size += len(line)
-                if not text.strip():
-                    continue
-                try:
-                    record = json.loads(text.removeprefix("\ufeff"))  # a byte order mark
-                except (ValueError, RecursionError) as error:
-                    raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
-                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                    raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
-                raw.append(record["text"])
-            offset += size
-            yield size, raw
+    number = 0
+    for lines in _lines(path, progress):
+        for line in lines.removesuffix("\n").split("\n"):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.removeprefix("\ufeff"))  # a byte order mark
+            except (ValueError, RecursionError) as error:
+                raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise CorpusError(f'{path}, line {number} must be an object with a string "text"')
+            yield record["text"]
 
 
-def _parquet(path: Path) -> Iterator[Batch]:
+def _parquet(path: Path, progress: Progress) -> Iterator[str]:
     """The strings of the column `text`."""
     try:
         import pyarrow.parquet
@@ -158,15 +136,13 @@ def _parquet(path: Path) -> Iterator[Batch]:
         raise CorpusError(f"{path}: reading .parquet files needs pyarrow: pip install pyarrow") from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        types = {column.name: column.type for column in table.schema_arrow}
-        kind = types.get("text")
-        if isinstance(kind, pyarrow.DictionaryType):
-            kind = kind.value_type
-        if not re.fullmatch(r"(large_)?string(_view)?", str(kind)):
+        types = {column.name: str(column.type) for column in table.schema_arrow}
+        if not re.match(r"(dictionary<values=)?(large_)?string", types.get("text", "")):
             columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
             raise CorpusError(f"{path} must have a column `text` of strings; its columns: {columns}")
         size = path.stat().st_size / max(1, table.metadata.num_rows)
         for batch in table.iter_batches(_RECORDS, columns=["text"]):
-            yield int(size * len(batch)), [text for text in batch.column(0).to_pylist() if text]
+            yield from filter(None, batch.column(0).to_pylist())
+            progress(int(size * len(batch)))
     except (pyarrow.ArrowException, OSError) as error:  # OSError: a page of it is damaged
         raise CorpusError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None

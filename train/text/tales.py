@@ -1,23 +1,20 @@
 """Books to tales, told apart and without what is no tale: python -m train.text.tales BOOKS... OUT
 
-What is left out is counted: licences, front matter, headings, notes, pictures, and the questions that follow a chapter.
+What is left out is counted: licences, front matter, headings, notes and pictures, and questions that follow a chapter.
 """
-
-from __future__ import annotations
 
 import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.vocab import END
 from train.flags import refuse
 from train.text.files import replace_file
-from train.text.stories import CorpusError, text_of
+from train.text.stories import CorpusError, files_of, text_of
 
 BOOKS = (  # of Project Gutenberg, by number
     62514,  # Jataka Tales, Ellen C. Babbitt, 1912
@@ -34,40 +31,20 @@ _SHORTEST = 400  # characters: what is shorter between two headings is a list or
 _FRONT = re.compile(
     r"PREFACE|INTRODUCT|CONTENTS|ILLUSTRATION|GLOSSARY|NOTES|INDEX|TRANSCRIBER|FOREWORD|PUBLISHER|DEDICATION"
 )
-_PART = re.compile(r"(CHAPTER|PART)\b.*|[IVXL]+\.?|STORY [IVXL]+\.?")  # a heading within a tale, or beside its title
-_ASIDES = {
-    "questions": re.compile(r"\d+\. "),
-    "pictures": re.compile(r"\[?_?\(?Illustration"),
-    "notes": re.compile(r"\[|_?\(?Footnote|\*[ *]*$"),  # and asterisms
-}
-_MARKS = re.compile(r"\[(Pg )?\d+\]|\{\d+\}|_")  # of footnotes, pages and italics
+_PART = re.compile(r"(CHAPTER|PART)\b.*|[IVXL]+\.?")  # a heading within a tale, or beside its title
+_QUESTION = re.compile(r"\d+\. ")
+_NOTE = re.compile(r"\[|\*[ *]*$")  # or a picture, or an asterism
+_MARKS = re.compile(r"\[(Pg )?\d+\]|_")  # of footnotes, pages and italics
 
 
-@dataclass(frozen=True)
-class Tale:
-    """The text of a tale, a paragraph or a line of verse a line, and its title: '' of a text without headings."""
-
-    title: str
-    text: str
-
-
-def tales(book: str, left_out: Counter[str] | None = None) -> Iterator[Tale]:
-    """The tales of a book in plain text.
+def tales(book: str, left_out: Counter[str]) -> list[tuple[str, str]]:
+    """Title and text of the tales of a book in plain text: a paragraph or a line of verse a line.
 
     A heading is a short paragraph in capitals, or a short one without a closing mark that stands between empty lines.
-    A chapter or part goes on with the tale before it. `left_out` counts the characters of what is no tale, by kind.
+    A chapter or part goes on with the tale before it; what no heading is above has the title ''. `left_out` counts the
+    characters of what is no tale, by kind.
     """
-    left_out = Counter() if left_out is None else left_out
-    title, tale = "", []
-
-    def whole(more_to_come: bool) -> Iterator[Tale]:
-        text = "\n".join(tale)
-        title_page = more_to_come and not title
-        if title_page or len(text) < _SHORTEST or _FRONT.search(title.upper()):
-            left_out["front matter"] += len(text)
-        else:
-            yield Tale(title, text)
-
+    sections: list[tuple[str, list[str]]] = [("", [])]
     heading = False
     for paragraph, before, after in _paragraphs(_wanted(book, left_out)):
         plain = " ".join(paragraph.split())
@@ -75,33 +52,44 @@ def tales(book: str, left_out: Counter[str] | None = None) -> Iterator[Tale]:
         if heading:
             left_out["headings"] += len(plain)
             if not _PART.fullmatch(plain):
-                yield from whole(more_to_come=True)
-                title, tale = _MARKS.sub("", plain).strip(" ."), []
-        elif kind := next((kind for kind, pattern in _ASIDES.items() if pattern.match(plain)), None):
-            left_out[kind] += len(plain)
+                sections.append((_MARKS.sub("", plain).strip(" ."), []))
+        elif _QUESTION.match(plain):
+            left_out["questions"] += len(plain)
+        elif _NOTE.match(plain):
+            left_out["notes"] += len(plain)
         else:
-            verse = all(line.startswith("  ") for line in paragraph.splitlines())
-            lines = map(str.split, paragraph.splitlines()) if verse else [plain.split()]
-            tale.extend(" ".join(_MARKS.sub("", " ".join(line)).split()) for line in lines)
-    yield from whole(more_to_come=False)
+            lines = paragraph.splitlines()
+            verse = all(line.startswith("  ") for line in lines)
+            sections[-1][1].extend(" ".join(_MARKS.sub("", line).split()) for line in (lines if verse else [plain]))
+    found = []
+    for title, lines in sections:
+        text = "\n".join(lines)
+        if len(text) < _SHORTEST or _FRONT.search(title.upper()):
+            left_out["front matter"] += len(text)
+        else:
+            found.append((title, text))
+    return found
 
 
 def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Writes train.txt and valid.txt, tales parted by end marks; gives their counts and what was left out.
 
-    Raises CorpusError naming a file that is no book.
+    Raises CorpusError naming files that are no books, or hold too few tales.
     """
     left_out: Counter[str] = Counter()
     found = [tale for book in books for tale in tales(text_of(book), left_out)]
+    if len(found) < 2:
+        names = ", ".join(map(str, books))
+        raise CorpusError(f"{names}: tales found: {len(found)}; to train and validate takes two")
     held_out = found[EVERY - 1 :: EVERY] or found[-1:]
     parts = {"train": [tale for tale in found if tale not in held_out], "valid": held_out}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
-        replace_file(folder / f"{name}.txt", "".join(f"{tale.text}\n{END}\n" for tale in part).encode())
+        replace_file(folder / f"{name}.txt", "".join(f"{text}\n{END}\n" for _, text in part).encode())
     return {
         "tales": {name: len(part) for name, part in parts.items()},
-        "characters": {name: sum(len(tale.text) for tale in part) for name, part in parts.items()},
-        "held_out": [tale.title for tale in held_out],
+        "characters": {name: sum(len(text) for _, text in part) for name, part in parts.items()},
+        "held_out": [title for title, _ in held_out],
         "left_out": dict(left_out.most_common()),
     }
 
@@ -134,9 +122,9 @@ def _paragraphs(text: str) -> Iterator[tuple[str, int, int]]:
 def _is_heading(paragraph: str, before: int, after: int, below_another: bool) -> bool:
     if len(paragraph) > 80 or not re.search(r"[A-Za-z]", paragraph):
         return False
-    if paragraph == paragraph.upper():
+    if paragraph.isupper():
         return True
-    if re.search(r"[,;:!?\"')-]$", paragraph) or paragraph[0] in "\"'[":
+    if paragraph[-1] in ",;:!?\"')-":
         return False
     return before >= 3 or (after >= 2 and (below_another or not paragraph.endswith(".")))
 
@@ -146,12 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(paths) < 2:
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
-    *books, out = paths
-    files = [file for book in books for file in (sorted(book.glob("*.txt")) if book.is_dir() else [book])]
     try:
-        if not files:
-            raise CorpusError(f"{', '.join(map(str, books))} holds no .txt")
-        print(json.dumps(write(files, out), indent=1))
+        print(json.dumps(write([book for path in paths[:-1] for book in files_of(path)], paths[-1]), indent=1))
     except CorpusError as error:
         return refuse(str(error))
     except OSError as error:
