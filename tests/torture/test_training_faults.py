@@ -417,8 +417,8 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
-        written(format=4): f"has format 4 of a newer version, this one reads 3: go on with that version, or {anew}",
-        written(format=1): f"has format 1, not 3; {anew}",
+        written(format=5): f"has format 5 of a newer version, this one reads 4: go on with that version, or {anew}",
+        written(format=1): f"has format 1, not 4; {anew}",
         settings: f"was made with lr 0.5, this run has 0.005: use the same settings, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",
     }
@@ -463,7 +463,7 @@ def test_no_pickle_is_loaded(forked: Job, fresh: Callable[[], Path]) -> None:
     sources = [ROOT / "app.py", *(path for part in ("model", "train", "page") for path in (ROOT / part).rglob("*.py"))]
     assert {str(path): found for path in sources if (found := unsafe(path))} == {}
     folder = fresh()
-    runs = [forked(folder, *SHORT, audit=True, phase="steps", at=30_000, signals=[15])]
+    runs = [forked(folder, *SHORT, audit=True, phase="steps", at=3_000, signals=[15])]
     runs += [forked(folder, *SHORT, "--resume", audit=True) for _ in range(2)]
     if FULL:  # of what the first one compiled the second has nothing
         runs += [forked(fresh(), *SHORT, "--compile", audit=True) for _ in range(2)]
