@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from model import Sampling, Storyteller
 
 ARTIFACTS = Path("artifacts")
+SETTINGS = "length", "temperature", "top_k", "top_p", "min_p", "seed"
 FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
 
 
@@ -58,8 +59,7 @@ def describe(storyteller: Storyteller) -> str:
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
     """The prompt and the story on stdout, as it comes; settings, seed and what of the prompt is lost on stderr."""
     prompt = storyteller.prepare(text)
-    settings = f"length {sampling.length}, temperature {sampling.temperature}, top-k {sampling.top_k}, "
-    settings += f"top-p {sampling.top_p}, min-p {sampling.min_p}, seed {sampling.seed}"
+    settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in SETTINGS)
     print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
         print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
@@ -74,26 +74,15 @@ def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None
     print(flush=True)
 
 
-def read_sampling(parser: Parser, options: argparse.Namespace) -> Sampling:
-    try:
-        return model.Sampling(
-            length=options.length,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            seed=options.seed,
-        ).seeded()
-    except ValueError as error:
-        parser.error(str(error))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     try:
         parser = build_parser()
         options = parser.parse_args(argv)
-        sampling = read_sampling(parser, options)
+        try:
+            sampling = model.Sampling(**{name: getattr(options, name) for name in SETTINGS}).seeded()
+        except ValueError as error:
+            parser.error(str(error))
         if options.list:
             for storyteller in find_all():
                 print(f"{storyteller.folder}: {describe(storyteller)}", flush=True)

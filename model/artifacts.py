@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,6 @@ from model.parse import FILES, FORMAT, GRAPH, MEND, MIB, Artifact, ArtifactError
 from model.vocab import Vocab
 
 GRAPH_LIMIT = 1024 * MIB
-GRAPH_OF = re.compile(rb"weights sha256:([0-9a-f]{64})")  # near its start a graph names the weights it was made of
 
 
 def save(
@@ -62,13 +60,15 @@ def save(
     _replace(folder, contents)
 
 
-def add_graph(folder: str | Path, graph: bytes) -> None:
-    """Puts `graph`, made of the weights in `folder`, there as model.onnx, in one step; config.json then lists its hash.
+def add_graph(folder: str | Path, graph: bytes, weights_sha256: str) -> None:
+    """Puts `graph`, made of the weights with this hash, into `folder` as model.onnx, in one step.
 
-    Raises ArtifactError if it does not belong to the weights or cannot be written; `folder` is then as it was.
+    config.json then lists its hash. Raises ArtifactError if `folder` holds other weights or cannot be written; it is
+    then as it was.
     """
     folder = Path(folder).resolve()
-    _check_origin(folder / GRAPH, graph, read(folder).hashes)
+    if read(folder).hashes["model.safetensors"] != weights_sha256:
+        raise ArtifactError(export_again(folder, "was made of other weights than model.safetensors holds"))
     _renew(folder, {GRAPH: graph})
 
 
@@ -147,11 +147,6 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
     return data
 
 
-def graph_mark(weights_sha256: str) -> str:
-    """What a graph made of the model.safetensors with this hash has as its doc_string."""
-    return f"weights sha256:{weights_sha256}"
-
-
 def export_again(folder: Path, trouble: str) -> str:
     """A message about a model.onnx with this trouble."""
     return f"{folder / GRAPH} {trouble}; write it with: python -m train.export {folder} --to onnx"
@@ -190,36 +185,20 @@ def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
 
 
 def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) -> tuple[bytes | None, str | None]:
-    """The model.onnx, or why it cannot be used, or neither where there is none. One of other weights is an error."""
+    """The model.onnx, or why it cannot be used, or neither where there is none."""
     path = folder / GRAPH
     if GRAPH not in hashes and not path.exists():
         return None, None
     try:
-        data = read_file(path, limit=GRAPH_LIMIT, links=links)
+        return read_file(path, limit=GRAPH_LIMIT, sha256=hashes.get(GRAPH, ""), links=links), None
     except ArtifactError as error:
         return None, export_again(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {MEND}"))
-    _check_origin(path, data, hashes)
-    if hashlib.sha256(data).hexdigest() != hashes.get(GRAPH):
-        return None, export_again(folder, "is not the file that config.json lists (its SHA-256 differs)")
-    return data, None
-
-
-def _check_origin(path: Path, graph: bytes, hashes: Mapping[str, str]) -> None:
-    """Raises ArtifactError if the graph says that it was made of other weights."""
-    mark = GRAPH_OF.search(graph, 0, 4096)
-    if mark and mark[1].decode() != hashes["model.safetensors"]:
-        raise ArtifactError(export_again(path.parent, "was made of other weights than model.safetensors holds"))
 
 
 def spelled(value: Any) -> Any:
     """JSON-able values whose texts can be written as UTF-8: names of files need not be spelled as the locale has it."""
-    if isinstance(value, dict):
-        return {spelled(key): spelled(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [spelled(each) for each in value]
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        return os.fsencode(value).decode(errors="replace")
-    return value
+    as_bytes = json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+    return json.loads(as_bytes.decode(errors="replace"))
 
 
 def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 AT_FDCWD = -100  # <fcntl.h>: paths are relative to the working directory
 RENAME_EXCHANGE = 2  # <linux/fs.h>: swap the two names
-UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collection[str]) -> None:
@@ -28,35 +27,26 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collec
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if old.exists() and not folder.exists():
-        os.rename(old, folder)
-    for leftover in (new, old):
-        _discard(leftover, folder, owned)
+    _tidy(folder, new, old, owned)
     try:
         new.mkdir()
         for name, data in contents.items():
-            write_synced(new / name, data)
-        sync_folder(new)
+            with (new / name).open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync(new)
         if not folder.exists():
             os.rename(new, folder)
         elif not _exchange(new, folder):
-            _rename_twice(new, folder, old)
-        sync_folder(folder.parent)
+            os.rename(folder, old)
+            os.rename(new, folder)
+        _sync(folder.parent)
     finally:
-        _discard(new, folder, owned)
-        if folder.exists():
-            _discard(old, folder, owned)
+        _tidy(folder, new, old, owned)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Writes a new file and waits until it is on the disk."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Waits until the names in `folder` are on the disk, where the system can (Windows and some disks cannot)."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -67,36 +57,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps the two names in one step; False where that is not supported."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in UNSUPPORTED:
-        return False
-    raise OSError(code, os.strerror(code), str(other))
+    """Swaps the two names in one step; False where that cannot be done."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    paths = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    return rename is not None and rename(*paths, RENAME_EXCHANGE) == 0
 
 
-def _rename_twice(new: Path, folder: Path, old: Path) -> None:
-    os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        os.rename(old, folder)
-        raise
-
-
-def _discard(leftover: Path, folder: Path, owned: Collection[str]) -> None:
-    """Removes a folder half written or replaced, after moving what is not `owned` into `folder`.
-
-    What cannot be moved or removed now waits for the next call.
-    """
+def _tidy(folder: Path, new: Path, old: Path, owned: Collection[str]) -> None:
+    """Ends what a call began: restores `folder` where it is missing, and removes what is half written or replaced,
+    after moving what is not `owned` into `folder`. What cannot be done now waits for the next call."""
     with suppress(OSError):
-        for entry in leftover.iterdir():
-            if entry.name not in owned and folder.is_dir():
-                os.rename(entry, folder / entry.name)
-        shutil.rmtree(leftover)
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        for leftover in filter(Path.exists, (new, old)):
+            for entry in leftover.iterdir():
+                if entry.name not in owned and folder.is_dir():
+                    os.rename(entry, folder / entry.name)
+            shutil.rmtree(leftover)

@@ -24,32 +24,29 @@ def download(repo_id: str, *, local_files_only: bool = False, **options: Any) ->
     `options` are those of `huggingface_hub.snapshot_download`: revision, cache_dir, force_download, token. Only the
     files that an artifact has are fetched. Raises ArtifactError, which names the repository and the mend.
     """
-    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
     names = [*FILES, GRAPH]
     try:
         folder = snapshot_download(
             repo_id, allow_patterns=names, library_name="gpt-from-scratch", local_files_only=local_files_only, **options
         )
-    except HFValidationError as error:
-        raise ArtifactError(f"{repo_id} names no model: give a folder, or user/name on the Hub") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403, 404):  # a private model looks like none to others
+    except (HFValidationError, HTTPError, OSError) as error:
+        answered = next((each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)), None)
+        status = answered.response.status_code if answered else None
+        if isinstance(error, HFValidationError) or status in (401, 403, 404):  # a private model looks like none
             revision = f" at revision {options['revision']}" if options.get("revision") else ""
-            trouble = f"is neither a folder here nor a model on the Hub that you may read{revision} ({status})"
-            raise ArtifactError(f"{repo_id} {trouble}: check the name; if it is private, {LOGIN}") from error
-        raise ArtifactError(f"{repo_id} could not be downloaded ({status}); try again later") from error
-    except LocalEntryNotFoundError as error:
-        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
-        cause = f"the Hub has trouble ({status})" if status else "the Hub cannot be reached"
-        cause = "it is not in the cache" if local_files_only else cause
+            trouble = f"is neither a folder here nor a model on the Hub that you may read{revision}"
+            mend = f"check the name; if it is private, {LOGIN}"
+            raise ArtifactError(f"{repo_id} {trouble}{f' ({status})' if status else ''}: {mend}") from error
+        if status:
+            cause = f"the Hub has trouble ({status})"
+        elif isinstance(error, LocalEntryNotFoundError):
+            cause = "it is not in the cache" if local_files_only else "the Hub cannot be reached"
+        else:
+            cause = str(error).strip().split("\n")[0]
         raise ArtifactError(f"{repo_id} could not be downloaded: {cause}; check the network and try again") from error
-    except (HTTPError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{repo_id} could not be downloaded ({reason}); try again") from error
     if not (Path(folder) / "config.json").exists():
         raise ArtifactError(f"{repo_id} on the Hub is no storyteller: it has no config.json of this program")
     return Path(folder)

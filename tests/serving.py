@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from model import ModelConfig, Vocab
-from model.artifacts import add_graph, graph_mark, read, save
+from model.artifacts import add_graph, read, save
 from train.export.onnx import build
 
 ROOT = Path(__file__).parent.parent
@@ -84,8 +84,7 @@ def save_tiny(
     log = [dict(step=step, train=4 / (step + 1), val=4.4 / (step + 1), lr=0.001) for step in range(3)]
     save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card="# tiny\n")
     if graph:
-        mark = graph_mark(read(folder).hashes["model.safetensors"])
-        add_graph(folder, build(config, weights, bits=32, mark=mark))
+        add_graph(folder, build(config, weights, bits=32), read(folder).hashes["model.safetensors"])
 
 
 def save_broken(folder: Path) -> None:

@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError
 from serving import ROOT, Server, save_broken, save_tiny, serve
 
 from docs.sampling import distance
-from model.artifacts import add_graph
+from model.artifacts import add_graph, read
 from model.sampling import USUAL
 from page.answers import Answers
 from page.shelf import Shelf
@@ -350,7 +350,8 @@ def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_pat
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True)
     (tmp_path / "tiny" / "model.onnx").write_bytes(b"no graph")
     save_tiny(tmp_path / "odd", nats=1.0, ends=True)
-    add_graph(tmp_path / "odd", b"no graph either")  # which is known when it is opened
+    weights = read(tmp_path / "odd").hashes["model.safetensors"]
+    add_graph(tmp_path / "odd", b"no graph either", weights)  # which is known when it is opened
     code = (
         "import pathlib, sys; {} and sys.modules.update(torch=None); import page.shelf\n"
         f"shelf = page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})); print(shelf.warnings, shelf.skipped, sep='\\n')"

@@ -33,9 +33,8 @@ def storyteller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         return model.load(request.getfixturevalue(request.param))
     folder = tmp_path_factory.mktemp("batching") / request.param
     artifacts.save(folder, **parts(LONG) | {"weights": random_weights(LONG, seed=3)})
-    mark = export_onnx.graph_mark(model.load(folder).hashes["model.safetensors"])
-    bits = 8 if request.param == "rounded" else 32
-    artifacts.add_graph(folder, export_onnx.build(LONG, random_weights(LONG, seed=3), bits=bits, mark=mark))
+    graph = export_onnx.build(LONG, random_weights(LONG, seed=3), bits=8 if request.param == "rounded" else 32)
+    artifacts.add_graph(folder, graph, artifacts.read(folder).hashes["model.safetensors"])
     return model.load(folder)
 
 

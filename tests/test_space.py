@@ -1,4 +1,4 @@
-"""What a push checks before it asks the Hub: the files, the front matter, sizes, secrets, and the page itself."""
+"""What a push checks before it asks the Hub: the files, the front matter, secrets, and the page itself."""
 
 from __future__ import annotations
 
@@ -120,13 +120,10 @@ def test_front_matter_that_cannot_be_read(contents: Contents, text: bytes, messa
 
 
 def test_every_fault_is_told_at_once(contents: Contents) -> None:
-    files = {"app.py": f"TOKEN = '{TOKEN}'".encode(), "artifacts/tiny/log.jsonl": b" " * (10 * 2**20 + 1)}
-    large = {"artifacts/tiny/model.onnx": b" " * (10 * 2**20 + 1)}  # goes by LFS
-    message = refused(check, replace(contents, files=contents.files | files | large))
-    assert message.splitlines() == [
+    files = {"app_py": f"TOKEN = '{TOKEN}'", "README_md": README.replace("sdk: gradio\n", "sdk: docker\n", 1)}
+    assert refused(check, changed(contents, **files)).splitlines() == [
+        "README.md: sdk ('docker') must be gradio",
         "app.py contains a Hugging Face token: take it out, and revoke it",
-        "artifacts/tiny/log.jsonl has 10,485,761 bytes, and the Hub takes at most 10,485,760 outside LFS "
-        "(.safetensors, .onnx): make it smaller",
     ]
 
 

@@ -20,7 +20,7 @@ from train.distributed import Ranks, joined
 from train.evaluate import score
 from train.finish import finish
 from train.interrupts import Interrupted, Stop, stop_signals
-from train.lock import Locked, locked
+from train.lock import locked
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
 from train.run import Run
@@ -99,13 +99,13 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
 
 @contextmanager
 def alone_at(out: Path) -> Iterator[None]:
-    """Within, no other run may write to `out`. Raises ValueError naming the one that does."""
+    """Within, no other run may write to `out`. Raises ValueError where one does."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(checkpoint_path(out).with_name("lock")))
-        except Locked as error:
+        except BlockingIOError:
             mend = "wait until it ends, stop it, or choose another --out"
-            raise ValueError(f"{out} is being trained by {error}: {mend}") from None
+            raise ValueError(f"{out} is being trained by another process: {mend}") from None
         except OSError as error:
             raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
         yield

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from model.decoder import TorchDecoder
@@ -189,31 +190,20 @@ Nothing filters what it writes.
 
 def front_matter(metrics: dict[str, Any]) -> str:
     """The head of a card, as the Hub reads it."""
-    datasets = "datasets:\n- roneneldan/TinyStories\n" if learned_tinystories(metrics) else ""
-    return f"""---
-license: mit
-language: en
-library_name: pytorch
-pipeline_tag: text-generation
-tags:
-- character-level
-- gpt
-- from-scratch
-{datasets}model-index:
-- name: {json.dumps(metrics["name"])}
-  results:
-  - task:
-      type: text-generation
-    dataset:
-      name: {json.dumps(metrics["evaluation"]["data"])}
-      type: text
-    metrics:
-    - type: nats_per_character
-      value: {metrics["nats_per_character"]}
-    - type: bits_per_character
-      value: {metrics["bits_per_character"]}
----
-"""
+    text = {"task_type": "text-generation", "dataset_type": "text", "dataset_name": metrics["evaluation"]["data"]}
+    names = "nats_per_character", "bits_per_character"
+    results = [EvalResult(metric_type=name, metric_value=metrics[name], **text) for name in names]
+    data = ModelCardData(
+        license="mit",
+        language="en",
+        library_name="pytorch",
+        pipeline_tag="text-generation",
+        tags=["character-level", "gpt", "from-scratch"],
+        datasets=["roneneldan/TinyStories"] if learned_tinystories(metrics) else None,
+        model_name=metrics["name"],
+        eval_results=results,
+    )
+    return f"---\n{data}\n---\n"
 
 
 def besides(metrics: dict[str, Any], context: int) -> str:

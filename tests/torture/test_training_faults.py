@@ -317,24 +317,21 @@ def test_a_second_run_into_one_artifact_is_refused(forked: Job, fresh: Callable[
         second = forked(folder, *SHORT)
         mend = "wait until it ends, stop it, or choose another --out"
         assert second["code"] == 2
-        assert second["err"].splitlines()[-1] == f"error: out is being trained by process {os.getpid()}: {mend}"
+        assert second["err"].splitlines()[-1] == f"error: out is being trained by another process: {mend}"
         assert contents(folder / "out") == contents(older) and os.listdir(lock.parent) == ["lock"]
         assert not (folder / ".cache").exists()
         (folder / "link").symlink_to(folder / "out")  # the same artifact by another name
         linked = forked(folder, *SHORT, "--out", "link")
-        assert linked["code"] == 2 and f"link is being trained by process {os.getpid()}: " in linked["err"]
+        assert linked["code"] == 2 and "link is being trained by another process: " in linked["err"]
     assert not lock.parent.exists()
-    # what a killed run left, also where its pid is that of a living process now
-    for stale in ("4194305 elsewhere", f"{os.getpid()}", "", "x" * 10_000):
-        lock.parent.mkdir(exist_ok=True)
-        lock.write_text(stale)
-        assert forked(folder, *SHORT)["code"] == 0
-        assert not lock.exists()
+    lock.parent.mkdir()
+    lock.touch()  # what a killed run left
+    assert forked(folder, *SHORT)["code"] == 0
+    assert not lock.exists()
     record(
-        "a second run into the same artifact, also through a link; lock files that killed runs left",
-        6,
-        "the second is refused at once, naming the pid of the first; a stale lock is taken over, also where its pid "
-        "belongs to another process now",
+        "a second run into the same artifact, also through a link; a lock file that a killed run left",
+        3,
+        "the second is refused at once; a stale lock is taken over",
         'make torture ARGS="-k second_run"',
     )
 
@@ -420,8 +417,8 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
-        written(format=4): f"has format 4 of a newer version, this one reads 3: go on with that version, or {anew}",
-        written(format=1): f"has format 1, not 3; {anew}",
+        written(format=5): f"has format 5 of a newer version, this one reads 4: go on with that version, or {anew}",
+        written(format=1): f"has format 1, not 4; {anew}",
         settings: f"was made with lr 0.5, this run has 0.005: use the same settings, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",
     }
@@ -466,7 +463,7 @@ def test_no_pickle_is_loaded(forked: Job, fresh: Callable[[], Path]) -> None:
     sources = [ROOT / "app.py", *(path for part in ("model", "train", "page") for path in (ROOT / part).rglob("*.py"))]
     assert {str(path): found for path in sources if (found := unsafe(path))} == {}
     folder = fresh()
-    runs = [forked(folder, *SHORT, audit=True, phase="steps", at=30_000, signals=[15])]
+    runs = [forked(folder, *SHORT, audit=True, phase="steps", at=3_000, signals=[15])]
     runs += [forked(folder, *SHORT, "--resume", audit=True) for _ in range(2)]
     if FULL:  # of what the first one compiled the second has nothing
         runs += [forked(fresh(), *SHORT, "--compile", audit=True) for _ in range(2)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import gguf
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, quantize
 
 from model.atomic import replace_folder
 from model.gpt import NORM_EPS, ROPE_THETA
@@ -16,23 +16,8 @@ from model.vocab import END
 from train.export.transformers import qwen3
 
 KINDS = {
-    "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-}
-NAMES = {  # of Qwen3 -> of GGUF, within a block and outside
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "embed_tokens": "token_embd",
-    "norm": "output_norm",
+    "F32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "Q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 # GPT-2 writes each byte as a printable character: most ASCII as itself, the others shifted to 256 and beyond.
 SPELLED = {"\n": "Ċ", " ": "Ġ"}
@@ -44,19 +29,12 @@ def write(storyteller: Storyteller, out: Path) -> None:
 
     Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
     """
-    weights = {_name(name): weight for name, weight in qwen3(storyteller, out).items()}
+    theirs = qwen3(storyteller, out)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, storyteller.config.layers * storyteller.config.loops)
+    weights = {names.get_name(name, try_suffixes=(".weight",)): weight for name, weight in theirs.items()}
     contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
     contents["Modelfile"] = _modelfile(storyteller).encode()
     replace_folder(out.resolve(), contents, owned=contents.keys())
-
-
-def _name(name: str) -> str:
-    """model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight"""
-    name = name.removeprefix("model.").removesuffix(".weight")
-    if not name.startswith("layers."):
-        return f"{NAMES[name]}.weight"
-    _, layer, name = name.split(".", 2)
-    return f"blk.{layer}.{NAMES[name]}.weight"
 
 
 def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -> bytes:
@@ -64,15 +42,15 @@ def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -
     to, file_type = KINDS[kind]
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.gguf"
-        writer = GGUFWriter(path, "qwen3")
+        writer = gguf.GGUFWriter(path, "qwen3")
         writer.add_name(storyteller.name)
         writer.add_file_type(file_type)
-        writer.add_quantization_version(GGML_QUANT_VERSION)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _describe(writer, storyteller)
         for name, weight in weights.items():
             # 32 numbers share a scale, and ModelConfig sees to it that rows are multiples of that
-            dtype = to if weight.ndim == 2 else GGMLQuantizationType.F32
-            writer.add_tensor(name, quantize(weight, dtype), raw_dtype=dtype)
+            dtype = to if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
+            writer.add_tensor(name, gguf.quantize(weight, dtype), raw_dtype=dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -80,7 +58,7 @@ def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -
         return path.read_bytes()
 
 
-def _describe(writer: GGUFWriter, storyteller: Storyteller) -> None:
+def _describe(writer: gguf.GGUFWriter, storyteller: Storyteller) -> None:
     """The shape and the vocabulary. Both ends of a head are rotated as halves, so no matrix is permuted."""
     config, vocab = storyteller.config, storyteller.vocab
     writer.add_context_length(config.context)
@@ -97,7 +75,8 @@ def _describe(writer: GGUFWriter, storyteller: Storyteller) -> None:
     writer.add_tokenizer_model("gpt2")  # byte-level: a byte that the vocabulary lacks is dropped
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([SPELLED.get(symbol, symbol) for symbol in vocab.itos])
-    writer.add_token_types([TokenType.CONTROL if symbol == END else TokenType.NORMAL for symbol in vocab.itos])
+    kinds = {END: gguf.TokenType.CONTROL}
+    writer.add_token_types([kinds.get(symbol, gguf.TokenType.NORMAL) for symbol in vocab.itos])
     writer.add_token_merges([NEVER])
     writer.add_bos_token_id(vocab.end)
     writer.add_eos_token_id(vocab.end)

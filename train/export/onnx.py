@@ -16,17 +16,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model.artifacts import ArtifactError, add_graph, graph_mark
+from model.artifacts import ArtifactError, add_graph
 from model.config import ModelConfig
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
+from model.gpt import NORM_EPS, ROPE_THETA
 from model.sampling import Sampling
 from model.storyteller import Storyteller, log_softmax, tell, windows
 
 OPSET = 21
 IR_VERSION = 10  # of that opset; onnx would write its newest, which older runtimes refuse
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
-NORM_EPS = {"gpt": 1e-6, "classic": 1e-5}
-ROPE_THETA = 10_000.0
+EPSILON = {"gpt": NORM_EPS, "classic": 1e-5}
 BLOCK = 64  # weights that share a scale: 32 is slower, 128 no faster, and pads widths of 64
 # Up to here float32 weights stay in a core's own cache: 8 bits gain little or nothing, and would tell other stories.
 FLOAT_BYTES = 2**20
@@ -46,14 +46,13 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
     config, weights = storyteller.config, storyteller.weights
     if bits is None:
         bits = 32 if 4 * sum(array.size for array in weights.values()) <= FLOAT_BYTES else 8
-    mark = graph_mark(storyteller.hashes["model.safetensors"])
-    exact = build(config, weights, bits=32, mark=mark)
+    exact = build(config, weights, bits=32)
     exact_decoder = OnnxDecoder(OnnxGraph(exact, config, storyteller.folder))
     torch_decoder = TorchDecoder(storyteller.network)
     apart = check_close(storyteller, torch_decoder, exact_decoder, sequences)
     graph, found = exact, f"at 32 bits within {apart:.0e} of PyTorch's logits"
     if bits == 8:
-        graph = build(config, weights, bits=8, mark=mark)
+        graph = build(config, weights, bits=8)
         measured_on = f"{len(sequences)} stories" if sequences else "stories of its own; --data FILE takes others"
         sequences = sequences or _own_stories(storyteller, exact_decoder)
         rounded_decoder = OnnxDecoder(OnnxGraph(graph, config, storyteller.folder))
@@ -66,7 +65,7 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
                 f"python -m train.export {storyteller.folder} --to onnx --bits 32"
             )
         found += f", {cost:+.2%} nats per character on {measured_on}"
-    add_graph(storyteller.folder, graph)
+    add_graph(storyteller.folder, graph, storyteller.hashes["model.safetensors"])
     return f"{storyteller.folder}/model.onnx: {bits} bits, {len(graph):,} bytes, {found}"
 
 
@@ -116,8 +115,8 @@ def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[in
     return stories
 
 
-def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int, mark: str = "") -> bytes:
-    """The graph that `OnnxGraph` opens, with weights of 8 or 32 bits; `mark` becomes its doc_string."""
+def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int) -> bytes:
+    """The graph that `OnnxGraph` opens, with weights of 8 or 32 bits."""
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     graph = (ClassicGraph if config.architecture == "classic" else GptGraph)(config, weights, bits)
     graph.logits()
@@ -134,7 +133,6 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int, 
         helper.make_graph(graph.nodes, "storyteller", *ends, list(graph.constants.values())),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
         ir_version=IR_VERSION,
-        doc_string=mark,
     )
     return model.SerializeToString()
 
@@ -217,7 +215,7 @@ class GraphBuilder:
         """x plus change plus bias: normalised by the norm of that name, and as it is; without a change x itself."""
         simple, classic = ("Simplified", False) if self.config.architecture == "gpt" else ("", True)
         gains = [self.weight(f"{name}.weight")] + ([self.weight(f"{name}.bias")] if classic else [])
-        epsilon = NORM_EPS[self.config.architecture]
+        epsilon = EPSILON[self.config.architecture]
         if change is None:
             return self.node(f"{simple}LayerNormalization", x, *gains, epsilon=epsilon, axis=-1), x
         inputs = [x, change, *gains, *([self.weight(bias)] if bias else [])]
@@ -249,7 +247,7 @@ class GptGraph(GraphBuilder):
         gains = [self.weights[f"{name}.{kind}_norm.weight"] for kind in "qk"]
         gains = self.constant(f"{name}.gains", np.repeat(gains, H, axis=0)[None])  # (1, 2 H, D)
         heads = self.node("Reshape", qk, self.constant("heads", np.array([-1, 2 * H, D])))  # (B T, 2 H, D)
-        heads = self.node("SimplifiedLayerNormalization", heads, gains, epsilon=NORM_EPS["gpt"], axis=2)
+        heads = self.node("SimplifiedLayerNormalization", heads, gains, epsilon=EPSILON["gpt"], axis=2)
         packed = self.node("Concat", self.node("Reshape", heads, shape), v, axis=-1)
         return self.linear(self.attend([packed, "", ""], layer, do_rotary=1), f"{name}.out.weight")
 

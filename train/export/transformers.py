@@ -27,6 +27,7 @@ BLOCK = {  # the matrices and norms of a block that only change their name
     "mlp_norm": "post_attention_layernorm",
     "mlp.down": "mlp.down_proj",
 }
+MARKS = "bos_token", "eos_token", "pad_token"  # all three are our end mark
 _MAPPED = 0x3000  # `normalise` knows by heart no character beyond: those it takes from Unicode's own decomposition
 
 
@@ -36,24 +37,9 @@ def write(storyteller: Storyteller, out: Path) -> None:
     Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
     """
     weights = qwen3(storyteller, out)
-    config, vocab = storyteller.config, storyteller.vocab
-    contents = {
-        "config.json": _to_json(_config(storyteller)),
-        "generation_config.json": _to_json(_generation_config(storyteller)),
-        "tokenizer.json": tokenizer(vocab).to_str(pretty=True).encode(),
-        "tokenizer_config.json": _to_json(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": END,
-                "eos_token": END,
-                "pad_token": END,
-                "padding_side": "left",
-                "truncation_side": "left",  # the end of a prompt is what a story goes on from
-                "model_max_length": config.context,
-                "model_input_names": ["input_ids", "attention_mask"],
-                "clean_up_tokenization_spaces": False,
-            }
-        ),
+    settings = {name: (json.dumps(each, indent=2) + "\n").encode() for name, each in _settings(storyteller).items()}
+    contents = settings | {
+        "tokenizer.json": tokenizer(storyteller.vocab).to_str(pretty=True).encode(),
         "model.safetensors": to_safetensors(weights, metadata={"format": "pt"}),
         "README.md": _card(storyteller).encode(),
     }
@@ -122,45 +108,46 @@ def _replacements() -> list[normalizers.Replace]:
     return [normalizers.Replace(Regex(f"[{''.join(code for _, code in group)}]"), plain) for plain, group in groups]
 
 
-def _config(storyteller: Storyteller) -> dict[str, Any]:
-    config, end = storyteller.config, storyteller.vocab.end
+def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
+    """The JSON files. Stories are told as the page tells them; half the context is left to the prompt."""
+    config = storyteller.config
+    ids = {f"{mark}_id": storyteller.vocab.end for mark in MARKS}
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "torch_dtype": "float32",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden_width,
-        "num_hidden_layers": config.layers * config.loops,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.heads,
-        "head_dim": config.head_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": NORM_EPS,
-        "rope_theta": ROPE_THETA,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
-    }
-
-
-def _generation_config(storyteller: Storyteller) -> dict[str, Any]:
-    """The settings that the page tells with. Half the context is left to the prompt."""
-    end = storyteller.vocab.end
-    return {
-        "do_sample": True,
-        "temperature": USUAL.temperature,
-        "top_k": USUAL.top_k,  # transformers would keep 50, vLLM all
-        "top_p": USUAL.top_p,
-        "max_new_tokens": min(USUAL.length, storyteller.config.context // 2),
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
+        "config.json": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "torch_dtype": "float32",
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.width,
+            "intermediate_size": config.hidden_width,
+            "num_hidden_layers": config.layers * config.loops,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.heads,
+            "head_dim": config.head_width,
+            "hidden_act": "silu",
+            "max_position_embeddings": config.context,
+            "rms_norm_eps": NORM_EPS,
+            "rope_theta": ROPE_THETA,
+            "tie_word_embeddings": True,
+            **ids,
+        },
+        "generation_config.json": {
+            "do_sample": True,
+            "temperature": USUAL.temperature,
+            "top_k": USUAL.top_k,  # transformers would keep 50, vLLM all
+            "top_p": USUAL.top_p,
+            "max_new_tokens": min(USUAL.length, config.context // 2),
+            **ids,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **dict.fromkeys(MARKS, END),
+            "padding_side": "left",
+            "truncation_side": "left",  # the end of a prompt is what a story goes on from
+            "model_max_length": config.context,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+        },
     }
 
 
@@ -210,7 +197,3 @@ This is for a GPU. `--dtype float32` tells what the original tells, `--dtype flo
 - Prompt and story together fit into {config.context} characters: this is no chat model and has no chat template.
 - It writes in the manner of its training text and knows nothing else; nothing filters what it writes.
 """
-
-
-def _to_json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

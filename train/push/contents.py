@@ -11,14 +11,12 @@ from typing import Any
 import yaml
 from huggingface_hub import RepoCard
 
-from model.artifacts import GRAPH, MIB, file_bytes
+from model.artifacts import GRAPH, file_bytes
 from model.storyteller import Storyteller
 from train.flags import nearest
 
 ROOT = Path(__file__).parents[2]
 OWNED = ("model/", "page/", "artifacts/")  # in these folders of a Space, what is not pushed is stale
-PLAIN_LIMIT = 10 * MIB  # the Hub takes larger files only by LFS
-LFS = (".safetensors", ".onnx")  # of a new repository's .gitattributes
 SECRETS = {
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})\b",
@@ -68,12 +66,9 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
 
 
 def check(contents: Contents, token: str | None = None) -> None:
-    """Raises PushError that lists every fault of the front matter, every file that is too big, and every secret."""
+    """Raises PushError that lists every fault of the front matter and every secret."""
     faults = list(_front_matter_faults(contents.files))
     for path, data in contents.files.items():
-        if len(data) > PLAIN_LIMIT and not path.endswith(LFS):
-            limit = f"the Hub takes at most {PLAIN_LIMIT:,} outside LFS"
-            faults.append(f"{path} has {len(data):,} bytes, and {limit} ({', '.join(LFS)}): make it smaller")
         faults += [f"{path} contains {what}: take it out, and revoke it" for what in secrets(data, token)]
     if faults:
         raise PushError("\n".join(faults))
