@@ -226,9 +226,12 @@ def record(run: Run, ahead: Ahead, progress: Progress) -> None:
 
 
 def mean_loss(run: Run, seen: dict[str, float]) -> float:
-    """Of the usable steps since the last evaluation; before the first step that of the first batch."""
-    if seen["counted"] + seen["missed"]:
-        return seen["loss_sum"] / seen["counted"] if seen["counted"] else math.nan
+    """Of the usable steps since the last evaluation; NaN of none, where that is not how fp16 finds its scale; before
+    the first step that of the first batch."""
+    if seen["counted"]:
+        return seen["loss_sum"] / seen["counted"]
+    if seen["missed"] and not run.step.scaled:
+        return math.nan
     loss = run.step.objective.probe(run.source(), [0]).double()
     return float(run.ranks.sum(loss)) / run.ranks.count
 
