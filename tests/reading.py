@@ -126,6 +126,7 @@ def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **s
     context.set_default_timeout(5_000)
     reader = Reader(context.new_page()).open(url, link)
     yield reader
-    assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
+    # while it is laid out it may be wider
+    reader.page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
     assert reader.troubles == []
     context.close()

@@ -98,6 +98,14 @@ def test_starts_that_do_not_fit_are_refused(opens: int | None) -> None:
         Batches(TEXT, context=8, batch_size=4, seed=1, opens=opens, opening=0.5)
 
 
+def test_reseeded_is_a_plain_source_of_the_same_text() -> None:
+    source = Batches(
+        TEXT, context=8, batch_size=4, seed=1, opens=50, opening=0.5, mark=9, replay=TEXT[:20], part=(1, 2)
+    )
+    assert all(map(torch.equal, source.reseeded(7).batch(3), batches(7).batch(3)))
+    assert source.reseeded(7).text is source.text
+
+
 def test_a_counter_on_the_device_draws_what_a_number_does() -> None:
     source = batches()
     for step in (0, 7, 2**40):

@@ -72,6 +72,13 @@ class Batches:
         short.columns = self.columns[: context + 1]
         return short
 
+    def reseeded(self, seed: int) -> Batches:
+        """Other windows of the same text, whole batches of them, none of which is at a chosen place."""
+        other = copy(self)
+        other.seed, other.part, other.mark, other.opening, other.replay_share = mix_seed(seed), (0, 1), None, 0.0, 0.0
+        other.rows = rows_of(self.batch_size, other.part).to(self.rows.device)
+        return other
+
     @property
     def context(self) -> int:
         return len(self.columns) - 1

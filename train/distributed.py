@@ -60,10 +60,6 @@ class Ranks:
         """Whether this one writes and speaks for all."""
         return self.rank == 0
 
-    @property
-    def part(self) -> tuple[int, int]:
-        return self.rank, self.count
-
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor, replaced by its sum over the ranks."""
         if self.count > 1:
@@ -162,7 +158,7 @@ def joined(config: TrainConfig, stop: Stop) -> Iterator[Ranks]:
         return
     ranks = Ranks(*(int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     device = device_of(ranks, config)
-    rows_of(config.batch_size, ranks.part)
+    rows_of(config.batch_size, (ranks.rank, ranks.count))
     ours = not distributed.is_initialized()
     if ours:
         with together():

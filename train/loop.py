@@ -24,7 +24,7 @@ from train.lock import locked
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
 from train.run import Run
-from train.step import Ahead
+from train.step import TALLY, Ahead
 from train.text import corpus
 from train.text.dataset_report import dataset_report
 
@@ -157,7 +157,7 @@ def take_step(run: Run, ahead: Ahead) -> None:
     if seen["row"] >= ROW:
         raise run.diverged(f"{seen['row']:.0f} steps in a row up to step {run.steps} had no usable loss")
     if run.began is None:
-        run.start()
+        run.began = time.monotonic()
     # A step whose gradient overflowed in fp16 was no update: the schedule waits as well.
     run.updates = int(seen["updates"]) if run.step.scaled else run.steps
     rates = run.rates()
@@ -205,7 +205,7 @@ def record(run: Run, ahead: Ahead, progress: Progress) -> None:
     if missed:
         reason = f"no finite gradients, or a loss above {run.step.limit:.0f} nats per character"
         run.ranks.say(f"steps left out since the last evaluation: {missed} ({reason})")
-    run.step.forget()
+    run.step.tally[: TALLY.index("row")] = 0.0  # what is since the last evaluation
     if not math.isfinite(train_nats + val_nats):
         raise run.diverged(f"the loss is no finite number at step {run.steps}")
     if run.config.patience and source is run.batches:  # short windows make another figure, and no finished model

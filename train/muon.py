@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic: steep at zero, so that five iterations do
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # of a quintic that is steep at zero, so that five do
 EPS = 1e-7
 
 
@@ -37,12 +37,12 @@ def tall(matrices: Tensor) -> bool:
     return matrices.shape[1] > matrices.shape[2]
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16, iterations: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Newton-Schulz iteration: (N, R, C), R at most C, to the same with all singular values near 1 (0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
     x = matrices.to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,17 +21,17 @@ class Progress:
     """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for; `leads`: whether to speak."""
 
     def __init__(self, config: TrainConfig, folder: Path, leads: bool, steps: int) -> None:
-        self.leads = leads
-        self.tracker = tracker(config, folder) if leads else NoTracker()
-        self.bar = tqdm(total=config.steps, initial=steps, unit="step", disable=not (leads and sys.stderr.isatty()))
+        self.leads, self.closing = leads, ExitStack()
+        self.track = tracker(config if leads else replace(config, track="none"), folder, self.closing)
+        shown = leads and sys.stderr.isatty()
+        self.bar = self.closing.enter_context(tqdm(total=config.steps, initial=steps, unit="step", disable=not shown))
         self.shown, self.latest = 0.0, ""
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-        self.tracker.close()
+        self.closing.close()
 
     def update(self, run: Run, loss: float) -> None:
         """A step more; `loss` is the mean of the last ones."""
@@ -46,63 +49,25 @@ class Progress:
         if not self.leads:
             return
         self.latest = f", val {line['val']:.4f}"
-        self.tracker.log(line)
+        self.track(line)
         text = f"step {line['step']}: train loss {line['train']:.4f}, val loss {line['val']:.4f}, lr {line['lr']:.8f}"
         tqdm.write(text) if not self.bar.disable else print(text, flush=True)
 
 
-class Tracker(Protocol):
-    """Receives each line of the log."""
-
-    def log(self, line: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoTracker:
-    def log(self, line: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class TensorBoard:
-    def __init__(self, folder: Path) -> None:
+def tracker(config: TrainConfig, folder: Path, closing: ExitStack) -> Callable[[dict[str, Any]], None]:
+    """What takes each line of the log to the tracker that the settings ask for; `closing` ends it."""
+    if config.track == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(folder)
-
-    def log(self, line: dict[str, Any]) -> None:
-        for name, value in line.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, line["step"])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Trackio:
-    def __init__(self, project: str, config: dict[str, Any]) -> None:
+        writer = closing.enter_context(SummaryWriter(folder / "tensorboard"))
+        return lambda line: [writer.add_scalar(k, v, line["step"]) for k, v in line.items() if k != "step"]
+    if config.track == "trackio":
         import trackio
 
-        self.trackio = trackio
-        trackio.init(project=project, config=config)
-
-    def log(self, line: dict[str, Any]) -> None:
-        self.trackio.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-
-    def close(self) -> None:
-        self.trackio.finish()
-
-
-def tracker(config: TrainConfig, folder: Path) -> Tracker:
-    """The tracker that the settings ask for."""
-    if config.track == "tensorboard":
-        return TensorBoard(folder / "tensorboard")
-    if config.track == "trackio":
-        return Trackio(config.preset, {"seed": config.seed, "model": config.model.to_dict()})
-    return NoTracker()
+        trackio.init(project=config.preset, config={"seed": config.seed, "model": config.model.to_dict()})
+        closing.callback(trackio.finish)
+        return lambda line: trackio.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+    return lambda line: None
 
 
 def require_tracker(config: TrainConfig) -> None:

@@ -54,9 +54,10 @@ class Run:
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches
         self.watched = stories_in(watched, text.vocab, config.eval_stories)
-        size = {"context": config.model.context, "batch_size": config.batch_size, "device": self.device}
-        texts = (training, watched) if config.eval_windows else ()
-        self.probes = [Batches(part, seed=config.seed + 1, **size) for part in texts]
+        self.probes: list[Batches] = []
+        if config.eval_windows:
+            size = {"context": config.model.context, "batch_size": config.batch_size, "device": self.device}
+            self.probes = [self.batches.reseeded(config.seed + 1), Batches(watched, seed=config.seed + 1, **size)]
         self.steps = self.updates = 0  # they part where fp16 overflows, and the update is left out
         self.best: Tensor | None = None  # the weights of the best evaluation, where there is patience
         self.best_val: float | None = None
@@ -71,10 +72,6 @@ class Run:
         self.seconds_before = 0.0  # of the processes that ran before this one
         self.seconds_told = 0.0  # by the first of several ranks, after its last step
         self.commit: str | None = None  # of the code that runs
-
-    def start(self) -> None:
-        """Starts the clock."""
-        self.began = time.monotonic()
 
     @property
     def seconds_here(self) -> float:
@@ -108,11 +105,9 @@ class Run:
         return self.short if not self.over() and position < self.config.widen * total else self.batches
 
     def over(self) -> bool:
-        if self.config.steps and self.steps >= self.config.steps:
-            return True
-        if self.config.patience and self.stale >= self.config.patience:
-            return True
-        return self.config.max_minutes is not None and self.seconds >= 60 * self.config.max_minutes
+        config = self.config
+        done = (config.steps and self.steps >= config.steps) or (config.patience and self.stale >= config.patience)
+        return bool(done) or (config.max_minutes is not None and self.seconds >= 60 * config.max_minutes)
 
     @contextmanager
     def holding(self, weights: Tensor | None) -> Iterator[None]:
@@ -153,7 +148,7 @@ def batches_of(
         replay=text.replay,
         replay_share=config.replay_share,
         mark=None if "stories" in text.report["train"] else text.vocab.end,
-        part=ranks.part,
+        part=(ranks.rank, ranks.count),
     )
 
 

@@ -71,10 +71,6 @@ class Step:
         names = ["weights", "momentum", "mean", "square", "number", "tally", *(["average"] if self.config.ema else [])]
         return {name: getattr(self, name) for name in names}
 
-    def forget(self) -> None:
-        """An evaluation has read the losses: the next mean begins."""
-        self.tally[:3] = 0.0
-
     def __call__(self, batches: Batches) -> None:
         """A step on the next batch, at the rates in `rates`."""
         if batches.context in self.graphs:
@@ -94,8 +90,7 @@ class Step:
         except RuntimeError as error:
             self.captures = False
             print(f"no CUDA graph ({str(error).splitlines()[0]}), so slower: --no-graph does without", file=sys.stderr)
-            self.advance(batches)
-            return
+            return self.advance(batches)
         self.graphs[batches.context] = graph
         graph.replay()
 
