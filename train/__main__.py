@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from model import load
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
+from train.interrupts import Interrupted
 from train.presets import BEGINNING, ON_CUDA, PRESETS, TUNING, TrainConfig
 
 INTRODUCTION = """\
@@ -77,17 +78,15 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     out = args.out or Path("artifacts") / config.preset
     leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, one speaks
     try:
-        from train.interrupts import Interrupted
         from train.loop import checkpoint_path, train
 
-        try:
-            if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command) and leads:
-                print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
-        except Interrupted as error:
-            kept = checkpoint_path(out).exists()
-            if leads:
-                print(f"{error}: {f'the checkpoint is kept; {GO_ON}' if kept else NOTHING_LOST}", file=sys.stderr)
-            return 128 + error.number
+        if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command) and leads:
+            print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
+    except Interrupted as error:
+        kept = checkpoint_path(out).exists()
+        if leads:
+            print(f"{error}: {f'the checkpoint is kept; {GO_ON}' if kept else NOTHING_LOST}", file=sys.stderr)
+        return 128 + error.number
     except KeyboardInterrupt:
         print(f"SIGINT: {NOTHING_LOST}", file=sys.stderr)
         return 130

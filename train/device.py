@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,7 @@ from train.presets import TrainConfig
 
 # How devices that have no error of their own for it say that memory is short: mps, and the CPU
 SHORT = ("out of memory", "can't allocate memory", "not enough memory")
+MALLOPT = {-3: 2**26, -1: 2**30}  # <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, bytes
 
 
 class OutOfMemory(ValueError):
@@ -54,6 +57,10 @@ def set_up(config: TrainConfig) -> torch.device:
         torch.set_num_threads(config.threads)
     if device.type == "cuda" and config.model.architecture != "classic":
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # glibc would give the pages of a step back and fetch them again for the next: a quarter of its time
+        for option, limit in MALLOPT.items():
+            libc.mallopt(option, limit)
     return device
 
 

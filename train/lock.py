@@ -12,30 +12,39 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # of so
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, and removes it in the end, and its folder if it is empty.
+def alone_at(out: Path, path: Path) -> Iterator[None]:
+    """Within, no other run may write to `out`: holds the lock file `path`, and removes it, and its empty folder.
 
     A file that a killed process left is taken over: what counts is the system's lock on it (flock). Where the system
-    has none (Windows, some network disks) nothing is held. Raises BlockingIOError where another process holds it, and
-    another OSError where the file cannot be made.
+    has none (Windows, some network disks) nothing is held. Raises ValueError where another process holds it, or it
+    cannot be made.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-        if not os.fstat(file.fileno()).st_nlink:
-            raise BlockingIOError  # its last holder is just ending, and has removed the file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
+    with file:
+        # without a name left, its last holder is just ending
+        if not hold(file.fileno()) or not os.fstat(file.fileno()).st_nlink:
+            mend = "wait until it ends, stop it, or choose another --out"
+            raise ValueError(f"{out} is being trained by another process: {mend}")
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held: afterwards it may be another's
             with suppress(OSError):
+                path.unlink(missing_ok=True)  # while it is held: afterwards it may be another's
                 path.parent.rmdir()
+
+
+def hold(descriptor: int) -> bool:
+    """Whether no other process has the lock on an open file; it is then ours where the system has locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        return True
+    except OSError as error:
+        return error.errno in UNSUPPORTED
+    return True

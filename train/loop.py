@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from train.distributed import Ranks, joined
 from train.evaluate import score
 from train.finish import finish
 from train.interrupts import Interrupted, Stop, stop_signals
-from train.lock import locked
+from train.lock import alone_at
 from train.presets import TrainConfig
 from train.progress import Progress, require_tracker
 from train.run import Run
@@ -52,7 +51,7 @@ def train(
         require_tracker(config)
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file: choose another --out, or move it away")
-        with alone_at(out) if ranks.leads else nullcontext():
+        with alone_at(out, checkpoint_path(out).with_name("lock")) if ranks.leads else nullcontext():
             run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
             if device.type == "cuda" and run.step.scaled and config.precision == "bf16":
                 ranks.say("this GPU has no bfloat16: float16 takes its place")
@@ -95,20 +94,6 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
         text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab, apart=text))
     ranks.require_same(text.report["fingerprint"], "text")
     return text
-
-
-@contextmanager
-def alone_at(out: Path) -> Iterator[None]:
-    """Within, no other run may write to `out`. Raises ValueError where one does."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(checkpoint_path(out).with_name("lock")))
-        except BlockingIOError:
-            mend = "wait until it ends, stop it, or choose another --out"
-            raise ValueError(f"{out} is being trained by another process: {mend}") from None
-        except OSError as error:
-            raise ValueError(f"{out} cannot be made ({error.strerror}): choose another --out") from error
-        yield
 
 
 def checkpoint_path(out: Path) -> Path:

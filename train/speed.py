@@ -161,20 +161,21 @@ def synchronised(device: torch.device, action: Callable[[], object]) -> float:
 
 def launches(device: torch.device, action: Callable[[], object]) -> int:
     """How often the host has a GPU do something meanwhile; 0 without one."""
-    if device.type != "cuda":
-        return 0
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        synchronised(device, action)
-    return sum(event.count for event in seen.key_averages() if event.key in LAUNCHES)
+    return sum(event.count for event in traced(device, action) if event.key in LAUNCHES)
 
 
 def profiled(run: Run, steps: int = 5) -> str:
-    cuda = run.device.type == "cuda"
-    ahead = Ahead(run.step)
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
-        synchronised(run.device, lambda: [take_step(run, ahead) for _ in range(steps)])
-    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    return seen.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60)
+    ahead, by = Ahead(run.step), "self_cuda_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+    seen = traced(run.device, lambda: [take_step(run, ahead) for _ in range(steps)])
+    return seen.table(sort_by=by, row_limit=20, max_name_column_width=60)
+
+
+def traced(device: torch.device, action: Callable[[], object]) -> Any:
+    """torch's averages of what an action had the host and the device do."""
+    cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    with profile(activities=[ProfilerActivity.CPU, *cuda]) as seen:
+        synchronised(device, action)
+    return seen.key_averages()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests.stories import write_stories
 from tests.torture.record import FULL, record
 from train import checkpoint
 from train.checkpoint import CheckpointError
-from train.lock import locked
+from train.lock import alone_at
 from train.loop import checkpoint_path
 from train.text import corpus
 
@@ -313,7 +313,7 @@ def test_out_of_memory_says_what_to_try(forked: Job, fresh: Callable[[], Path], 
 def test_a_second_run_into_one_artifact_is_refused(forked: Job, fresh: Callable[[], Path], older: Path) -> None:
     folder = fresh()
     lock = checkpoint_path(folder / "out").with_name("lock")
-    with locked(lock):
+    with alone_at(folder / "out", lock):
         second = forked(folder, *SHORT)
         mend = "wait until it ends, stop it, or choose another --out"
         assert second["code"] == 2
