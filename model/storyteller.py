@@ -127,15 +127,12 @@ class Storyteller:
         """The probability (V,), float64, with which `tell` draws each symbol from these logits (V,)."""
         return probabilities(allowed(logits, self.vocab, sampling), sampling)
 
-    def score(self, text: str, *, k: int = 10, ending: bool = False) -> list[Scored]:
+    def score(self, text: str, *, k: int = 10) -> list[Scored]:
         """Each character of `text`, as far as the vocabulary has it, with the nats that it cost and k alternatives.
 
-        The text is read as a story from its start, in windows of the context that advance by half of it. With
-        `ending` the end mark that would close the story is scored as well, if the vocabulary has one.
+        The text is read as a story from its start, in windows of the context that advance by half of it.
         """
         ids = [self.vocab.start, *self.vocab.encode(self.vocab.fit(text)[0])]
-        if ending and self.vocab.end is not None:
-            ids.append(self.vocab.end)
         rows = (row for logits in self.logits(ids[:-1]) for row in log_softmax(logits))
         return [
             Scored(self.vocab.itos[following], -float(row[following]), self._likeliest(np.exp(row), k))

@@ -174,11 +174,9 @@ def test_a_long_text_is_scored_whole(storyteller: Storyteller) -> None:
     assert all(len(record.alternatives) == 10 for record in records)
 
 
-def test_scores_of_little_and_of_an_ending(storyteller: Storyteller) -> None:
+def test_scores_of_little(storyteller: Storyteller) -> None:
     assert storyteller.score("") == []
     assert [record.character for record in storyteller.score("a☃b")] == ["a", "b"]
-    characters = [record.character for record in storyteller.score("ab", ending=True)]
-    assert characters == (["a", "b", END] if storyteller.vocab.end is not None else ["a", "b"])
 
 
 def test_next_characters_under_the_given_sampling(storyteller: Storyteller) -> None:

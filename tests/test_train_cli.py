@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -295,3 +297,19 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -
     assert [precision_of(config, cpu) for config in wanted.values()] == ["fp32", "bf16", "bf16"]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert [precision_of(config, cuda) for config in wanted.values()] == ["fp32", "bf16", "fp16"]
+
+
+def test_the_plan_for_a_gpu_fits_its_flags_and_its_time() -> None:
+    """A line each: NAME SECONDS COMMAND, also those that a second call is for."""
+    lines = (ROOT / "docs/gpu-plan").read_text().splitlines()
+    stages = [match.groups() for line in lines if (match := re.match(r"(# )?(\w+) (\d+) (python3 .*)", line))]
+    assert len(stages) == 6 and sum(int(seconds) for later, _, seconds, _ in stages if not later) <= 560
+    for _, name, seconds, command in stages:
+        words = shlex.split(command)
+        assert words[:2] == ["python3", "-m"] and words[2] in ("pytest", "train", "train.speed")
+        if words[2] == "train":
+            config = configure(flags().parse_args(words[3:]), "cuda")
+            assert 60 * config.max_minutes < int(seconds) - 75 and config.preset == name
+        elif words[2] == "train.speed":
+            known, others = flags().parse_known_args(words[3:])
+            assert known.device == "cuda" and others in ([], ["--until", "1.137"])

@@ -264,8 +264,8 @@ def test_classic_validates_by_the_original_rule_and_by_stories(run: Callable[...
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "was made with seed 1, this run has 5: use the same settings, or delete it to start anew"),
-        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: use the same settings, or delete it to start anew"),
+        ({"seed": 5}, "was made with seed 1, this run has 5: give --seed 1, or delete it to start anew"),
+        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: give --lr 0.005, or delete it to start anew"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

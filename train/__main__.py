@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = fitted(args)
     except ValueError as error:
         parser.error(str(error))
-    return run(config, args, reproducing(argv))
+    chosen = ["--device", "cuda"] if config.device == "cuda" and "--device" not in " ".join(argv) else []
+    return run(config, args, reproducing([*argv, *chosen]))
 
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
@@ -162,11 +163,13 @@ def _or_none(convert: type) -> Any:
 
 
 def fitted(args: argparse.Namespace) -> TrainConfig:
-    """`configure`, for the device that is here."""
+    """`configure`, for the device that is here: on CUDA `args` then say so."""
     config = configure(args)
-    from train.device import pick_device  # torch takes seconds to import, --help must not
+    import torch  # it takes seconds, --help must not
 
-    return configure(args, "cuda") if pick_device(config.device).type == "cuda" else config
+    if config.device == "auto" and torch.cuda.is_available():
+        args.device = "cuda"
+    return configure(args, "cuda") if (args.device or "").startswith("cuda") else config
 
 
 def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:

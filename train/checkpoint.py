@@ -78,10 +78,10 @@ def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
     ours = asdict(run.config)
     for name, theirs in state["config"].items():
         if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
-            raise CheckpointError(
-                f"{path} was made with {name} {theirs}, this run has {ours.get(name)}: "
-                "use the same settings, or delete it to start anew"
-            )
+            flag = f"give --{name.replace('_', '-')} {'none' if theirs is None else theirs}"
+            mend = "use the same settings" if isinstance(theirs, bool | dict) else flag
+            had = f"{path} was made with {name} {theirs}, this run has {ours.get(name)}"
+            raise CheckpointError(f"{had}: {mend}, or delete it to start anew")
     if state["fingerprint"] != run.text.report["fingerprint"]:
         raise CheckpointError(f"{path} was made from another text: delete it to start anew")
     if state.get("teacher") != teacher_of(run):

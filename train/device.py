@@ -14,7 +14,7 @@ from train.presets import TrainConfig
 
 # How devices that have no error of their own for it say that memory is short: mps, and the CPU
 SHORT = ("out of memory", "can't allocate memory", "not enough memory")
-MALLOPT = {-3: 2**26, -1: 2**30}  # <malloc.h>: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, bytes
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # <malloc.h>; in bytes
 
 
 class OutOfMemory(ValueError):
@@ -55,12 +55,13 @@ def set_up(config: TrainConfig) -> torch.device:
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    if device.type == "cuda" and config.model.architecture != "classic":
-        torch.set_float32_matmul_precision("high")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, events and graphs are those of the current one
+        if config.model.architecture != "classic":
+            torch.set_float32_matmul_precision("high")
     if device.type == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         # glibc would give the pages of a step back and fetch them again for the next: a quarter of its time
-        for option, limit in MALLOPT.items():
-            libc.mallopt(option, limit)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**26), libc.mallopt(M_TRIM_THRESHOLD, 2**30)
     return device
 
 

@@ -19,6 +19,7 @@ from train.run import Run
 from train.text.corpus import Corpus, read_stories
 from train.text.encoded import stories_in
 
+LONGEST = 1_000_000  # symbols of one sequence that are scored in that time
 MINUTE = 60.0  # seconds that the final score may take, unless a number of stories is given
 
 
@@ -30,6 +31,8 @@ def finish(run: Run, out: Path, command: str) -> None:
     network.load_state_dict(weights)
     sequences, data = held_out(run)
     budget = MINUTE if config.final_stories == 0 else None
+    if budget:  # one text of any length is one sequence
+        sequences = [each[:LONGEST] for each in sequences]
     figures = evaluation(network, sequences[: config.final_stories or None], data, run.ranks, seconds=budget)
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
     metrics |= comparisons(run, network, sequences[: figures["stories"]])

@@ -141,7 +141,8 @@ def take_step(run: Run, ahead: Ahead) -> None:
     seen = ahead.wait()
     if seen["row"] >= ROW:
         raise run.diverged(f"{seen['row']:.0f} steps in a row up to step {run.steps} had no usable loss")
-    if run.began is None:
+    first = run.began is None
+    if first:
         run.began = time.monotonic()
     # A step whose gradient overflowed in fp16 was no update: the schedule waits as well.
     run.updates = int(seen["updates"]) if run.step.scaled else run.steps
@@ -150,7 +151,7 @@ def take_step(run: Run, ahead: Ahead) -> None:
     run.ranks.seed(run.config.seed, run.steps)
     ahead.go(run.source(), rates)
     run.steps += 1
-    if run.steps == 1:
+    if first:
         gc.freeze()  # what is there by now stays to the end
 
 

@@ -40,8 +40,8 @@ def tall(matrices: Tensor) -> bool:
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Newton-Schulz iteration: (N, R, C), R at most C, to the same with all singular values near 1 (0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
-    x = matrices.to(dtype)
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
+    x = matrices if dtype == torch.float16 else matrices.to(dtype)  # small gradients would be zeros in float16
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)).to(dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

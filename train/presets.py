@@ -70,7 +70,7 @@ class TrainConfig:
     final_div_factor: float = setting(100.0, "onecycle: first rate over the last")
     # arithmetic
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: str = setting("fp32", "fp32, bf16 or fp16 (with a GradScaler on CUDA, as bf16 elsewhere)")
+    precision: str = setting("fp32", "fp32, bf16 or fp16 (with a scaled loss on CUDA, as bf16 elsewhere)")
     compile: bool = setting(False, "run the network through torch.compile")
     graph: bool = setting(True, "on CUDA: capture a step as one graph")
     threads: int | None = setting(None, "CPU threads; all cores unless given")

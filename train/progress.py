@@ -17,21 +17,15 @@ from train.presets import TrainConfig
 from train.run import Run
 
 
-class Progress:
+class Progress(ExitStack):
     """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for; `leads`: whether to speak."""
 
     def __init__(self, config: TrainConfig, folder: Path, leads: bool, steps: int) -> None:
-        self.leads, self.closing = leads, ExitStack()
-        self.track = tracker(config if leads else replace(config, track="none"), folder, self.closing)
-        shown = leads and sys.stderr.isatty()
-        self.bar = self.closing.enter_context(tqdm(total=config.steps, initial=steps, unit="step", disable=not shown))
-        self.shown, self.latest = 0.0, ""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.closing.close()
+        super().__init__()
+        self.leads, self.shown, self.latest = leads, 0.0, ""
+        self.track = tracker(config if leads else replace(config, track="none"), folder, self)
+        hidden = not (leads and sys.stderr.isatty())
+        self.bar = self.enter_context(tqdm(total=config.steps, initial=steps, unit="step", disable=hidden))
 
     def update(self, run: Run, loss: float) -> None:
         """A step more; `loss` is the mean of the last ones."""

@@ -44,6 +44,7 @@ class Step:
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.device, self.ranks = config, device, ranks
+        self.scaled = precision_of(config, device) == "fp16"  # so that small gradients are no zeros
         self.limit = WORSE * math.log(max(2, config.model.vocab_size))
         self.parameters = Parameters(network, muon=config.optimiser == "muon")
         self.objective = Objective(network, precision_of(config, device), device, teacher)
@@ -60,11 +61,6 @@ class Step:
         self.captures = device.type == "cuda" and config.graph and ranks.count == 1
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by window size
         self.eager = Counter[int]()  # steps that ran so, by window size
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the loss is scaled, so that small gradients are no zeros in fp16."""
-        return self.objective.precision == "fp16"
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold of it."""
@@ -83,13 +79,16 @@ class Step:
 
     def capture(self, batches: Batches) -> None:
         """Makes the step a graph and replays it. Where that fails, a line says so, and steps stay as they are."""
+        stream = torch.cuda.current_stream() if self.device.type == "cuda" else None
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):  # this records the kernels and runs none
                 self.advance(batches)
         except RuntimeError as error:
-            self.captures = False
-            print(f"no CUDA graph ({str(error).splitlines()[0]}), so slower: --no-graph does without", file=sys.stderr)
+            if stream:
+                torch.cuda.set_stream(stream)  # a capture that fails stays on its own
+            self.captures, reason = False, str(error.__context__ or error).splitlines()[0]
+            print(f"no CUDA graph ({reason}), so slower: --no-graph does without", file=sys.stderr)
             return self.advance(batches)
         self.graphs[batches.context] = graph
         graph.replay()

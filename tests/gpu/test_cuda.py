@@ -31,7 +31,9 @@ from train.step import TALLY, WARM, Ahead, Step
 if not torch.cuda.is_available():
     pytest.skip("no CUDA here", allow_module_level=True)
 
-TEXT = np.random.default_rng(0).integers(0, 97, 50_000, dtype=np.uint8)
+# Seven words in any order: there is something to learn.
+WORDS = [np.random.default_rng(n).integers(0, 96, 6, dtype=np.uint8) for n in range(7)]
+TEXT = np.concatenate([WORDS[n] for n in np.random.default_rng(0).integers(0, 7, 9_000)])
 STEPS = 60
 POCKET = replace(
     PRESETS["pocket"],
@@ -83,16 +85,24 @@ def losses(config: TrainConfig, cuda: torch.device) -> tuple[Step, Tensor]:
     return step, torch.stack(found).cpu()
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimiser": "adamw", "clip": 1.0}, {"accumulate": 2}], ids=str)
-def test_a_graph_does_what_the_eager_step_does(changes: dict, cuda: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("changes", "loss", "weights"),
+    [
+        ({}, 2e-3, 2e-2),  # Muon's bf16 makes much of a rounding
+        ({"optimiser": "adamw", "clip": 1.0}, 1e-4, 1e-3),
+        ({"optimiser": "adamw", "accumulate": 2}, 1e-4, 1e-3),
+    ],
+    ids=str,
+)
+def test_a_graph_does_what_the_eager_step_does(changes: dict, loss: float, weights: float, cuda: torch.device) -> None:
     """A Python number frozen into the graph would go on with the wrong rate, or draw the same batch again."""
     config = replace(POCKET, **changes)
     captured, ours = losses(config, cuda)
     eager, theirs = losses(replace(config, graph=False), cuda)
     assert len(captured.graphs) == 1 and not eager.graphs
     assert len(ours.unique()) == STEPS
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)  # Muon's bf16 makes much of a rounding
-    torch.testing.assert_close(captured.weights, eager.weights, rtol=0, atol=2e-2)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=loss)
+    torch.testing.assert_close(captured.weights, eager.weights, rtol=0, atol=weights)
     assert int(captured.number) == int(eager.number) == STEPS
 
 
@@ -107,8 +117,8 @@ def test_a_compiled_graph_does_what_the_eager_step_does(cuda: torch.device) -> N
 def test_half_precision_learns_as_float32_does(precision: str, cuda: torch.device) -> None:
     _, ours = losses(replace(POCKET, precision=precision), cuda)
     _, theirs = losses(POCKET, cuda)
-    assert ours.isfinite().all()
-    assert float((ours - theirs)[-20:].mean().abs()) < 0.03
+    assert ours.isfinite().all() and ours[-20:].mean() < ours[0] - 1
+    assert float((ours - theirs)[-20:].mean().abs()) < 0.05
 
 
 def test_an_overflow_in_fp16_is_left_out_by_the_graph(cuda: torch.device) -> None:
@@ -130,6 +140,21 @@ def test_an_overflow_in_fp16_is_left_out_by_the_graph(cuda: torch.device) -> Non
     ahead.wait()
     ahead.go(batches, rates(0))
     assert ahead.look()["row"] == 0 and not torch.equal(step.weights, before["weights"])
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(
+    cuda: torch.device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step that reads a number back, with dropout, whose random numbers a capture draws otherwise."""
+    config = replace(POCKET, model=replace(POCKET.model, dropout=0.1))
+    captured, ours = losses(config, cuda)
+    assert captured.graphs and ours.isfinite().all() and ours[-20:].mean() < ours[0] - 1
+    original = Step.advance
+    monkeypatch.setattr(Step, "advance", lambda self, batches: (self.loss.item(), original(self, batches)))
+    step, theirs = losses(config, cuda)
+    assert not step.graphs and capsys.readouterr().err.startswith("no CUDA graph (")
+    assert int(step.number) == STEPS
+    assert float((ours - theirs)[-20:].mean().abs()) < 0.1
 
 
 def test_the_host_writes_rates_ahead_of_the_gpu_in_their_order(cuda: torch.device) -> None:
