@@ -719,6 +719,16 @@ def test_the_windows_figure_is_nanogpt_s_rule(config: TrainConfig, run: Callable
     assert figures["nats_per_character"] == pytest.approx(float(nats.mean()), abs=4 * error + 0.005)  # and end marks
 
 
+def test_of_one_long_text_the_final_score_takes_the_beginning(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.finish.LONGEST", 50)
+    (tmp_path / "play.txt").write_text("".join(f"{n} and {n + 1} went up {n % 7} hills.\n" for n in range(400)))
+    for name, stories, symbols in (("quick", 0, 49), ("whole", None, 1140)):
+        run(replace(config, data=str(tmp_path / "play.txt"), steps=1, final_stories=stories), name)
+        assert model.load(tmp_path / name).metrics["evaluation"]["symbols"] == pytest.approx(symbols, abs=10)
+
+
 def test_what_is_replayed_is_not_forgotten(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
