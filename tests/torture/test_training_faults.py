@@ -392,7 +392,7 @@ def test_every_damage_to_a_cache_is_found(home: Path, tmp_path: Path) -> None:
     record(
         "a cached text that is cut short or has one flipped bit, in each of its files",
         count,
-        "found every time, said in one line that names the file, and made again from the source",
+        "found every time, said in one line that names the folder, and made again from the source",
         'make torture ARGS="-k damage_to_a_cache"',
     )
 
