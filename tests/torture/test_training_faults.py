@@ -419,7 +419,7 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
         written(format=5): f"has format 5 of a newer version, this one reads 4: go on with that version, or {anew}",
         written(format=1): f"has format 1, not 4; {anew}",
-        settings: f"was made with lr 0.5, this run has 0.005: use the same settings, or {anew}",
+        settings: f"was made with lr 0.5, this run has 0.005: give --lr 0.5, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",
     }
     for wrong, message in cases.items():
