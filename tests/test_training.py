@@ -726,7 +726,9 @@ def test_of_one_long_text_the_final_score_takes_the_beginning(
     (tmp_path / "play.txt").write_text("".join(f"{n} and {n + 1} went up {n % 7} hills.\n" for n in range(400)))
     for name, stories, symbols in (("quick", 0, 49), ("whole", None, 1140)):
         run(replace(config, data=str(tmp_path / "play.txt"), steps=1, final_stories=stories), name)
-        assert model.load(tmp_path / name).metrics["evaluation"]["symbols"] == pytest.approx(symbols, abs=10)
+        figures = model.load(tmp_path / name).metrics["evaluation"]
+        assert figures["symbols"] == pytest.approx(symbols, abs=10)
+        assert figures["data"].endswith(", its first 50 symbols") == (name == "quick")
 
 
 def test_what_is_replayed_is_not_forgotten(

@@ -31,8 +31,8 @@ def finish(run: Run, out: Path, command: str) -> None:
     network.load_state_dict(weights)
     sequences, data = held_out(run)
     budget = MINUTE if config.final_stories == 0 else None
-    if budget:  # one text of any length is one sequence
-        sequences = [each[:LONGEST] for each in sequences]
+    if budget and len(sequences) == 1 and len(sequences[0]) > LONGEST:  # a text without stories
+        sequences, data = [sequences[0][:LONGEST]], f"{data}, its first {LONGEST:,} symbols"
     figures = evaluation(network, sequences[: config.final_stories or None], data, run.ranks, seconds=budget)
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
     metrics |= comparisons(run, network, sequences[: figures["stories"]])
@@ -47,13 +47,12 @@ def finish(run: Run, out: Path, command: str) -> None:
             log=run.log,
             card=report.card(metrics, network.cpu().eval(), run.text.vocab),
         )
-        exported = formats.after_training(out, sequences)
         line = (
             f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
             f"{metrics['parameters']:,} parameters, {run.steps:,} steps in {seconds:.0f} s"
         )
         print(artifacts.spelled(line))
-        print(artifacts.spelled(exported), file=sys.stderr)
+        print(artifacts.spelled(formats.after_training(out, sequences)), file=sys.stderr)
     run.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
 
 

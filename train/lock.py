@@ -46,5 +46,7 @@ def hold(descriptor: int) -> bool:
     except ImportError:  # Windows
         return True
     except OSError as error:
-        return error.errno in UNSUPPORTED
+        if error.errno not in (*UNSUPPORTED, errno.EAGAIN):
+            raise
+        return error.errno != errno.EAGAIN
     return True

@@ -130,7 +130,7 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
 
 
 def compile_step(run: Run) -> None:
-    run.ranks.say("compiling: this takes a minute or two on two cores, and counts against no budget of time")
+    run.ranks.say("compiling: this takes a minute or more, and counts against no budget of time")
     sources = list(dict.fromkeys((run.short, run.batches)))
     if reason := run.step.objective.compile(sources, run.step.parameters.list):
         run.ranks.say(f"not compiled ({reason}), so slower: install a C++ compiler, or give --no-compile")

@@ -123,7 +123,6 @@ def until(run: Run, nats: float) -> dict[str, Any]:
     return {
         "preset": run.config.preset,
         "device": device_name(run.device),
-        "until": nats,
         "reached": loss <= nats,
         "loss": round(loss, 4),
         "seconds": round(seconds, 2),
