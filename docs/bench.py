@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 from model.artifacts import ArtifactError  # noqa: E402
 from model.decoder import TorchDecoder  # noqa: E402
 from model.sampling import Sampling, pick  # noqa: E402
-from model.storyteller import load, tell  # noqa: E402
+from model.storyteller import load  # noqa: E402
+from model.teller import told  # noqa: E402
 from page.scheduler import Scheduler  # noqa: E402
 
 Tell = Callable[[str, int], object]  # tells that many characters after a prompt
@@ -67,14 +68,18 @@ def plain(path: Path) -> Tell:
 
 def cached(path: Path) -> Tell:
     storyteller = load(path)
-    vocab, network = storyteller.vocab, storyteller.network
-    return lambda prompt, length: list(tell(TorchDecoder(network), vocab, prompt, sampling(length)))
+
+    def run(prompt: str, length: int) -> None:
+        for _ in told(storyteller.teller(prompt, sampling(length)), TorchDecoder(storyteller.network)):
+            pass
+
+    return run
 
 
 def onnx(path: Path) -> Tell:
     """As the page has it: one scheduler serves all readers."""
     storyteller, scheduler = load(path), Scheduler()
-    return lambda prompt, length: list(scheduler.tell(storyteller, prompt, sampling(length)))
+    return lambda prompt, length: list(scheduler.tell(storyteller, storyteller.teller(prompt, sampling(length))))
 
 
 def transformers(path: Path) -> Tell:

@@ -11,6 +11,8 @@ _HOMES = {
     "KVCache": "attention",
     "ClassicGPT": "classic",
     "Sampling": "sampling",
+    "SETTINGS": "sampling",
+    "USUAL": "sampling",
     "pick": "sampling",
     "Decoder": "decoder",
     "TorchDecoder": "decoder",

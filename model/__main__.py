@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from model import Sampling, Storyteller
 
 ARTIFACTS = Path("artifacts")
-SETTINGS = "length", "temperature", "top_k", "top_p", "min_p", "seed"
 FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
 
 
@@ -26,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    default = model.Sampling()
+    default = model.USUAL
     parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
     add = parser.add_argument
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
@@ -37,6 +36,8 @@ def build_parser() -> Parser:
     add("--top-p", type=float, default=default.top_p, help="... the likeliest that together reach this share (1: all)")
     add("--min-p", type=float, default=default.min_p, help="... those this likely, relative to the likeliest (0: all)")
     add("--seed", type=int, default=default.seed, help="the same seed tells the same story (default: a new one)")
+    add("--drafts", type=int, default=default.drafts, help="draw each sentence so often, keep the best (%(default)s)")
+    add("--beams", type=int, default=default.beams, help="beginnings that go on until one is best (%(default)s)")
     add("--list", action="store_true", help="list the models in artifacts/, the best first, and end")
     return parser
 
@@ -59,7 +60,7 @@ def describe(storyteller: Storyteller) -> str:
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
     """The prompt and the story on stdout, as it comes; settings, seed and what of the prompt is lost on stderr."""
     prompt = storyteller.prepare(text)
-    settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in SETTINGS)
+    settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in model.SETTINGS)
     print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
         print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
@@ -69,8 +70,8 @@ def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None
             f"the model reads the last {context} characters of the prompt, not the {prompt.cut} before", file=sys.stderr
         )
     print(prompt.text, end="", flush=True)
-    for character in storyteller.tell(text, sampling):
-        print(character, end="", flush=True)
+    for piece in storyteller.tell(text, sampling):
+        print(piece, end="", flush=True)
     print(flush=True)
 
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         options = parser.parse_args(argv)
         try:
-            sampling = model.Sampling(**{name: getattr(options, name) for name in SETTINGS}).seeded()
+            sampling = model.Sampling(**{name: getattr(options, name) for name in model.SETTINGS}).seeded()
         except ValueError as error:
             parser.error(str(error))
         if options.list:

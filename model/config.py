@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 ARCHITECTURES = ("gpt", "classic")
+ROPE_THETA = 10_000.0  # of a gpt
 MAX_CACHE = 2**28  # bytes that one story may take; a page tells eight at once
 
 

@@ -11,19 +11,22 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from model.artifacts import GRAPH, ArtifactError, export_again, read
-from model.config import ModelConfig
+from model.config import ROPE_THETA, ModelConfig
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding
     from torch import Tensor, nn
 
 
+HIDDEN = -1e30  # exp of it is 0
 CHUNK = 64  # symbols that a graph reads at once: where several stories are told, all wait for them, about 4 ms
 
 
@@ -130,10 +133,9 @@ class TorchDecoder(CachingDecoder):
 class OnnxGraph:
     """The graph of a model.onnx, opened once and shared by its decoders, from as many threads as there are stories.
 
-    Its inputs are ids (B, T) of int64, `last` (B,) and `total` () of int32, the position of each story's newest symbol
-    and the number of symbols in the longest, and the cache, keys and values of each layer (B, H, context, D), into
-    which it writes; it gives logits (B, T, V). Raises ArtifactError where ONNX Runtime is not installed or cannot open
-    the graph.
+    Its inputs are ids (B, T), what a `Place` holds, for a gpt the cosines and sines of all positions, and the cache,
+    keys and values of each layer (B, H, S, D), into which it writes; it gives logits (B, T, V). Raises ArtifactError
+    where ONNX Runtime is not installed or cannot open the graph.
     """
 
     def __init__(self, data: bytes, config: ModelConfig, folder: Path) -> None:
@@ -156,6 +158,9 @@ class OnnxGraph:
             # Its reasons name paths, and the page shows visitors what an ArtifactError says.
             logging.getLogger(__name__).warning("%s: %s", folder / GRAPH, str(error).splitlines()[0])
             raise ArtifactError(export_again(folder, "cannot be opened by ONNX Runtime")) from error
+        self.inputs = {each.name for each in self.session.get_inputs()}
+        if "bias" not in self.inputs:
+            raise ArtifactError(export_again(folder, "was exported by an earlier version, which told no drafts"))
 
     def new_cache(self, length: int, rows: int = 1) -> np.ndarray:
         """Room for the keys and values of `length` symbols of each story: (2 L, B, H, length, D) of float32."""
@@ -166,9 +171,11 @@ class OnnxGraph:
         return np.frombuffer(pages, np.float32).reshape(shape)
 
     def bind(self, ids: np.ndarray, place: Place, cache: np.ndarray, logits: np.ndarray) -> IOBinding:
-        """The graph reading and writing these arrays where they are; the caller keeps them alive."""
+        """The graph reading and writing these arrays where they are; the binding keeps them alive."""
         binding = self.session.io_binding()
-        inputs = {"ids": ids, "last": place.last, "total": place.total}
+        inputs = {"ids": ids, **vars(place)}
+        if "cos" in self.inputs:
+            inputs |= rotary(self.config.head_width, cache.shape[3])
         outputs = {"logits": logits}
         for slot, array in enumerate(cache):
             name = f"{('key', 'value')[slot % 2]}_{slot // 2}"
@@ -177,32 +184,44 @@ class OnnxGraph:
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        binding.arrays = inputs, outputs  # ONNX Runtime knows no more than where they are
         return binding
 
-    def read(self, ids: list[int], place: Place, cache: np.ndarray) -> np.ndarray:
-        """The logits (T, V) after each of the ids, which are the newest in the cache."""
+    def read(self, ids: list[int], total: int, cache: np.ndarray) -> np.ndarray:
+        """The logits (T, V) after each of the ids, the newest of the `total` symbols that are then in the cache."""
         logits = np.empty((1, len(ids), self.config.vocab_size), np.float32)
-        inputs = np.array([ids], np.int64)
+        inputs, place = np.array([ids], np.int64), Place(cache.shape[3], len(ids))
+        place.last[0], place.positions[0] = total - 1, np.arange(total - len(ids), total)
         self.session.run_with_iobinding(self.bind(inputs, place, cache, logits))
         return logits[0]
 
 
-class Place:
-    """Where the newest symbol of each story stands, in arrays that a graph reads in place."""
+@lru_cache(16)
+def rotary(head_width: int, length: int) -> dict[str, np.ndarray]:
+    """Cosine and sine of each position's angles, (length, D / 2) each."""
+    pairs = np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width)
+    angles = np.outer(np.arange(length, dtype=np.float32), np.float32(ROPE_THETA) ** -pairs)
+    return {"cos": np.cos(angles), "sin": np.sin(angles)}
 
-    def __init__(self, total: int = 0, rows: int = 1) -> None:
-        self.last, self.total = np.zeros(rows, np.int32), np.zeros((), np.int32)
-        self.move(total)
+
+class Place:
+    """Where symbols stand: arrays that a graph reads in place, those of its inputs that say so.
+
+    `last` (B,) is where in the cache the newest symbol of each story goes, `total` () the cache's length S, `positions`
+    (B, T) are those that turn keys and queries, and `bias` (1, 1, T, S) is added to what each symbol makes of those in
+    the cache: 0, or `HIDDEN` for what it must not see. No symbol sees those behind it.
+    """
+
+    def __init__(self, length: int, time: int = 1, rows: int = 1) -> None:
+        self.last, self.total = np.zeros(rows, np.int32), np.array(length, np.int32)
+        self.positions = np.zeros((rows, time), np.int64)
+        self.bias = np.zeros((1, 1, time, length), np.float32)
 
     def first(self, rows: int) -> Place:
         """That of the first stories alone, in the same arrays."""
-        place = Place()
-        place.last, place.total = self.last[:rows], self.total
+        place = copy(self)
+        place.last, place.positions = self.last[:rows], self.positions[:rows]
         return place
-
-    def move(self, total: int) -> None:
-        """To the end of `total` symbols."""
-        self.last[:], self.total[()] = total - 1, total
 
 
 class OnnxDecoder(CachingDecoder):
@@ -215,7 +234,7 @@ class OnnxDecoder(CachingDecoder):
     def __init__(self, source: str | Path | OnnxGraph) -> None:
         self._graph = graph = source if isinstance(source, OnnxGraph) else open_graph(Path(source))
         super().__init__(graph.config.context)
-        self._cache, self._place = graph.new_cache(self.context), Place()
+        self._cache, self._place = graph.new_cache(self.context), Place(self.context)
         self._id = np.zeros((1, 1), np.int64)
         self._logits = np.zeros((1, 1, graph.config.vocab_size), np.float32)
         self._step = graph.bind(self._id, self._place, self._cache, self._logits)
@@ -225,15 +244,15 @@ class OnnxDecoder(CachingDecoder):
         if len(ids) > self.context:
             raise ValueError(f"{len(ids)} symbols exceed the context ({self.context})")
         cache = self._graph.new_cache(len(ids))
-        return np.concatenate([self._graph.read(chunk, Place(total), cache) for chunk, total in chunks(ids)])
+        return np.concatenate([self._graph.read(chunk, total, cache) for chunk, total in chunks(ids)])
 
     def _append(self, ids: list[int]) -> np.ndarray:
         for chunk, total in chunks(ids, len(self._ids)):
-            self._place.move(total)
             if len(chunk) > 1:
-                logits = self._graph.read(chunk, self._place, self._cache)[-1]
+                logits = self._graph.read(chunk, total, self._cache)[-1]
             else:
                 self._id[0, 0] = chunk[0]
+                self._place.last[0] = self._place.positions[0, 0] = total - 1
                 self._graph.session.run_with_iobinding(self._step)
                 logits = self._logits[0, 0]
         return logits.copy()

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.attention import KVCache, attend, causal_softmax
-from model.config import ModelConfig
+from model.config import ROPE_THETA, ModelConfig
 
 NORM_EPS = 1e-6
-ROPE_THETA = 10_000.0
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

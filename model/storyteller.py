@@ -18,20 +18,13 @@ import numpy as np
 from model import hub
 from model.artifacts import Artifact, ArtifactError, read, spelled
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
-from model.sampling import Sampling, pick, probabilities
+from model.drafts import Drafts, OnnxDrafts, TorchDrafts
+from model.sampling import Sampling, probabilities
+from model.teller import DraftTeller, Prompt, Teller, allowed, log_softmax, told
 from model.vocab import Vocab
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-class Prompt(NamedTuple):
-    """A prompt as the model reads it."""
-
-    text: str  # all of it that the vocabulary has
-    ids: list[int]  # what opens a story and the text, or the last `context` symbols of that
-    dropped: list[str]  # the characters that the vocabulary lacks, once each
-    cut: int  # how many characters at the start of `text` do not fit into `ids`
 
 
 class Scored(NamedTuple):
@@ -111,8 +104,30 @@ class Storyteller:
         return prepare(prompt, self.vocab, self.config.context)
 
     def tell(self, prompt: str, sampling: Sampling | None = None) -> Iterator[str]:
-        """The characters that follow `prompt`, as the function `tell` has it; None stands for `Sampling()`."""
-        return tell(self.decoder(), self.vocab, prompt, sampling or Sampling())
+        """What follows `prompt`, as it is found: characters, with several drafts whole sentences.
+
+        At most `sampling.length` characters come, fewer where the model ends its story or no sentence more fits;
+        without `stop_at_end` the end mark has probability 0. An empty prompt gives a story from its start, None stands
+        for `Sampling()`. Closing the iterator stops at once.
+        """
+        teller = self.teller(prompt, sampling or Sampling())
+        for piece in told(teller, self.decoder_of(teller)):
+            if piece:
+                yield piece
+
+    def teller(self, prompt: str, sampling: Sampling) -> Teller | DraftTeller:
+        """The rule by which this story is told: its state is that of the story."""
+        # The likeliest drafts are all alike.
+        one = sampling.drafts == sampling.beams == 1 or sampling.temperature == 0
+        return (Teller if one else DraftTeller)(self.vocab, self.prepare(prompt), sampling, self.config.context)
+
+    def decoder_of(self, teller: Teller | DraftTeller) -> Decoder | Drafts:
+        """A new decoder for the steps of that story."""
+        if isinstance(teller, Teller):
+            return self.decoder()
+        if (graph := self.open_graph()) is None:
+            return TorchDrafts(self.network)
+        return OnnxDrafts(graph, teller.rows, teller.limit, teller.beams)
 
     def next_characters(self, prompt: str, k: int = 10, sampling: Sampling | None = None) -> list[tuple[str, float]]:
         """The at most k likeliest symbols after `prompt` as (symbol, probability), those that `sampling` leaves.
@@ -168,38 +183,6 @@ def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
     text, dropped = vocab.fit(prompt)
     ids = [vocab.start, *vocab.encode(text)][-context:]
     return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
-
-
-def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """The characters that follow `prompt`, one by one as they are found, out of a decoder that has read nothing yet.
-
-    At most `sampling.length` of them come, fewer where the model ends its story; without `stop_at_end` the end mark
-    has probability 0. An empty prompt gives a story from its start. Closing the iterator stops at once.
-    """
-    generator = np.random.default_rng(sampling.seed)
-    ids = prepare(prompt, vocab, decoder.context).ids
-    for _ in range(sampling.length):
-        chosen = pick(allowed(decoder.feed(ids), vocab, sampling), sampling, generator)
-        if chosen == vocab.end:
-            return
-        yield vocab.itos[chosen]
-        ids = [chosen]
-
-
-def allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
-    """The logits (V,) with the end mark ruled out where the story must go on."""
-    if sampling.stop_at_end or vocab.end is None:
-        return logits
-    logits = logits.copy()
-    logits[vocab.end] = -np.inf
-    return logits
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (T, V) as the logarithms of probabilities, float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:

@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing
 from typing import TypedDict
 
 from model import Sampling, Storyteller
+from model.sampling import SETTINGS
+from model.teller import told
 from page.scheduler import Scheduler, grouped
 from page.words import ENGLISH
 
@@ -40,20 +42,11 @@ def stream(
     It is told by `scheduler` together with other readers' stories, or in this thread. The story begins with `shown`,
     None standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
     """
-    read = storyteller.prepare(prompt)
+    read, teller = storyteller.prepare(prompt), storyteller.teller(prompt, sampling)
     telling = Telling(
         prompt=read.text if shown is None else shown,
         text=before,
-        settings=dict(
-            model=storyteller.name,
-            prompt=prompt,
-            length=sampling.length,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-        ),
+        settings=dict(model=storyteller.name, prompt=prompt, **{name: getattr(sampling, name) for name in SETTINGS}),
         written=0,
         speed=0.0,
         running=True,
@@ -64,13 +57,13 @@ def stream(
     started = time.monotonic()
     with ExitStack() as stack:
         if scheduler is None:
-            pieces = grouped(stack.enter_context(closing(storyteller.tell(prompt, sampling))))
+            pieces = grouped(stack.enter_context(closing(told(teller, storyteller.decoder_of(teller)))))
         else:
-            pieces = stack.enter_context(closing(scheduler.tell(storyteller, prompt, sampling)))
+            pieces = stack.enter_context(closing(scheduler.tell(storyteller, teller)))
         for piece in pieces:
             _grow(telling, piece, time.monotonic() - started)
             yield telling.copy()
-    yield _over(telling, sampling)
+    yield telling | Telling(running=False, ended=teller.ended)
 
 
 def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: Sampling) -> Iterator[list[Telling]]:
@@ -100,8 +93,8 @@ def figures(telling: Telling) -> str:
     """The lines about a story, in English, for those who call the page's endpoint."""
     seed = telling["settings"]["seed"]
     lines = [ENGLISH["figures"].format(written=f"{telling['written']:,}", speed=f"{telling['speed']:,.0f}", seed=seed)]
-    if telling["ended"]:
-        lines.append(ENGLISH["ended"])
+    if not telling["running"]:
+        lines.append(ENGLISH["ended" if telling["ended"] else "limit"])
     if telling["dropped"]:
         lines.append(ENGLISH["dropped"].format(characters=" ".join(telling["dropped"])))
     if telling["kept"] is not None:
@@ -113,7 +106,3 @@ def _grow(telling: Telling, piece: str, seconds: float) -> None:
     telling["text"] += piece
     telling["written"] += len(piece)
     telling["speed"] = telling["written"] / max(seconds, 1e-3)
-
-
-def _over(telling: Telling, sampling: Sampling) -> Telling:
-    return telling | Telling(running=False, ended=telling["written"] < sampling.length)

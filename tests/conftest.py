@@ -22,7 +22,10 @@ from stand_in_hub import Hub, running  # before the Hub's client is imported, wh
 import model
 from model import artifacts
 from model.config import ModelConfig
-from model.storyteller import Storyteller
+from model.decoder import Decoder
+from model.sampling import Sampling
+from model.storyteller import Storyteller, prepare
+from model.teller import Teller, told
 from model.vocab import Vocab
 from tests.torture.record import FULL
 from train.export import onnx as export_onnx
@@ -177,3 +180,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
     # Whatever keeps this process from ending, a thread or a lock, must not keep CI until its limit, nor hide.
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
+
+
+def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
+    """A story of one draft, through a decoder that has read nothing."""
+    return told(Teller(vocab, prepare(prompt, vocab, decoder.context), sampling, decoder.context), decoder)

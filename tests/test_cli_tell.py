@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import parts
 
+import model
 from model import __main__, artifacts
+from model.sampling import USUAL
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +57,9 @@ def start(home: Path, *arguments: str, **options) -> subprocess.Popen[bytes]:
     )
 
 
-SETTINGS = "length 40, temperature 0.8, top-k 0, top-p 1.0, min-p 0.0, seed 7"
+SETTINGS = ", ".join(
+    f"{name.replace('_', '-')} {getattr(replace(USUAL, length=40, seed=7), name)}" for name in model.SETTINGS
+)
 MODEL = "artifacts/better: 29,952 parameters, 1.0000 nats per character"
 SKIPPED = f"skipped: artifacts/broken/config.json is missing; {artifacts.MEND}"
 
@@ -69,15 +75,16 @@ def test_tells_with_the_best_model(tell) -> None:
 
 def test_the_seed_that_is_shown_tells_the_same_story(tell) -> None:
     _, story, notes = tell("Once", "--length", "40", "--model", "artifacts/worse")
-    seed = notes.split()[-1]
+    seed = re.search(r"seed (\d+)", notes)[1]
     assert tell("Once", "--length", "40", "--model", "artifacts/worse", "--seed", seed) == (0, story, notes)
     assert tell("Once", "--length", "40", "--model", "artifacts/worse")[1] != story
 
 
 def test_every_setting_reaches_the_story(tell) -> None:
     given = ("--length", "9", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--min-p", "0.1", "--seed", "4")
+    given += ("--drafts", "2", "--beams", "3")
     _, _, notes = tell("Once", "--model", "artifacts/better", *given)
-    expected = "length 9, temperature 0.5, top-k 3, top-p 0.9, min-p 0.1, seed 4"
+    expected = "length 9, temperature 0.5, top-k 3, top-p 0.9, min-p 0.1, seed 4, drafts 2, beams 3"
     assert notes == f"{MODEL}; {expected}\n"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSIC, GPT, calm_weights, parts, random_weights
+from conftest import CLASSIC, GPT, calm_weights, parts, random_weights, tell
 from stories import write_stories
 
 import model
@@ -24,7 +24,6 @@ from model.config import ModelConfig
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
 from model.network import build
 from model.sampling import Sampling
-from model.storyteller import tell
 from train.export import formats as export
 from train.export import onnx as export_onnx
 from train.export.__main__ import main
@@ -118,7 +117,8 @@ from docs.bench import peak_memory
 storyteller, scheduler = model.load({str(tiny_onnx)!r}), Scheduler()
 def grown(n, prompt):
     sampling = model.Sampling(length=n, seed=1, stop_at_end=False)
-    for pieces in (storyteller.tell(prompt, sampling), scheduler.tell(storyteller, prompt, sampling)):
+    teller = storyteller.teller(prompt, sampling)
+    for pieces in (storyteller.tell(prompt, sampling), scheduler.tell(storyteller, teller)):
         for _ in pieces:
             pass
     return peak_memory()

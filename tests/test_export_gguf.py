@@ -121,7 +121,7 @@ def test_modelfile_tells_like_the_page(folder: Path) -> None:
         f"PARAMETER temperature {USUAL.temperature}",
         "PARAMETER top_k 0",
         "PARAMETER top_p 1.0",
-        "PARAMETER min_p 0.0",
+        f"PARAMETER min_p {USUAL.min_p}",
         "PARAMETER repeat_penalty 1.0",
     ]
 

@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,6 +146,6 @@ def test_importing_the_package_imports_little() -> None:
 def test_every_public_name_is_there() -> None:
     assert model.__all__
     for name in model.__all__:
-        assert getattr(model, name).__name__ == name
+        assert getattr(model, name) is getattr(import_module(LAZY[f"model.{name}"]), name)
     with pytest.raises(AttributeError, match="module 'model' has no attribute 'Teller'"):
         _ = model.Teller

@@ -9,7 +9,7 @@ import pytest
 
 import model
 from model.sampling import Sampling
-from train.judge import LONGEST, Judge, Told, distinct, share, tell_many
+from train.judge import LONGEST, Judge, Told, distinct, repeated, share, tell_many
 
 TRAINING = [
     'Once there was a girl named Mia. She had a kite. "Fly!" said Mia.\nThe kite flew over the hill and she was glad.',
@@ -66,9 +66,15 @@ def test_figures_of_known_stories(judge: Judge) -> None:
 
 
 def test_shares_of_nothing_are_none() -> None:
-    assert share([]) is None and distinct([], 1) is None
+    assert share([]) is None and distinct([], 1) is None and repeated(["one two three"]) is None
     assert distinct(["a", "b", "a", "b"], 2) == pytest.approx(2 / 3, abs=1e-4)
     assert distinct(["a"] * 20_000, 1) == 0.0001
+
+
+def test_what_a_story_says_twice() -> None:
+    once, twice = "Tom ran to the hill.", "Tom ran to the hill. Tom ran to the pond."
+    assert repeated([once]) == repeated([once, once]) == 0
+    assert repeated([twice]) == pytest.approx(1 / 7, abs=1e-4)  # of ten words: "tom ran to the"
 
 
 def test_told_stories_are_seeded_and_differ(tiny_artifact: Path) -> None:

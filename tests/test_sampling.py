@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation import logits_process
 
-from model.sampling import Sampling, pick, probabilities
+from model.sampling import Sampling, pick, pick_each, probabilities
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], dtype=np.float32))
 PLAIN = Sampling(temperature=1.0)
@@ -32,6 +32,13 @@ REFUSED = [
     ({"seed": False}, "seed (False) must be a whole number from 0 to 2**63 - 1, or None"),
     ({"seed": 10**400}, f"seed (1{'0' * 36}...) must be a whole number from 0 to 2**63 - 1, or None"),
     ({"temperature": "1" * 400}, f"temperature ('{'1' * 36}...) must be a number from 0 to 2"),
+    ({"drafts": 0}, "drafts (0) must be a whole number from 1 to 16"),
+    ({"drafts": 17}, "drafts (17) must be a whole number from 1 to 16"),
+    ({"drafts": float("nan")}, "drafts (nan) must be a whole number from 1 to 16"),
+    ({"drafts": "8"}, "drafts ('8') must be a whole number from 1 to 16"),
+    ({"beams": 5}, "beams (5) must be a whole number from 1 to 4"),
+    ({"beams": True}, "beams (True) must be a whole number from 1 to 4"),
+    ({"beams": 1.5}, "beams (1.5) must be a whole number from 1 to 4"),
     ({"stop_at_end": 1}, "stop_at_end (1) must be True or False"),
 ]
 
@@ -132,6 +139,13 @@ def test_picks_only_what_is_left(sampling: Sampling, logits: list[float], seed: 
     assert left.sum() == pytest.approx(1)
     assert not sampling.top_k or np.count_nonzero(left) <= sampling.top_k
     assert left[pick(np.array(logits), sampling, np.random.default_rng(seed))] > 0
+
+
+@given(SETTINGS, st.integers(0, 2**32))
+def test_each_row_is_picked_as_it_is_alone(sampling: Sampling, seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, (4, 30)).astype(np.float32)
+    together, alone = (np.random.default_rng(seed) for _ in range(2))
+    assert pick_each(logits, sampling, together) == [pick(row, sampling, alone) for row in logits]
 
 
 def test_picks_as_often_as_probable() -> None:

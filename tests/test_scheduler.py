@@ -19,7 +19,8 @@ from model.config import ModelConfig
 from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from page.scheduler import STORIES, Batch, Scheduler, Story, grouped
+from page.batches import Batch, Story
+from page.scheduler import STORIES, Scheduler, grouped
 from train.export import onnx as export_onnx
 
 ROOT = Path(__file__).parent.parent
@@ -47,33 +48,34 @@ def settings(i: int, length: int) -> Sampling:
 
 def recorded(story: Story) -> list[np.ndarray]:
     """The logits that it draws from, from now on."""
-    logits, write = [], story.write
-    story.write = lambda row: (logits.append(row.copy()), write(row))
+    logits, take = [], story.teller.take
+    story.teller.take = lambda row: (logits.append(row.copy()), take(row))[1]
     return logits
 
 
 def test_logits_are_bit_for_bit_those_of_each_story_alone(storyteller: Storyteller) -> None:
     """Stories of all lengths come and go, and go on through several contexts."""
     graph, batch = storyteller.open_graph(), Batch(storyteller.open_graph(), 4)
-    coming = [Story(storyteller, graph, prompt, settings(i, 20 + 40 * i)) for i, prompt in enumerate(PROMPTS)]
-    rows = [(story, list(story.unread), recorded(story)) for story in coming]
+    tellers = [storyteller.teller(prompt, settings(i, 20 + 40 * i)) for i, prompt in enumerate(PROMPTS)]
+    coming = [Story(storyteller, teller) for teller in tellers]
+    rows = [(story, list(story.teller.unread), recorded(story)) for story in coming]
     while coming or batch.stories:
         while coming and len(batch.stories) < 4:
-            batch.stories.append(coming.pop(0))
+            batch.add(coming.pop(0))
         batch.advance()
     for story, prompt, logits in rows:
         decoder, ids = OnnxDecoder(graph), prompt
-        assert len(logits) == story.sampling.length
+        assert len(logits) == story.teller.sampling.length
         for row, character in zip(logits, "".join(story.pieces()), strict=True):
             np.testing.assert_array_equal(row, decoder.feed(ids))
-            ids = [story.vocab.stoi[character]]
+            ids = [storyteller.vocab.stoi[character]]
 
 
 def test_the_same_seed_tells_the_same_story_alone_and_beside_others(storyteller: Storyteller) -> None:
     scheduler = Scheduler()
     with ThreadPoolExecutor(12) as readers:  # more than are told at once
         jobs = [(PROMPTS[i % 9], settings(i, 150)) for i in range(12)]
-        told = list(readers.map(lambda job: "".join(scheduler.tell(storyteller, *job)), jobs))
+        told = list(readers.map(lambda job: "".join(scheduler.tell(storyteller, storyteller.teller(*job))), jobs))
     assert told == ["".join(storyteller.tell(*job)) for job in jobs]
 
 
@@ -83,14 +85,16 @@ def test_stories_of_several_models_and_of_pytorch(
     scheduler, sampling = Scheduler(), Sampling(length=200, seed=2, stop_at_end=False)
     storytellers = [model.load(folder) for folder in (tiny_onnx, tiny_classic_onnx, tiny_artifact)]
     with ThreadPoolExecutor(3) as readers:
-        told = list(readers.map(lambda each: "".join(scheduler.tell(each, "Once", sampling)), storytellers))
+        told = list(
+            readers.map(lambda each: "".join(scheduler.tell(each, each.teller("Once", sampling))), storytellers)
+        )
     assert told == ["".join(each.tell("Once", sampling)) for each in storytellers]
 
 
 def test_a_story_ends_where_its_model_ends_it(tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     sampling = Sampling(length=4000, temperature=1.5, seed=1)
-    told = "".join(Scheduler().tell(storyteller, "", sampling))
+    told = "".join(Scheduler().tell(storyteller, storyteller.teller("", sampling)))
     assert told == "".join(storyteller.tell("", sampling)) and len(told) < 4000
 
 
@@ -103,7 +107,7 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
 
 
 def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
-    return scheduler.tell(storyteller, "", Sampling(length=10**6, seed=1, stop_at_end=False))
+    return scheduler.tell(storyteller, storyteller.teller("", Sampling(length=10**6, seed=1, stop_at_end=False)))
 
 
 @pytest.mark.alone
@@ -135,7 +139,7 @@ def test_what_fails_reaches_its_readers_and_nobody_else(scheduler: Scheduler, ti
     broken.open_graph().session = None
     with pytest.raises(AttributeError):
         "".join(endless(scheduler, broken))
-    assert "".join(scheduler.tell(sound, "", Sampling(length=50, seed=1))) == "".join(
+    assert "".join(scheduler.tell(sound, sound.teller("", Sampling(length=50, seed=1)))) == "".join(
         sound.tell("", Sampling(length=50, seed=1))
     )
 
@@ -150,7 +154,9 @@ def refuse(kind, who, nice):
     if nice < 10:
         raise PermissionError
 os.setpriority = refuse
-print("".join(Scheduler().tell(model.load({str(tiny_onnx)!r}), "", model.Sampling(length=30, seed=1))))
+storyteller = model.load({str(tiny_onnx)!r})
+teller = storyteller.teller("", model.Sampling(length=30, seed=1))
+print("".join(Scheduler().tell(storyteller, teller)))
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.stderr == ""

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSIC, parts
+from conftest import CLASSIC, parts, tell
 from hypothesis import given
 from hypothesis import strategies as st
 
 import model
 from model import artifacts
 from model.sampling import Sampling, pick
-from model.storyteller import Storyteller, find, prepare, tell, windows
+from model.storyteller import Storyteller, find, prepare, windows
 from model.vocab import END, Vocab
 
 CONTEXT = 32

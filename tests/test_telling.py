@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from model import Sampling
 from page.telling import figures, stream, stream_together
+from page.words import ENGLISH
 
 
 def last(tellings):
@@ -23,8 +24,18 @@ def test_a_story_grows_to_what_the_model_tells(storyteller):
     assert (over["prompt"], over["text"], over["written"]) == ("Tom", told, len(told))
     assert over["ended"] == (len(told) < 300)
     settings = dict(model=storyteller.name, prompt="Tom", length=300, temperature=0.8, top_k=0, top_p=1.0, min_p=0.0)
-    assert over["settings"] == settings | {"seed": 3}
+    assert over["settings"] == settings | {"seed": 3, "drafts": 1, "beams": 1}
     assert figures(over).startswith(f"{len(told)} characters · ") and figures(over).splitlines()[0].endswith("seed 3")
+    assert figures(over).splitlines()[1] == ENGLISH["ended" if over["ended"] else "limit"]
+    assert ENGLISH["ended"] not in figures(tellings[0]) and ENGLISH["limit"] not in figures(tellings[0])
+
+
+def test_drafts_come_by_sentences_and_say_so_before_the_first(storyteller):
+    sampling = Sampling(length=200, seed=3, drafts=3, beams=2)
+    first, *tellings = stream(storyteller, "Tom", sampling)
+    assert (first["prompt"], first["text"], first["running"]) == ("Tom", "", True)
+    assert (first["settings"]["drafts"], first["settings"]["beams"]) == (3, 2)
+    assert tellings[-1]["text"] == "".join(storyteller.tell("Tom", sampling))
 
 
 def test_what_goes_on_keeps_what_was(storyteller):

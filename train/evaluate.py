@@ -11,6 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 import model
 from model.artifacts import add_figures
-from model.sampling import Sampling
+from model.sampling import USUAL
 from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
 from train.device import pick_device
@@ -34,6 +35,7 @@ from train.text.corpus import CorpusError, read_stories
 
 FIRSTS = 100, 500  # first stories that have a figure of their own
 TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights
+TOLD = "temperature", "top_k", "top_p", "min_p", "drafts", "beams"  # settings of judged stories
 IGNORE = -100  # the target of a position that is not scored
 
 
@@ -150,9 +152,9 @@ def judged(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str,
         raise CorpusError(
             f"{args.data} holds {len(real)} stories, fewer than the {args.stories} to be told beside them"
         )
-    sampling = Sampling(temperature=args.temperature, top_p=args.top_p, min_p=args.min_p)
+    sampling = replace(USUAL, **{name: getattr(args, name) for name in TOLD})
     return {
-        "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
+        "sampling": {name: getattr(sampling, name) for name in TOLD},
         "data": args.data.name,
         "told": judge.figures(tell_many(storyteller, args.stories, sampling)),
         "held_out": judge.figures(real),
@@ -178,8 +180,11 @@ def parsed(argv: Sequence[str] | None) -> Namespace:
     told = parser.add_argument_group("judge told stories instead")
     told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and judge them beside N held-out ones")
     told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
-    for name, default in (("temperature", 0.8), ("top_p", 1.0), ("min_p", 0.0)):
-        told.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="X", help="(%(default)s)")
+    for name in TOLD:
+        default = getattr(USUAL, name)
+        told.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="X", help="(%(default)s)"
+        )
     args = parser.parse_args(argv)
     if args.stories is not None and (args.stories < 1 or args.train is None):
         parser.error("--stories takes a number of at least 1, and --train FILE, what the artifact was trained on")

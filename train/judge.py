@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from model.sampling import Sampling
+from model.sentences import sequences, words_of
 from model.storyteller import Storyteller
+from model.teller import told
 
 LONGEST = 2_000  # characters of a told story; 98 % of our training stories are shorter
 SEED_LENGTH = 16  # shorter runs in common with the training text are no copies and count as 0
@@ -34,11 +36,12 @@ class Told:
 
 def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[Told]:
     """`count` stories from the end mark alone, with the seeds 1 to `count`."""
-    told = []
+    stories = []
     for seed in range(1, count + 1):
-        text = "".join(storyteller.tell("", replace(sampling, length=LONGEST, seed=seed)))
-        told.append(Told(text, len(text) < LONGEST))
-    return told
+        teller = storyteller.teller("", replace(sampling, length=LONGEST, seed=seed))
+        text = "".join(told(teller, storyteller.decoder_of(teller)))
+        stories.append(Told(text, teller.ended))
+    return stories
 
 
 class Judge:
@@ -67,6 +70,7 @@ class Judge:
             "characters": round(statistics.fmean(map(len, texts))),
             "known_words": share(word in self.words for word in words),
             **{f"distinct_{n}": distinct(words, n) for n in (1, 2, 3)},
+            "repeated": repeated(texts),
             "closed_quotes": share(line.count('"') % 2 == 0 for line in lines),
             "ended": share(story.ended for story in stories),
             "name_returns": share(returns),
@@ -120,6 +124,13 @@ def distinct(words: Sequence[str], n: int, limit: int = 10_000) -> float | None:
     """Different n-grams over all n-grams of the first `limit` words: the share falls as a text grows."""
     grams = list(islice(zip(*(words[i:] for i in range(n)), strict=False), limit))
     return round(len(set(grams)) / len(grams), 4) if grams else None
+
+
+def repeated(texts: Sequence[str]) -> float | None:
+    """Of all sequences of four words the share that stood in the same story before."""
+    counts = [Counter(sequences(words_of(text))) for text in texts]
+    total = sum(count.total() for count in counts)
+    return round(1 - sum(map(len, counts)) / total, 4) if total else None
 
 
 def characters(text: str) -> np.ndarray:

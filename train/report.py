@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from model.decoder import TorchDecoder
-from model.sampling import Sampling
-from model.storyteller import Storyteller, tell
+from model.drafts import TorchDrafts
+from model.sampling import USUAL
+from model.storyteller import Storyteller, prepare
+from model.teller import DraftTeller, told
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
 from train.text.corpus import NAMES
 
-SAMPLE = Sampling(length=600, temperature=0.8, seed=7)
+SAMPLE = replace(USUAL, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
 # Beginnings that suit a corpus of its own voice: the page offers them, the first one opens the story of the card.
 PROMPTS = {
@@ -47,6 +49,7 @@ READING = {  # the figures of train.judge, and how they are called
     "distinct_1": "different words",
     "distinct_2": "different pairs of words",
     "distinct_3": "different triples of words",
+    "repeated": "sequences of four words that stood in the story before",
     "closed_quotes": "lines that close their quotes",
     "ended": f"stories that end by themselves within {LONGEST:,} characters",
     "name_returns": "a name of the first sentence returns in the last third",
@@ -141,7 +144,8 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
     prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
-    story = prompt + "".join(tell(TorchDecoder(network), vocab, prompt, SAMPLE))
+    teller = DraftTeller(vocab, prepare(prompt, vocab, shape.context), SAMPLE, shape.context)
+    story = prompt + "".join(told(teller, TorchDrafts(network)))
     tuned = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
 # {metrics["name"]}
@@ -164,7 +168,8 @@ of the context that advance by half a context; the sum of nats is divided by the
 
 {reading(metrics)}## A story
 
-Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, seed {SAMPLE.seed}, at most {SAMPLE.length} characters:
+Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min_p}, seed {SAMPLE.seed}, at most \
+{SAMPLE.length:,} characters, each sentence the best of {SAMPLE.drafts} drafts behind each of {SAMPLE.beams} beginnings:
 
 ```
 {story}

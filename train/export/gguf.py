@@ -9,7 +9,8 @@ import gguf
 import numpy as np
 
 from model.atomic import replace_folder
-from model.gpt import NORM_EPS, ROPE_THETA
+from model.config import ROPE_THETA
+from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END
@@ -90,7 +91,8 @@ def _modelfile(storyteller: Storyteller) -> str:
     return f"""\
 # ollama create {name} -f Modelfile && ollama run {name} "Once upon a time"
 FROM ./{name}-Q8_0.gguf
-# the story goes on from the prompt as it stands: there is no chat
+# the story goes on from the prompt as it stands: there is no chat, and each sentence is drawn once:
+# to draw several and keep the best is the way of the page that this model comes from
 TEMPLATE {{{{ .Prompt }}}}
 PARAMETER num_ctx {context}
 PARAMETER num_predict {min(USUAL.length, context // 2)}

@@ -19,9 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from model.artifacts import ArtifactError, add_graph
 from model.config import ModelConfig
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
-from model.gpt import NORM_EPS, ROPE_THETA
+from model.gpt import NORM_EPS
 from model.sampling import Sampling
-from model.storyteller import Storyteller, log_softmax, tell, windows
+from model.storyteller import Storyteller, windows
+from model.teller import log_softmax
 
 OPSET = 21
 IR_VERSION = 10  # of that opset; onnx would write its newest, which older runtimes refuse
@@ -110,7 +111,9 @@ def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[in
     stories = []
     for seed in range(10):
         decoder.reset()
-        story = "".join(tell(decoder, storyteller.vocab, "", Sampling(length=1000, temperature=1, seed=seed)))
+        teller, story = storyteller.teller("", Sampling(length=1000, temperature=1, seed=seed)), ""
+        while not teller.over:
+            story += teller.step(decoder)
         stories.append([storyteller.vocab.start, *storyteller.vocab.encode(story or " ")])
     return stories
 
@@ -120,12 +123,18 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int) 
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     graph = (ClassicGraph if config.architecture == "classic" else GptGraph)(config, weights, bits)
     graph.logits()
-    inputs = [("ids", TensorProto.INT64, ["B", "T"]), ("last", TensorProto.INT32, ["B"])]
-    inputs += [("total", TensorProto.INT32, [])]
+    inputs = [
+        ("ids", TensorProto.INT64, ["B", "T"]),
+        ("last", TensorProto.INT32, ["B"]),
+        ("total", TensorProto.INT32, []),
+        ("positions", TensorProto.INT64, ["B", "T"]),
+        ("bias", TensorProto.FLOAT, [1, 1, "T", "S"]),
+        *((name, TensorProto.FLOAT, ["S", config.head_width // 2]) for name in graph.rotary),
+    ]
     outputs = [("logits", TensorProto.FLOAT, ["B", "T", config.vocab_size])]
     for layer in range(config.layers * config.loops):
         for kind in ("key", "value"):
-            shape = ["B", config.heads, "context", config.head_width]
+            shape = ["B", config.heads, "S", config.head_width]
             inputs.append((f"past_{kind}_{layer}", TensorProto.FLOAT, shape))
             outputs.append((f"present_{kind}_{layer}", TensorProto.FLOAT, shape))
     ends = [[helper.make_tensor_value_info(*each) for each in side] for side in (inputs, outputs)]
@@ -139,6 +148,8 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int) 
 
 class GraphBuilder:
     """Nodes and constants of a graph that grows; what its methods take and return are names of tensors."""
+
+    rotary: tuple[str, ...] = ()  # the inputs that turn keys and queries by their positions
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], bits: int) -> None:
         self.config, self.weights, self.bits = config, weights, bits
@@ -196,20 +207,12 @@ class GraphBuilder:
         """Causal attention over the cache of that layer, which it writes: (B, T, C)."""
         H = self.config.heads
         past, present = ([f"{when}_{kind}_{layer}" for kind in ("key", "value")] for when in ("past", "present"))
-        rotary = [self.constant(*table) for table in self.rotary().items()] if attributes.get("do_rotary") else []
-        inputs = [*qkv, *past, "last", "total", *rotary]
+        rotary = [*self.rotary, "positions"] if self.rotary else [""] * 3
+        inputs = [*qkv, *past, "last", "total", *rotary, "bias"]
         heads = dict(num_heads=H, kv_num_heads=H)
         return self.nodes_out(
             "GroupQueryAttention", inputs, [self.fresh(), *present], MICROSOFT, **heads, **attributes
         )[0]
-
-    def rotary(self) -> dict[str, np.ndarray]:
-        """Cosine and sine of each position's angles, (context, D / 2) each."""
-        config = self.config
-        pairs = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
-        frequencies = np.float32(ROPE_THETA) ** -pairs
-        angles = np.outer(np.arange(config.context, dtype=np.float32), frequencies)
-        return {"cos": np.cos(angles), "sin": np.sin(angles)}
 
     def residual(self, x: str, change: str | None, name: str, bias: str | None = None) -> tuple[str, str]:
         """x plus change plus bias: normalised by the norm of that name, and as it is; without a change x itself."""
@@ -225,6 +228,8 @@ class GraphBuilder:
 
 
 class GptGraph(GraphBuilder):
+    rotary = "cos", "sin"
+
     def logits(self) -> None:
         x, change = self.node("Gather", self.weight("embedding.weight"), "ids"), None
         # What brings the heads, normalised one by one, back together: (B, T, all).
@@ -261,7 +266,7 @@ class GptGraph(GraphBuilder):
 class ClassicGraph(GraphBuilder):
     def logits(self) -> None:
         x = self.node("Gather", self.weight("embedding.weight"), "ids")
-        x = self.node("Add", x, self.node("Gather", self.weight("positions.weight"), self.positions()))
+        x = self.node("Add", x, self.node("Gather", self.weight("positions.weight"), "positions"))
         change = bias = None
         for layer in range(self.config.layers):
             block = f"blocks.{layer}"
@@ -274,15 +279,6 @@ class ClassicGraph(GraphBuilder):
             change, bias = self.linear(y, f"{block}.mlp.down.weight"), f"{block}.mlp.down.bias"
         y, _ = self.residual(x, change, "norm", bias)
         self.linear(y, "head.weight", bias="head.bias", to="logits")
-
-    def positions(self) -> str:
-        """That of each symbol, (B, T): the newest stands at `last`."""
-        one = self.constant("one", np.array(1))
-        length = self.node("Squeeze", self.node("Shape", "ids", start=1, end=2))
-        back = self.node("Range", self.node("Sub", one, length), one, one)  # 1 - T to 0
-        [last] = self.nodes_out("Cast", ["last"], [self.fresh()], to=TensorProto.INT64)
-        last = self.node("Unsqueeze", last, self.constant("axis", np.array([1])))
-        return self.node("Add", last, back)
 
 
 def quantise(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

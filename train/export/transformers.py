@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from model.artifacts import ArtifactError
 from model.atomic import replace_folder
-from model.gpt import NORM_EPS, ROPE_THETA
+from model.config import ROPE_THETA
+from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END, Vocab, normalise
@@ -109,7 +110,7 @@ def _replacements() -> list[normalizers.Replace]:
 
 
 def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
-    """The JSON files. Stories are told as the page tells them; half the context is left to the prompt."""
+    """The JSON files. Stories are drawn as the page's drafts are; half the context is left to the prompt."""
     config = storyteller.config
     ids = {f"{mark}_id": storyteller.vocab.end for mark in MARKS}
     return {
@@ -195,5 +196,7 @@ This is for a GPU. `--dtype float32` tells what the original tells, `--dtype flo
 - The end mark `{END}` opens every prompt (the tokenizer puts it there) and closes every story.
 - Quotes, dashes and accents become their ASCII kin; a character that the vocabulary lacks is dropped.
 - Prompt and story together fit into {config.context} characters: this is no chat model and has no chat template.
+- Stories are drawn once, symbol by symbol. The page of this model's project draws several drafts of each sentence and
+  keeps the best: that is its own way of telling, and makes better stories.
 - It writes in the manner of its training text and knows nothing else; nothing filters what it writes.
 """

@@ -1,0 +1,154 @@
+"""What reads several drafts behind one beginning, each a symbol at a time, so that the beginning is in memory once.
+
+Shapes: L applications of a block, R rows (a draft each), H heads, S columns of the cache, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from model.decoder import HIDDEN, OnnxGraph, Place, checked
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from model.attention import KVCache
+
+BACK = 3  # sentences of a story that may still change
+Origin = tuple[int, int]  # a row, and how many of the symbols that it has read since the last branch
+
+
+class Drafts(Protocol):
+    """Rows that share a beginning, which is read once, and part from there; together they fit into the context."""
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Reads ids as a beginning, behind those fed just before; returns the logits (V,) of what follows."""
+        ...
+
+    def forget(self) -> None:
+        """Forgets all that was read."""
+        ...
+
+    def branch(self, origins: Sequence[Origin], rows: int) -> None:
+        """Row i goes on from where origins[i] says, the first `rows` of them; what belongs to none is forgotten.
+
+        A beginning that was fed is row 0.
+        """
+        ...
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        """Reads a symbol more in each row that goes on; returns the logits (R, V) of what follows each."""
+        ...
+
+
+class OnnxDrafts:
+    """`Drafts` in one cache: all rows are one run's symbols, and each sees its own path through the columns.
+
+    At most `rows` read at most `steps` symbols each before all branch anew, and `branches` of them may then be
+    `BACK + 1` such rounds apart from all others. Columns that are never reached take no memory.
+    """
+
+    def __init__(self, graph: OnnxGraph, rows: int, steps: int, branches: int) -> None:
+        length = graph.config.context + (rows + (BACK + 1) * branches) * steps
+        self._graph, self._cache = graph, graph.new_cache(length)
+        self.forget()
+
+    def forget(self) -> None:
+        self._rows = 1
+        self._used = self._start = 0  # columns that hold symbols, and those of them that did at the last branch
+        self._paths = [np.arange(0)]  # the columns below `_start` that each row sees
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        ids = checked(ids)
+        self._used = self._start = self._used + len(ids)
+        self._paths = [np.arange(self._used)]
+        return self._graph.read(ids, self._used, self._cache)[-1]
+
+    def branch(self, origins: Sequence[Origin], rows: int) -> None:
+        paths = [np.append(self._paths[row], self._start + row + self._rows * np.arange(n)) for row, n in origins]
+        kept = np.unique(np.concatenate(paths))
+        moved = int(np.argmax(np.append(kept, -1) != np.arange(len(kept) + 1)))  # the first columns stay
+        self._cache[:, :, :, moved : len(kept)] = self._cache[:, :, :, kept[moved:]]
+        self._paths = [np.searchsorted(kept, path) for path in paths]
+        self._used = self._start = len(kept)
+        self._bind(rows)
+
+    def _bind(self, rows: int) -> None:
+        """The graph to the first rows."""
+        length = self._cache.shape[3]
+        self._rows, self._place, self._ids = rows, Place(length, rows), np.zeros((1, rows), np.int64)
+        self._logits = np.zeros((1, rows, self._graph.config.vocab_size), np.float32)
+        self._place.bias[:] = HIDDEN
+        for row, path in enumerate(self._paths[:rows]):
+            self._place.bias[0, 0, row, path] = 0
+            self._place.positions[0, row] = len(path)
+        self._run = self._graph.bind(self._ids, self._place, self._cache, self._logits)
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        self._ids[0] = ids
+        np.fill_diagonal(self._place.bias[0, 0, :, self._used :], 0)  # each row sees its new column
+        self._used += self._rows
+        self._place.last[0] = self._used - 1
+        self._graph.session.run_with_iobinding(self._run)
+        self._place.positions += 1
+        return self._logits[0]
+
+
+class TorchDrafts:
+    """`Drafts` over the network, on its device: the rows of one beginning are a batch with a cache of their own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        import torch
+
+        self._torch, self._network = torch, network.eval()
+        self._weight = next(network.parameters())
+        self.forget()
+
+    def forget(self) -> None:
+        self._caches = [self._new_cache(1)]
+        self._places = [(0, 0)]  # of each row: its cache, and its row in there
+        self._starts = [0]  # what each cache held at the last branch
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        logits = self._read([checked(ids)], 0)[0]
+        self._starts = [self._caches[0].length]
+        return logits
+
+    def branch(self, origins: Sequence[Origin], rows: int) -> None:
+        groups: dict[tuple[bool, Origin], list[int]] = {}
+        for i, origin in enumerate(origins):
+            groups.setdefault((i < rows, origin), []).append(i)
+        caches, starts, places = [], [], [(0, 0)] * len(origins)
+        for (_, (row, n)), same in groups.items():
+            old, place = self._places[row]
+            cache, length = self._new_cache(len(same)), self._starts[old] + n
+            cache.keys[..., :length, :] = self._caches[old].keys[:, place, None, :, :length]
+            cache.values[..., :length, :] = self._caches[old].values[:, place, None, :, :length]
+            cache.length = length
+            for i, which in enumerate(same):
+                places[which] = len(caches), i
+            caches.append(cache)
+            starts.append(length)
+        self._caches, self._starts, self._places = caches, starts, places
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        places = self._places[: len(ids)]
+        read: dict[int, list[list[int]]] = {}
+        for id, (cache, _) in sorted(zip(ids, places, strict=True), key=lambda pair: pair[1]):
+            read.setdefault(cache, []).append([id])
+        logits = {cache: self._read(rows, cache) for cache, rows in read.items()}
+        return np.stack([logits[cache][row] for cache, row in places])
+
+    def _read(self, ids: list[list[int]], cache: int) -> np.ndarray:
+        """Ids (rows, T) into that cache: the logits (rows, V) after the last."""
+        with self._torch.inference_mode():
+            batch = self._torch.tensor(ids, device=self._weight.device)
+            return self._network(batch, self._caches[cache])[:, -1].cpu().numpy()
+
+    def _new_cache(self, rows: int) -> KVCache:
+        from model.attention import KVCache
+
+        return KVCache(self._network.config, rows, self._weight.device, self._weight.dtype)

@@ -1,0 +1,247 @@
+"""The rule of telling: where a sentence ends, which draft is kept, when it is settled, and how a story ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.drafts import Origin
+from model.sampling import Sampling
+from model.sentences import Beginning, Draft, echoes
+from model.storyteller import Storyteller, prepare
+from model.teller import DraftTeller, choose, settle, told
+from model.vocab import Vocab
+
+VOCAB = Vocab.ascii()
+CONTEXT = 64
+
+
+def drawn(text: str, before: str = "", limit: int = 220) -> str:
+    """As much of the text as a draft behind `before` takes of it; |, the end of the story, included."""
+    draft = Draft(Beginning([], before), limit)
+    for i, symbol in enumerate(text):
+        draft.write(i, "" if symbol == "|" else symbol, 0.0)
+        if draft.done:
+            return text[: len(draft.ids)]
+    return "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (" He ran. She sat.", " He ran."),
+        (" Who? He.", " Who?"),
+        ("\nTom said no!\nAnn", "\nTom said no!"),
+        (" no stop\n Tom", " no stop\n"),
+        ("\n\n He ran. x", "\n\n He ran."),
+        (' "Go!" he said. x', ' "Go!"'),
+        (' "Go! Now." x', ' "Go!'),
+        (' He said, "No." x', ' He said, "No."'),
+        (" The end|", " The end|"),
+        ("|", "|"),
+    ],
+)
+def test_where_a_sentence_ends(text: str, taken: str) -> None:
+    assert drawn(text) == taken
+
+
+def test_a_quotation_may_be_open_before() -> None:
+    assert drawn(' Now." x', before='"Go!') == ' Now."'
+    assert drawn(' Now." x', before='"Go!"') == " Now."
+    assert drawn(' Now." x', before='"Go!\n') == " Now."  # a line closes what it opened
+    assert drawn("abcdef", limit=4) == "abcd"
+
+
+def way(text: str, nats: float = 0.0, **more) -> Beginning:
+    return Beginning([], text, symbols=len(text), nats=nats, **more)
+
+
+def test_the_best_are_chosen_and_of_equal_ones_the_first() -> None:
+    good, bad, same = way("a" * 20, 5.0), way("b" * 20, 9.0), way("a" * 20, 5.0, origin=(3, 3))
+    assert choose([bad, good, same], 3) == [good, bad]
+    assert choose([bad, good, same], 1) == [good]
+    assert choose([way("a"), way("a", ended=True)], 2) == [way("a"), way("a", ended=True)]
+
+
+def test_a_short_text_is_no_better_for_being_short() -> None:
+    assert way(" Hi.", 2.0).score < way(" Hello there, dear.", 2.5).score
+
+
+def test_what_is_said_twice_costs() -> None:
+    before = way("The cat sat on the mat.", place=1)
+
+    def grown(text: str) -> Beginning:
+        draft = Draft(before, 220)
+        for symbol in text:
+            draft.write(0, symbol, 0.1)
+        return draft.grown(read=0)
+
+    fresh, again, inside = (
+        grown(text)
+        for text in (" A dog ran up a big hill.", " The cat sat on the big hill.", " He ran on and on and on and on.")
+    )
+    assert (fresh.repeats, fresh.words) == (0, 7)
+    assert again.repeats == 2  # "the cat sat on", "cat sat on the"
+    assert inside.repeats == 2 + 4  # "on and on and" and "and on and on" once more, and five pairs where two would do
+    assert fresh.score > again.score
+
+
+@pytest.mark.parametrize(
+    ("sentence", "count"),
+    [
+        (" The cat saw the dog.", 0),
+        (" The cat saw the cat.", 1),
+        (" Tom and Tom ran.", 1),
+        (' Tom said, "I am sad, Tom!"', 1),
+        (" I know that I can.", 0),
+        (" He ran and ran.", 0),
+    ],
+)
+def test_what_a_sentence_says_again(sentence: str, count: int) -> None:
+    assert echoes(sentence) == count
+
+
+def test_a_stock_phrase_is_no_better_for_being_cheap() -> None:
+    def grown(nats: float) -> Beginning:
+        return Draft(way("Tom."), 220, ids=[0] * 20, text=" A big wind came up.", nats=nats).grown(read=0)
+
+    assert grown(0.5).score == grown(4.0).score > grown(4.1).score
+
+
+def test_what_all_share_is_settled_and_what_lies_back_in_the_best() -> None:
+    one, two, three = (way("", unsettled=sentences) for sentences in (("A.", "B."), ("A.", "C."), ("D.", "B.", "C.")))
+    settled, left = settle([one, two])
+    assert settled == ["A."] and [each.unsettled for each in left] == [("B.",), ("C.",)]
+    assert settle([one, three]) == ([], [one, three])
+    four = way("", unsettled=("D.", "B.", "C.", "E."))
+    settled, left = settle([four, one])  # three sentences follow D. in the best: the other, which lacks it, ends
+    assert settled == ["D.", "B.", "C.", "E."] and [each.unsettled for each in left] == [()]
+    assert settle([way("x", unsettled=("A.", "B."))])[0] == ["A.", "B."]
+
+
+class Written:
+    """`Drafts` of a network that knows what comes next by what it has read: `following(text)` names it."""
+
+    def __init__(self, following: Callable[[str], Sequence[str]]) -> None:
+        self.following = following
+        self.rows: list[str] = [""]
+        self.start = [0]
+
+    def forget(self) -> None:
+        self.rows, self.start = [""], [0]
+
+    def logits(self, text: str) -> np.ndarray:
+        logits = np.full(len(VOCAB), -50, np.float32)
+        for symbol in self.following(text):
+            logits[VOCAB.end if symbol == "|" else VOCAB.stoi[symbol]] = 0
+        return logits
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        self.rows[0] += "".join("" if id == VOCAB.end else VOCAB.itos[id] for id in ids)
+        self.start = [len(self.rows[0])]
+        return self.logits(self.rows[0])
+
+    def branch(self, origins: Sequence[Origin], rows: int) -> None:
+        self.rows = [self.rows[row][: self.start[row] + n] for row, n in origins]
+        self.start = [len(row) for row in self.rows]
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        self.rows = [row + VOCAB.itos[id] for row, id in zip(self.rows, ids, strict=False)] + self.rows[len(ids) :]
+        return np.stack([self.logits(row) for row in self.rows[: len(ids)]])
+
+
+def tell(following: Callable[[str], Sequence[str]], **settings) -> tuple[list[str], DraftTeller]:
+    sampling = Sampling(**{"temperature": 1.0, "seed": 1, "drafts": 4} | settings)
+    teller = DraftTeller(VOCAB, prepare("Tom", VOCAB, CONTEXT), sampling, CONTEXT)
+    return [piece for piece in told(teller, Written(following)) if piece], teller
+
+
+def script(text: str) -> Callable[[str], Sequence[str]]:
+    """Every symbol is certain."""
+    return lambda read: text[len(read) - len("Tom")]
+
+
+def test_a_story_is_told_by_sentences_and_ends_by_itself() -> None:
+    pieces, teller = tell(script(' ran. "Hi!" he said.\nThe end.|'))
+    assert pieces == [" ran.", ' "Hi!"', " he said.", "\nThe end."]
+    assert teller.over and teller.ended
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces", "ended"),
+    [
+        (100, [" ran.", " Ann sat."], True),
+        (14, [" ran.", " Ann sat."], False),
+        (13, [" ran."], False),
+        (3, [" ra"], False),
+    ],
+)
+def test_a_story_that_reaches_its_length_ends_with_a_whole_sentence(
+    length: int, pieces: list[str], ended: bool
+) -> None:
+    found, teller = tell(script(" ran. Ann sat.|"), length=length)
+    assert (found, teller.over, teller.ended) == (pieces, True, ended)
+
+
+def test_the_likelier_draft_is_kept() -> None:
+    """Behind " a" all is certain, behind " b" each of eight letters is as likely as another."""
+
+    def following(read: str) -> str:
+        text = read.removeprefix("Tom")
+        if len(text) < 2:
+            return " " if not text else "ab"
+        if len(text) == 22:
+            return "."
+        if len(text) > 22:
+            return "|"
+        return "a" if text[1] == "a" else "cdefghij"
+
+    for seed in range(10):
+        assert tell(following, drafts=8, seed=seed)[0] == [" " + "a" * 21 + "."]
+
+
+def test_beams_find_what_a_sentence_alone_does_not() -> None:
+    """A first sentence that is certain leads to a second that costs much, and the other way round."""
+
+    def following(read: str) -> str:
+        first, _, second = read.removeprefix("Tom").partition(".")
+        if not second and "." not in read:
+            if not first:
+                return " "
+            return "ab" if len(first) == 1 else "." if len(first) == 14 else "a" if first[1] == "a" else "bc"
+        if len(second) == 30:
+            return "."
+        if len(second) > 30:
+            return "|"
+        return " " if not second else "xyzuvwst" if first[1] == "a" else "x"
+
+    greedy, beams = (tell(following, drafts=8, beams=beams, seed=3)[0] for beams in (1, 4))
+    assert greedy[0] == " " + "a" * 13 + "."
+    assert beams[0][1] == "b" and "".join(beams).endswith(" " + "x" * 29 + ".")
+
+
+def test_a_shorter_story_is_the_beginning_of_a_longer_one(storyteller: Storyteller) -> None:
+    def story(length: int) -> str:
+        sampling = Sampling(length=length, temperature=1.0, seed=4, drafts=3, beams=2, stop_at_end=False)
+        return "".join(storyteller.tell("Once", sampling))
+
+    whole = story(400)
+    for length in (1, 10, 50, 100, 399):
+        part = story(length)
+        assert 0 < len(part) <= length and whole.startswith(part)
+        assert story(len(part)) == part  # a link to a story that was stopped
+
+
+def test_greedy_drafts_are_all_alike_so_one_is_drawn(storyteller: Storyteller) -> None:
+    one = Sampling(length=60, temperature=0)
+    assert "".join(storyteller.tell("Once", replace(one, drafts=8, beams=3))) == "".join(storyteller.tell("Once", one))
+
+
+def test_settings_reach_every_draft(storyteller: Storyteller) -> None:
+    """Where one symbol alone may come, all drafts are the one story."""
+    one = "".join(storyteller.tell("Once", Sampling(length=20, temperature=1.0, top_k=1, seed=1, stop_at_end=False)))
+    many = Sampling(length=20, temperature=1.0, top_k=1, seed=9, drafts=3, stop_at_end=False)
+    assert one.startswith("".join(storyteller.tell("Once", many)))
