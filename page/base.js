@@ -115,7 +115,8 @@ storyteller.drawn = (element, props, watch, draw) => {
 
 // A story is told in steps, Tell and each Continue, and what tells it again are the settings of all. The address bar
 // carries them after a #: that is not sent to the server.
-const SETTINGS = ["length", "temperature", "top_k", "top_p", "min_p", "seed"];
+const SETTINGS = ["length", "temperature", "top_k", "top_p", "min_p", "seed", "drafts", "beams"];
+const FORMER = SETTINGS.slice(0, 6); // those of a link from when there were no drafts: it tells its story with one
 
 storyteller.address = (steps) => {
   const [first, ...more] = steps ?? [];
@@ -130,11 +131,15 @@ storyteller.address = (steps) => {
 storyteller.open = () => {
   const link = new URLSearchParams(location.hash.slice(1));
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));
+  const isFormer = link.has("seed") && !link.has("drafts");
+  const names = isFormer ? FORMER : SETTINGS;
   storyteller.coming = link.getAll("then").map((step) => {
     const values = step.split(",");
-    return [values.slice(SETTINGS.length).join(), ...values.slice(0, SETTINGS.length).map(number)];
+    const drafts = isFormer ? [1, 1] : [];
+    return [values.slice(names.length).join(), ...values.slice(0, names.length).map(number), ...drafts];
   });
   return ["prompt", "model", ...SETTINGS].map((name, i) => {
+    if (isFormer && !names.includes(name) && i > 1) return 1;
     if (!link.has(name)) return undefined; // which changes nothing: the visitor may be writing already
     return i < 2 ? link.get(name) : number(link.get(name));
   });
@@ -239,12 +244,16 @@ storyteller.recall = async () => {
   return [chosen, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
 };
 
+// The same settings, and a seed that is yet to be drawn.
+storyteller.reseeded = (settings) => settings.map((value, i) => (SETTINGS[i] === "seed" ? -1 : value));
+storyteller.another = (model, prompt, ...settings) => [model, prompt, ...storyteller.reseeded(settings)];
+
 storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
 
 storyteller.continuing = (model, telling, again, ...settings) => {
   storyteller.continued = telling?.steps ?? [];
   // Of a link its step; else what is set, with another seed: the same would repeat itself.
-  const [teller, ...how] = storyteller.coming.shift() ?? [model, ...settings.slice(0, -1), -1];
+  const [teller, ...how] = storyteller.coming.shift() ?? [model, ...storyteller.reseeded(settings)];
   const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model would end it again
   return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
 };

@@ -36,23 +36,29 @@ class Endpoints:
         top_p: float = USUAL.top_p,
         min_p: float = USUAL.min_p,
         seed: int = -1,
+        drafts: int = USUAL.drafts,
+        beams: int = USUAL.beams,
     ) -> tuple[str, str]:
         """Tells a story that begins with the prompt, in simple English, as for small children.
 
         Args:
             model: Name of the model that tells, as `models` has it; empty for the best.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
-            length: Characters to write, 1 to 4,000; a story may end sooner.
+            length: Characters that the story may have at most, 1 to 4,000.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
             seed: The same seed tells the same story; -1 draws one.
+            drafts: How often each sentence is drawn, 1 to 16; the best is kept, and a story ends with a whole sentence.
+            beams: How many beginnings of the story go on at once until one is the best, 1 to 4; each has its drafts.
 
         Returns:
-            The story so far with its prompt, and a line of figures: characters, characters per second, seed.
+            The story so far with its prompt, and a line of figures: characters, characters per second, seed; when it is
+            over, a line that says whether the model ended it or the length did.
         """
-        for telling in self.shelf.telling(model, prompt, length, temperature, top_k, top_p, min_p, seed):
+        settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
+        for telling in self.shelf.telling(model, prompt, *settings):
             yield telling["prompt"] + telling["text"], figures(telling)
 
     def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:

@@ -47,7 +47,14 @@ def check_whole(name: str, value: object, least: int, most: int) -> int:
 
 
 def check_sampling(
-    length: object, temperature: object, top_k: object, top_p: object, min_p: object, seed: object
+    length: object,
+    temperature: object,
+    top_k: object,
+    top_p: object,
+    min_p: object,
+    seed: object,
+    drafts: object = 1,
+    beams: object = 1,
 ) -> Sampling:
     """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
     length = check_whole("length", length, 1, MAX_LENGTH)
@@ -60,6 +67,8 @@ def check_sampling(
             top_p=top_p,
             min_p=min_p,
             seed=None if seed == -1 else seed,
+            drafts=whole(drafts),
+            beams=whole(beams),
         ).seeded()
     except ValueError as error:
         raise Refusal(str(error), str(error).split(" ")[0]) from None

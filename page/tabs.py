@@ -34,6 +34,8 @@ class Settings(NamedTuple):
     top_p: gr.Slider
     min_p: gr.Slider
     seed: gr.Number
+    drafts: gr.Slider
+    beams: gr.Slider
 
 
 def settings_column(shelf: Shelf) -> Settings:
@@ -45,12 +47,14 @@ def settings_column(shelf: Shelf) -> Settings:
     model = gr.Dropdown(names, value=shelf.best, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
     length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
     temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
+    drafts = slider("drafts", 1, 16, USUAL.drafts, 1, info=WORDS("drafts_info"))
     with gr.Accordion(WORDS("more"), open=False, elem_id="more"):
+        beams = slider("beams", 1, 4, USUAL.beams, 1, info=WORDS("beams_info"))
         top_k = slider("top_k", 0, 100, USUAL.top_k, 1, info=WORDS("top_k_info"))
         top_p = slider("top_p", 0.05, 1, USUAL.top_p, 0.05, info=WORDS("top_p_info"))
-        min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.05, info=WORDS("min_p_info"))
+        min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.01, info=WORDS("min_p_info"))
         seed = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
-    return Settings(model, length, temperature, top_k, top_p, min_p, seed)
+    return Settings(model, length, temperature, top_k, top_p, min_p, seed, drafts, beams)
 
 
 def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
@@ -129,7 +133,7 @@ def tell_events(
     retold = another.click(**begin).then(
         in_place(answers.shelf.telling),
         [settings.model, prompt, *settings[1:]],
-        js="(...values) => [...values.slice(0, -1), -1]",  # another seed
+        js="storyteller.another",
         api_name="tell_another",
         **shown,
         **TELLING,

@@ -38,7 +38,7 @@
   // The inputs of a field, brought to light. Gradio makes those of a closed accordion when it is first opened.
   async function revealed(field) {
     const inputs = () => document.querySelectorAll(`#${field} :is(input, textarea)`);
-    const folded = document.querySelector("#more") && ["top_k", "top_p", "min_p", "seed"].includes(field);
+    const folded = document.querySelector("#more") && ["beams", "top_k", "top_p", "min_p", "seed"].includes(field);
     if (folded || inputs()[0]?.closest("#settings")) storyteller.showSettings(true);
     const hidden = () => folded && !inputs()[0]?.checkVisibility();
     if (hidden()) document.querySelector("#more > button").click();
@@ -79,7 +79,9 @@
   function aboutLines(telling) {
     const figures = { written: number(telling.written), speed: number(telling.speed), seed: telling.settings.seed };
     const lines = [say("figures", figures)];
-    if (telling.ended) lines.push(say("ended"));
+    const { drafts, beams } = telling.settings;
+    if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
+    if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
     if (telling.dropped.length) lines.push(say("dropped", { characters: telling.dropped.join(" ") }));
     if (telling.kept !== null) lines.push(say("kept", { kept: number(telling.kept) }));
     return lines;
@@ -98,6 +100,7 @@
       storyteller.current = telling;
       article.classList.toggle("empty", !telling);
       article.setAttribute("aria-busy", String(Boolean(telling?.running)));
+      article.classList.toggle("weighing", Boolean(telling?.running) && telling.settings.drafts * telling.settings.beams > 1);
       given.textContent = telling ? telling.prompt : "";
       told.textContent = telling ? telling.text : say("no_story");
       about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));

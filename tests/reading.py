@@ -77,6 +77,12 @@ class Reader:
         field.fill(str(seed))
         field.press("Tab")
 
+    def one_draft(self) -> None:
+        """Settings under which a story comes character by character, and fills every length."""
+        self.set("Drafts", 1)
+        self.press("More settings ▼")
+        self.set("Beams", 1)
+
     def choose(self, model: str) -> None:
         self.show_settings()
         self.page.get_by_role("combobox", name="Model").click()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +17,11 @@ from playwright.sync_api import expect
 from reading import MARKUP, Reader, chromium, visit
 from serving import save_broken, save_tiny, serve
 
-from model.sampling import USUAL
+from model import load
+from model.sampling import USUAL, Sampling
 
 LONG = "Once upon a time"
+WEIGHING = f"Choosing the best of {USUAL.drafts * USUAL.beams} drafts of each sentence…"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_enter_tells_escape_stops_and_it_goes_on(reader):
     reader.prompt.press("Enter")
     begun = reader.wait_for_longer(LONG)
     reader.wait_for_longer(begun)
-    expect(reader.about).to_have_text(re.compile(r"^[\d,]+ characters · [\d,]+ characters/s · seed \d+$"))
+    expect(reader.about).to_have_text(re.compile(rf"^[\d,]+ characters · [\d,]+ characters/s · seed \d+{WEIGHING}$"))
     expect(reader.story.locator(".given")).to_have_text(LONG)
 
     reader.page.keyboard.press("Escape")
@@ -151,7 +154,7 @@ def test_a_chip_fills_the_prompt_and_a_new_telling_replaces_the_old(desktop):
     expect(desktop.prompt).to_have_value(chip)
     desktop.press("Tell")
     desktop.wait_for_longer(chip)
-    expect(desktop.about).to_have_text(re.compile("^600 characters"))
+    assert desktop.wait_until_told().startswith(chip)
     desktop.prompt.fill("A cat")
     desktop.press("Tell")
     desktop.wait_for_longer("A cat")
@@ -225,16 +228,51 @@ def test_a_link_tells_the_same_story(browser, server, desktop):
         assert third.page.url.split("/")[-1] == link
 
 
+def test_a_link_from_before_there_were_drafts_tells_the_story_that_it_told(browser, server):
+    link = "#model=ending&prompt=Tom&length=80&temperature=0.9&top_k=0&top_p=1&min_p=0&seed=5"
+    before = Sampling(length=80, temperature=0.9, seed=5)
+    storyteller = load(server.log.parent / "artifacts" / "ending")
+    first = "Tom" + "".join(storyteller.tell("Tom", before))
+    first += "\n" * (len(first) < 83)  # Continue begins a line where the model ended the story
+    whole = first + "".join(storyteller.tell(first, replace(before, length=30, seed=6)))
+    first = first.rstrip("\n")
+    with visit(browser, server.url, link) as reader:
+        expect(reader.story).to_have_text(first, use_inner_text=False)
+        reader.wait_until_told()
+        assert "drafts=1&beams=1" in reader.page.url
+        reader.show_settings()
+        expect(reader.page.get_by_role("spinbutton", name="number input for Drafts")).to_have_value("1")
+    with visit(browser, server.url, f"{link}&then=30,0.9,0,1,0,6,ending") as reader:
+        expect(reader.story).to_have_text(whole, use_inner_text=False)
+
+
+def test_that_drafts_are_weighed_is_shown(desktop):
+    desktop.prompt.fill("Tom")
+    tell_long(desktop, "Tom")
+    expect(desktop.story).to_have_class(re.compile("weighing"))
+    expect(desktop.about).to_contain_text(WEIGHING)
+    desktop.press("Stop")
+    desktop.wait_until_told()
+    expect(desktop.story).not_to_have_class(re.compile("weighing"))
+    expect(desktop.about).not_to_contain_text(WEIGHING)
+    desktop.one_draft()
+    tell_long(desktop, "Tom")
+    expect(desktop.story).not_to_have_class(re.compile("weighing"))
+    expect(desktop.about).not_to_contain_text("drafts")
+
+
 def test_the_link_of_a_stopped_story_tells_it_to_where_it_stopped(browser, server, desktop):
+    """With drafts, as the page has it: what was stopped are whole sentences."""
     tell_long(desktop, "A cat")
     desktop.press("Stop")
     stopped = desktop.wait_until_told()
+    assert stopped[-1] in '.!?\n"'
     desktop.set("Length, in characters", 100)
     desktop.press("Continue")
     desktop.wait_for_longer(stopped)
     desktop.page.wait_for_function("location.hash.includes('then=')")
     story = desktop.story.text_content()
-    assert len(story) == len(stopped) + 100
+    assert len(stopped) < len(story) <= len(stopped) + 100
     with desktop.page.expect_download() as download:
         desktop.press("Download")
     settings = Path(download.value.path()).read_text().split("\n---\n")[1]
@@ -247,6 +285,7 @@ def test_the_link_of_a_stopped_story_tells_it_to_where_it_stopped(browser, serve
 
 def test_the_link_of_a_story_longer_than_a_prompt_tells_all_of_it(browser, server, desktop):
     desktop.choose("endless")
+    desktop.one_draft()
     desktop.set("Length, in characters", 60)
     desktop.prompt.fill("word " * 796)
     for button in ("Tell", "Continue", "Continue"):
@@ -393,7 +432,7 @@ def test_on_a_phone_the_settings_are_one_press_away(browser, server):
 
 
 def test_an_emptied_box_has_its_value_again(desktop):
-    for label, value in (("Length, in characters", "600"), ("Temperature", str(USUAL.temperature))):
+    for label, value in (("Length, in characters", str(USUAL.length)), ("Temperature", str(USUAL.temperature))):
         box = desktop.page.get_by_role("spinbutton", name=f"number input for {label}")
         box.fill("")
         box.press("Tab")
@@ -401,7 +440,7 @@ def test_an_emptied_box_has_its_value_again(desktop):
     desktop.prompt.fill("Tom")
     desktop.press("Tell")
     desktop.wait_until_told()
-    assert f"length=600&temperature={USUAL.temperature}&" in desktop.page.url
+    assert f"length={USUAL.length}&temperature={USUAL.temperature}&" in desktop.page.url
 
 
 def test_clear_in_mid_story_leaves_nothing(desktop):
@@ -468,8 +507,8 @@ def test_edit_copy_download(browser, server):
             reader.press("Download")
         assert download.value.suggested_filename == "story-ending-5.txt"
         text = Path(download.value.path()).read_text()
-        assert text.startswith(f"{story}\n\n---\nmodel: ending\nlength: 600\ntemperature: 0.9\ntop_k: 0\ntop_p: 1\n")
-        assert text.endswith('\nseed: 5\nprompt: "Tom"\n')
+        assert text.startswith(f"{story}\n\n---\nmodel: ending\nlength: {USUAL.length}\n")
+        assert text.endswith(f'\nseed: 5\ndrafts: {USUAL.drafts}\nbeams: {USUAL.beams}\nprompt: "Tom"\n')
 
         reader.press("Edit and go on from here")
         expect(reader.prompt).to_have_value(story)
@@ -586,7 +625,7 @@ def test_a_refusal_stays_in_place_with_its_field_marked(desktop):
 def test_who_leaves_frees_the_slot(browser, server):
     """Eight stories fill the page; as one teller closes it and one loads it anew, those who wait are told theirs."""
     with ExitStack() as stack:
-        others = ["endless", "Tom", 4000, 0.8, 0, 1, 0, 1]
+        others = ["endless", "Tom", 4000, 0.8, 0, 1, 0, 1, 1, 1]
         for _ in range(6):
             stack.enter_context(server.call("tell", json.dumps({"data": others}))).readline()
         link = "#model=endless&prompt={}&length=4000&seed=1"

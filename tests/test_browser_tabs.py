@@ -164,6 +164,8 @@ def test_every_model_tells_from_one_prompt_and_seed(desktop):
         expect(card).to_have_attribute("aria-busy", "false")
         seeds.add(re.search(r"seed (\d+)", card.text_content())[1])
     assert len(seeds) == 1
+    for card in cards.all():
+        expect(card).to_have_attribute("aria-busy", "false", timeout=20_000)
     desktop.set("Length, in characters", 4000)
     desktop.press("Compare")
     expect(cards.first).to_have_attribute("aria-busy", "true")

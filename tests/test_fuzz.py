@@ -22,7 +22,7 @@ COMMAND = "FUZZ_REQUESTS=2000 .venv/bin/python -m pytest tests/test_fuzz.py"
 # What an answer may not hold: the marks of a traceback, and where things lie on the server.
 INSIDE = ("Traceback", 'File "', "site-packages", "/app.py", str(ROOT), sys.prefix, sys.base_prefix)
 SAMPLER = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-SETTINGS = {"length": 20, **SAMPLER, "seed": 7}
+SETTINGS = {"length": 20, **SAMPLER, "seed": 7, "drafts": 2, "beams": 1}
 # The parameters of every endpoint, public and private, with values that fit.
 ENDPOINTS = {
     "tell": {"model": "tiny", "prompt": "Tom", **SETTINGS},

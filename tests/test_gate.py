@@ -33,6 +33,8 @@ TELL = {
     "top_p": 1,
     "min_p": 0,
     "seed": 7,
+    "drafts": 1,
+    "beams": 1,
 }
 FILE = {"path": "{secret}", "url": "{outside}", "orig_name": "x", "meta": {"_type": "gradio.FileData"}}
 FORM = "multipart/form-data; boundary=x"

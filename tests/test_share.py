@@ -24,7 +24,7 @@ from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_share.py"
 WAITING = 32  # as app.py has it
-LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7]
+LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7, 1, 1]
 REFUSED = "16 requests from your address wait, run or are unread, and that is the limit: let one of them end first"
 
 
@@ -141,7 +141,7 @@ def test_two_stops_at_once_take_no_place_for_good(server):
     ):
         names = [f"hasty{n}" for n in range(WAITING // 2 + 1)]
         assert list(visits.map(stop_twice, [hasty] * len(names), names)) == [[200, 200]] * len(names)
-        event = ask(hasty, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"]
+        event = ask(hasty, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"]
         assert "event: complete" in hasty.get(f"/call/tell/{event}").text
     outcome = "both answered each time, and no place of the visitor's share was lost"
     record("a story stopped twice at once", len(names), outcome, COMMAND, section="The page")
@@ -149,11 +149,11 @@ def test_two_stops_at_once_take_no_place_for_good(server):
 
 def test_answers_that_nobody_reads_count_as_well(server):
     with visitor(server, "198.51.100.21") as deaf:
-        events = [ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"] for _ in range(WAITING // 2)]
+        events = [ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"] for _ in range(WAITING // 2)]
         time.sleep(1)
         assert refusal(deaf, ask(deaf, *LONG)) == REFUSED
         assert "event: complete" in deaf.get(f"/call/tell/{events[0]}").text
-        event = ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7).json()["event_id"]
+        event = ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"]
         assert "event: complete" in deaf.get(f"/call/tell/{event}").text
 
 
