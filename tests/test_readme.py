@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from conftest import tell
 from huggingface_hub import JobHardware, ModelCard
 from huggingface_hub.cli.jobs import jobs_cli
 from torch import nn
@@ -24,7 +25,6 @@ from docs.tables import ORIGINAL, fill, results
 from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
 from model.sampling import USUAL
-from model.storyteller import tell
 from train import report
 from train.__main__ import configure, flags
 from train.export.onnx import build, check_close, nats_per_character

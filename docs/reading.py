@@ -1,0 +1,149 @@
+"""The blind reading behind the page's settings.
+
+python docs/reading.py tell ARTIFACT valid.txt FOLDER   writes what readers are given, and docs/reading/told.jsonl
+python docs/reading.py tally FOLDER                     takes their grades: docs/reading/grades.jsonl, README.md
+
+Beginnings of held-out stories, continued under each of some settings and by their writers. Every reader gets all of
+them shuffled, in a file of his own, FOLDER/reader-N.txt, and puts three grades for each into FOLDER/reader-N.json.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import statistics
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import model  # noqa: E402
+from docs.tables import fill  # noqa: E402
+from model.sampling import USUAL, Sampling  # noqa: E402
+from train.text.corpus import read_stories  # noqa: E402
+
+KEPT = ROOT / "docs/reading"
+READERS = 1, 2
+BEGINNINGS = 24
+STORIES = 600  # the first of the held-out ones: others were read while the rule of telling was made
+LENGTHS = range(450, USUAL.length + 1)  # characters of a whole story
+REAL = "real stories"
+BEFORE = Sampling(length=600, temperature=0.9)  # what the page began with, before there were drafts
+SETTINGS = [
+    BEFORE,
+    *(replace(BEFORE, length=USUAL.length, temperature=temperature) for temperature in (0.9, 0.7, 0.5)),
+    replace(USUAL, drafts=8, beams=1),
+    USUAL,
+    replace(USUAL, drafts=6, beams=4),
+    replace(USUAL, drafts=8, beams=4),
+    replace(USUAL, temperature=0.7, drafts=6, beams=4),
+]
+GRADES = "grammar", "coherence", "interest"
+
+
+def name(sampling: Sampling) -> str:
+    """How the table calls these settings: by what is not as in most."""
+    plain = Sampling(length=USUAL.length, temperature=1.0)
+    changed = {each: value for each, value in vars(sampling).items() if value != getattr(plain, each)}
+    return ", ".join(f"{each.replace('_', '-')} {value:g}" for each, value in changed.items())
+
+
+def beginnings(stories: list[str]) -> list[tuple[str, str]]:
+    """Each story as its first sentence, or its first two where that is short, and the rest."""
+    parts = []
+    for story in stories:
+        sentences = re.split(r"(?<=[.!?])(?=\s)", story)
+        begin = "".join(sentences[: 1 if len(sentences[0]) >= 60 else 2])
+        parts.append((begin, story[len(begin) :]))
+    return parts
+
+
+def tell(artifact: str, held_out: Path, folder: Path) -> None:
+    storyteller, rng = model.load(artifact), random.Random(18)
+    numbered = enumerate(islice(read_stories(held_out), STORIES))
+    chosen = rng.sample([(i, story) for i, story in numbered if len(story) in LENGTHS], BEGINNINGS)
+    parts = beginnings([story for _, story in chosen])
+    told: list[dict[str, Any]] = []
+    for (i, _), (begin, rest) in zip(chosen, parts, strict=True):
+        told.append({"story": i, "settings": REAL, "text": rest.strip()})
+        for sampling in SETTINGS:
+            text = "".join(storyteller.tell(begin, replace(sampling, seed=i)))
+            told.append({"story": i, "settings": name(sampling), "text": text.strip()})
+        print(i, flush=True)
+    begins = {i: begin for (i, _), (begin, _) in zip(chosen, parts, strict=True)}
+    for reader in READERS:
+        lines, key = [], {}
+        for i in rng.sample(list(begins), len(begins)):
+            lines.append(f"=== BEGINNING: {begins[i]}\n")
+            of_this = [each for each in told if each["story"] == i]
+            for each in rng.sample(of_this, len(of_this)):
+                number = f"T{len(key) + 1:03d}"
+                key[number] = {"story": i, "settings": each["settings"]}
+                lines.append(f"--- {number}\n{each['text']}\n")
+        (folder / f"reader-{reader}.txt").write_text("\n".join(lines), encoding="utf-8")
+        (folder / f"key-{reader}.json").write_text(json.dumps(key), encoding="utf-8")
+    write("told", [each for each in told if each["settings"] != REAL])
+
+
+def tally(folder: Path) -> None:
+    graded = []
+    for reader in READERS:
+        key, given = (json.loads((folder / f"{each}-{reader}.json").read_text()) for each in ("key", "reader"))
+        graded += [key[number] | {"reader": reader, "grades": given[number]} for number in key]
+    write("grades", graded)
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), {"reading": table()}), encoding="utf-8")
+
+
+def write(what: str, lines: list[dict[str, Any]]) -> None:
+    (KEPT / f"{what}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def read(what: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (KEPT / f"{what}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def grades() -> dict[str, list[float]]:
+    """The mean grades, in the order of `GRADES`, under each settings' name and of real stories."""
+    of: dict[str, list[list[float]]] = {}
+    for line in read("grades"):
+        of.setdefault(line["settings"], []).append(line["grades"])
+    return {settings: [statistics.fmean(each) for each in zip(*given, strict=True)] for settings, given in of.items()}
+
+
+def table() -> str:
+    """The mean grades as a table of the README, the best first."""
+    lines = [f"| settings | {' | '.join(GRADES)} | sum |", "|---" * 5 + "|"]
+    for settings, means in sorted(grades().items(), key=lambda item: -sum(item[1])):
+        lines.append(f"| {settings} | {' | '.join(f'{mean:.1f}' for mean in means)} | {sum(means):.1f} |")
+    return "\n".join(lines)
+
+
+def agreement() -> float:
+    """The correlation of the readers' sums."""
+    sums: dict[tuple[int, str], list[float]] = {}
+    for line in read("grades"):
+        sums.setdefault((line["story"], line["settings"]), []).append(sum(line["grades"]))
+    return statistics.correlation(*zip(*sums.values(), strict=True))
+
+
+def main(argv: list[str]) -> int:
+    match argv[1:]:
+        case ["tell", artifact, held_out, folder]:
+            tell(artifact, Path(held_out), Path(folder))
+        case ["tally", folder]:
+            tally(Path(folder))
+            print(f"{table()}\nreaders' sums correlate with {agreement():.2f}")
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
