@@ -21,6 +21,7 @@ from torch import nn
 from torch.distributed.run import get_args_parser
 
 import model
+from docs import reading
 from docs.tables import ORIGINAL, fill, results
 from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
@@ -250,5 +251,4 @@ def test_the_answers_are_those_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(ROOT / "docs")
     questions = importlib.import_module("questions")
     assert fill(README, {"questions": questions.table(questions.outcomes())}) == README
-    sampling = importlib.import_module("sampling")
-    assert fill(README, {"sampling": sampling.table(sampling.read())}) == README
+    assert fill(README, {"reading": reading.table()}) == README

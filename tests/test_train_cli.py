@@ -16,11 +16,15 @@ import torch
 
 import model
 from model.network import build
+from model.sampling import USUAL
 from tests.stories import write_stories
 from train.__main__ import configure, flags, main, reproducing
+from train.evaluate import TOLD
 from train.evaluate import main as evaluate
 from train.objective import precision_of
 from train.presets import PRESETS
+
+SETTINGS = ", ".join(f"{name.replace('_', '-')} {getattr(USUAL, name):g}" for name in TOLD)
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,7 +157,7 @@ def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.Capture
     line = json.loads(capsys.readouterr().out)
     kept = model.load(out)
     assert kept.metrics == before.metrics | {"stories": {key: line[key] for key in line if key != "artifact"}}
-    assert "\n2 told stories (temperature 0.8, top-k 0, top-p 1, min-p 0) beside 2 of held_out.txt:\n" in kept.card
+    assert f"\n2 told stories ({SETTINGS}) beside 2 of held_out.txt:\n" in kept.card
     assert kept.hashes["model.onnx"] == before.hashes["model.onnx"] and kept.warning is None
 
     assert evaluate([str(out), "--data", str(held_out), "--first", "3", "--record"]) == 0
@@ -202,7 +206,7 @@ def test_told_stories_are_judged_beside_real_ones(
     command = [str(tiny_artifact), "--data", str(held_out), "--stories", "3", "--temperature", "1"]
     assert evaluate([*command, "--train", str(text)]) == 0
     line = json.loads(capsys.readouterr().out)
-    assert line["sampling"] == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    assert line["sampling"] == {name: getattr(replace(USUAL, temperature=1.0), name) for name in TOLD}
     assert line["told"].keys() == line["held_out"].keys()
     assert (line["told"]["stories"], line["held_out"]["ended"]) == (3, 1.0)
     assert line["told"]["known_words"] < line["held_out"]["known_words"]
