@@ -59,16 +59,15 @@ def describe(storyteller: Storyteller) -> str:
 
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
     """The prompt and the story on stdout, as it comes; settings, seed and what of the prompt is lost on stderr."""
-    prompt = storyteller.prepare(text)
+    teller = storyteller.teller(text, sampling)
+    prompt = teller.prompt
     settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in model.SETTINGS)
     print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
         print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
     if prompt.cut:
-        context = storyteller.config.context
-        print(
-            f"the model reads the last {context} characters of the prompt, not the {prompt.cut} before", file=sys.stderr
-        )
+        read = len(prompt.text) - prompt.cut
+        print(f"the model reads the last {read} characters of the prompt, not the {prompt.cut} before", file=sys.stderr)
     print(prompt.text, end="", flush=True)
     for piece in storyteller.tell(text, sampling):
         print(piece, end="", flush=True)

@@ -20,8 +20,7 @@ from model.artifacts import Artifact, ArtifactError, read, spelled
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.drafts import Drafts, OnnxDrafts, TorchDrafts
 from model.sampling import Sampling, probabilities
-from model.teller import DraftTeller, Prompt, Teller, allowed, log_softmax, told
-from model.vocab import Vocab
+from model.teller import DraftTeller, Prompt, Teller, allowed, log_softmax, prepare, told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +118,7 @@ class Storyteller:
         """The rule by which this story is told: its state is that of the story."""
         # The likeliest drafts are all alike.
         one = sampling.drafts == sampling.beams == 1 or sampling.temperature == 0
-        return (Teller if one else DraftTeller)(self.vocab, self.prepare(prompt), sampling, self.config.context)
+        return (Teller if one else DraftTeller)(self.vocab, prompt, sampling, self.config.context)
 
     def decoder_of(self, teller: Teller | DraftTeller) -> Decoder | Drafts:
         """A new decoder for the steps of that story."""
@@ -176,13 +175,6 @@ class Storyteller:
     def _likeliest(self, chances: np.ndarray, k: int) -> list[tuple[str, float]]:
         order = np.argsort(-chances, kind="stable")[:k] if k else ()
         return [(self.vocab.itos[id], float(chances[id])) for id in order if chances[id] > 0]
-
-
-def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
-    """The prompt as a model with this vocabulary and context reads it, and what of it is lost."""
-    text, dropped = vocab.fit(prompt)
-    ids = [vocab.start, *vocab.encode(text)][-context:]
-    return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
 
 
 def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:

@@ -29,13 +29,21 @@ class Prompt(NamedTuple):
     cut: int  # how many characters at the start of `text` do not fit into `ids`
 
 
+def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
+    """The prompt as a model with this vocabulary and context reads it, and what of it is lost."""
+    text, dropped = vocab.fit(prompt)
+    ids = [vocab.start, *vocab.encode(text)][-context:]
+    return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
+
+
 class Teller:
     """Tells with one draft: reads `unread`, is given the logits after it, and so on until it is `over`."""
 
-    def __init__(self, vocab: Vocab, prompt: Prompt, sampling: Sampling, context: int) -> None:
+    def __init__(self, vocab: Vocab, prompt: str, sampling: Sampling, context: int) -> None:
         self.vocab, self.sampling = vocab, sampling
         self.generator = np.random.default_rng(sampling.seed)
-        self.unread, self.left = prompt.ids, sampling.length
+        self.prompt = prepare(prompt, vocab, context)
+        self.unread, self.left = self.prompt.ids, sampling.length
         self.over = self.ended = False  # ended: by the model
 
     def step(self, decoder: Decoder) -> str:
@@ -80,15 +88,16 @@ class DraftTeller:
     The length has no part in this: of one seed, a shorter story is the beginning of a longer one.
     """
 
-    def __init__(self, vocab: Vocab, prompt: Prompt, sampling: Sampling, context: int) -> None:
+    def __init__(self, vocab: Vocab, prompt: str, sampling: Sampling, context: int) -> None:
         self.vocab, self.sampling, self.context = vocab, sampling, context
         self.generator = np.random.default_rng(sampling.seed)
         self.rows, self.beams = sampling.drafts * sampling.beams, sampling.beams
         self.limit = max(1, min(SENTENCE, context // 2))
+        self.prompt = prepare(prompt, vocab, context - self.limit + 1)  # which leaves room for a sentence
         self.left, self.part = sampling.length, ""  # the part of a sentence that is settled, and not told yet
         self.over = self.ended = False  # ended: by the model
         self.best: list[Beginning] = []  # of those whose sentence is drawn, and of those that have ended before
-        self._read_again(Beginning(prompt.ids, prompt.text))
+        self._read(Beginning(self.prompt.ids, self.prompt.text), self.prompt.ids)
 
     def step(self, drafts: Drafts) -> str:
         """What one run of the network adds to the story, often nothing, through drafts that have read nothing else."""
@@ -148,7 +157,7 @@ class DraftTeller:
             self.over = self.ended = True
             return self._write([*settled, *best[0].unsettled])
         if max(way.place for way in live) + self.limit - 1 > self.context:
-            self._read_again(live[0])
+            self._read(live[0], live[0].ids[-max(1, self.context // 2) :])  # the newer half
             return self._write([*settled, *live[0].unsettled])
         drafts = [Draft(way, self.limit) for way in live for _ in range(self.sampling.drafts)]
         self._ask(drafts, [draft.parent.origin for draft in drafts])
@@ -167,10 +176,8 @@ class DraftTeller:
         self.over = self.over or not self.left
         return text
 
-    def _read_again(self, way: Beginning) -> None:
-        """A beginning goes on alone, its newer half if the whole leaves no room for a sentence."""
-        room = self.context - self.limit + 1
-        ids = way.ids if len(way.ids) <= room else way.ids[-max(1, self.context // 2) :]
+    def _read(self, way: Beginning, ids: list[int]) -> None:
+        """A beginning goes on alone, with these of its symbols in memory."""
         way = replace(way, unsettled=(), place=len(ids))
         self.best, self.running = [], [Draft(way, self.limit) for _ in range(self.sampling.drafts)]
         self.asks, self.read = Read(ids, anew=True), 0

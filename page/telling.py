@@ -42,7 +42,8 @@ def stream(
     It is told by `scheduler` together with other readers' stories, or in this thread. The story begins with `shown`,
     None standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
     """
-    read, teller = storyteller.prepare(prompt), storyteller.teller(prompt, sampling)
+    teller = storyteller.teller(prompt, sampling)
+    read = teller.prompt
     telling = Telling(
         prompt=read.text if shown is None else shown,
         text=before,

@@ -24,7 +24,7 @@ from model import artifacts
 from model.config import ModelConfig
 from model.decoder import Decoder
 from model.sampling import Sampling
-from model.storyteller import Storyteller, prepare
+from model.storyteller import Storyteller
 from model.teller import Teller, told
 from model.vocab import Vocab
 from tests.torture.record import FULL
@@ -184,4 +184,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
     """A story of one draft, through a decoder that has read nothing."""
-    return told(Teller(vocab, prepare(prompt, vocab, decoder.context), sampling, decoder.context), decoder)
+    return told(Teller(vocab, prompt, sampling, decoder.context), decoder)

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from reading import Reader, chromium, visit
 from serving import ROOT, serve
 
-LINK = "#prompt=Once+upon+a+time%2C+there+was+a+little&length=600&seed=7"
+LINK = "#prompt=Once+upon+a+time%2C+there+was+a+little&seed=7&drafts=5&beams=3"
 PICTURES = {
     "page-light": ("desktop", "light", "Tell"),
     "page-dark": ("desktop", "dark", "Tell"),

@@ -89,12 +89,14 @@ def test_every_setting_reaches_the_story(tell) -> None:
 
 
 def test_says_what_of_the_prompt_is_lost(tell) -> None:
-    _, story, notes = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1")
-    assert story.startswith("ab" + "c" * 40)
-    assert notes.splitlines()[1:] == [
-        "left out, for the model does not know them: '☃'",
-        "the model reads the last 32 characters of the prompt, not the 10 before",
-    ]
+    """Drafts leave room for a sentence in the context."""
+    for given, read, before in (("--drafts=1", 32, 10), ("--drafts=2", 17, 25)):
+        told = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1", "--beams", "1", given)
+        assert told[1].startswith("ab" + "c" * 40)
+        assert told[2].splitlines()[1:] == [
+            "left out, for the model does not know them: '☃'",
+            f"the model reads the last {read} characters of the prompt, not the {before} before",
+        ]
 
 
 def test_no_prompt_is_a_story_from_its_start(tell) -> None:

@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.drafts import Drafts, OnnxDrafts, Origin, TorchDrafts
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from model.teller import DraftTeller, Prompt, told
+from model.teller import told
 from train.export import onnx as export_onnx
 
 LONG = ModelConfig(context=96, layers=2, heads=2, width=32)
@@ -115,12 +115,3 @@ def test_only_what_is_in_use_is_in_memory() -> None:
     drafts.branch([(0, 0)] * 24, 24)
     drafts.step([0] * 24)
     assert getrusage(RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB, of 45 MB
-
-
-def test_the_prompt_is_a_prompt() -> None:
-    """A teller needs no storyteller: symbols in, symbols out."""
-    vocab = model.Vocab.ascii()
-    teller = DraftTeller(vocab, Prompt("", [vocab.end], [], 0), Sampling(drafts=2, seed=1), context=8)
-    logits = np.full(len(vocab), -50.0, np.float32)
-    logits[vocab.end] = 0
-    assert teller.take(logits) == "" and teller.over and teller.ended

@@ -11,7 +11,7 @@ import pytest
 from model.drafts import Origin
 from model.sampling import Sampling
 from model.sentences import Beginning, Draft, echoes
-from model.storyteller import Storyteller, prepare
+from model.storyteller import Storyteller
 from model.teller import DraftTeller, choose, settle, told
 from model.vocab import Vocab
 
@@ -155,7 +155,7 @@ class Written:
 
 def tell(following: Callable[[str], Sequence[str]], **settings) -> tuple[list[str], DraftTeller]:
     sampling = Sampling(**{"temperature": 1.0, "seed": 1, "drafts": 4} | settings)
-    teller = DraftTeller(VOCAB, prepare("Tom", VOCAB, CONTEXT), sampling, CONTEXT)
+    teller = DraftTeller(VOCAB, "Tom", sampling, CONTEXT)
     return [piece for piece in told(teller, Written(following)) if piece], teller
 
 

@@ -6,25 +6,35 @@ import http.client
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 from serving import Server
 
+from model.sampling import SETTINGS, Sampling
 from page.share import WAIT_SECONDS
 
 PROMPT = "Once upon a time there was an "  # 30 characters
+PLAIN = Sampling(temperature=0.8)  # one draft
 
 
 class Reader:
     """Asks for a story as somebody at an `address` of their own; `refused` is why there is none."""
 
     def __init__(
-        self, server: Server, length: int, seed: int, prompt: str = PROMPT, address: str = "127.0.0.1"
+        self,
+        server: Server,
+        length: int,
+        seed: int,
+        prompt: str = PROMPT,
+        address: str = "127.0.0.1",
+        sampling: Sampling = PLAIN,
     ) -> None:
-        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], "", prompt
+        self.asked, self.times, self.text, self.prompt = time.monotonic(), [], prompt, prompt
         self.refused: str | None = None
         self.connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=WAIT_SECONDS + 30)
-        body = json.dumps({"data": ["", prompt, length, 0.8, 0, 1.0, 0.0, seed]})
+        settings = replace(sampling, length=length, seed=seed)
+        body = json.dumps({"data": ["", prompt, *(getattr(settings, name) for name in SETTINGS)]})
         headers = {"Content-Type": "application/json", "X-Forwarded-For": address}
         self.connection.request("POST", "/gradio_api/call/tell", body, headers)
         self.answer = self.connection.getresponse()
@@ -50,8 +60,11 @@ class Reader:
             elif event["event"] == "complete":
                 break
             elif event["event"] == "generating":
+                text = json.loads(event["data"])[0]
+                if text == self.text:  # drafts are drawn
+                    continue
                 self.times.append(time.monotonic())
-                self.text = json.loads(event["data"])[0]
+                self.text = text
                 return True
         return False
 
@@ -80,11 +93,13 @@ class Reader:
         return max(after - before for before, after in pairwise(self.times))
 
 
-def together(server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT) -> list[Reader]:
+def together(
+    server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT, sampling: Sampling = PLAIN
+) -> list[Reader]:
     """As many stories at once, told to their end, each to somebody else."""
 
     def read(i: int) -> Reader:
-        return Reader(server, length, seed + i, prompt, f"198.51.100.{i}").whole()
+        return Reader(server, length, seed + i, prompt, f"198.51.100.{i}", sampling).whole()
 
     with ThreadPoolExecutor(readers) as pool:
         stories = list(pool.map(read, range(readers)))

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from serving import ROOT, serve
 
+from model.sampling import USUAL
 from page.scheduler import STORIES
 from tests.torture.reader import Reader, together
 
@@ -66,6 +67,20 @@ def test_eight_readers_at_once(server):
     assert all_ > 1.8 * one
 
 
+def test_drafts_of_one_reader_and_of_eight(server):
+    """Stories as the page begins: the best of several drafts, a sentence at a time."""
+    alone = [together(server, 1, USUAL.length, seed, sampling=USUAL)[0] for seed in range(15)]
+    crowd = [each for seed in (100, 200, 300) for each in together(server, STORIES, USUAL.length, seed, sampling=USUAL)]
+    first = report("first sentence, one reader", [each.first for each in alone])
+    report(f"first sentence, {STORIES} readers at once", [each.first for each in crowd])
+    one, each_of = statistics.median(speed([it]) for it in alone), [speed([it]) for it in crowd]
+    slowest, median = min(each_of), statistics.median(each_of)
+    each = f"each of {STORIES} {median:,.0f}, the slowest {slowest:,.0f}"
+    print(f"\ncharacters/s with drafts: one reader {one:,.0f}, {each}", end="")
+    assert first < 300 and one > 400
+    assert sorted(it.first for it in crowd)[int(0.95 * len(crowd))] < 1.5 and slowest > 60
+
+
 def test_eight_readers_while_others_compare(server):
     """Four people ask for comparisons, one after the other: of those, one at a time is told."""
     functions = httpx.get(f"{server.url}/config").json()["dependencies"]
@@ -77,7 +92,7 @@ def test_eight_readers_while_others_compare(server):
         with httpx.Client(base_url=f"{server.url}/gradio_api", headers=who, timeout=60) as client:
             while not over.is_set():
                 session = f"comparing{i}x{told}"
-                asked = {"data": ["Once", 600, 0.9, 0, 1, 0, told], "fn_index": number, "session_hash": session}
+                asked = {"data": ["Once", 600, 0.9, 0, 1, 0, told, 1, 1], "fn_index": number, "session_hash": session}
                 assert client.post("/queue/join", json=asked).status_code == 200
                 assert '"success":true' in client.get("/queue/data", params={"session_hash": session}).text
                 told += 1
