@@ -68,12 +68,8 @@ def plain(path: Path) -> Tell:
 
 def cached(path: Path) -> Tell:
     storyteller = load(path)
-
-    def run(prompt: str, length: int) -> None:
-        for _ in told(storyteller.teller(prompt, sampling(length)), TorchDecoder(storyteller.network)):
-            pass
-
-    return run
+    network = storyteller.network
+    return lambda prompt, length: list(told(storyteller.teller(prompt, sampling(length)), TorchDecoder(network)))
 
 
 def onnx(path: Path) -> Tell:

@@ -23,7 +23,7 @@ class Sampling:
 
     With more than one of `drafts` each sentence is drawn that often and the best is kept; of `beams`, so many
     beginnings of the story go on at once, each with its drafts, until one shows itself the best. Such a story ends
-    with a whole sentence.
+    with a whole sentence, unless `length` has room for none.
     """
 
     length: int = 600

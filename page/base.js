@@ -191,7 +191,7 @@ storyteller.settled = async () => {
 
 // The settings that tell the story again, with what is told of it if it is stopped.
 storyteller.steps = ({ steps, settings, running, written }) => {
-  const step = { ...settings, length: running ? Math.max(written, 1) : settings.length };
+  const step = { ...settings, length: (running && written) || settings.length };
   if (storyteller.continued.length) delete step.prompt; // it is the story so far
   return steps ?? [...storyteller.continued, step];
 };
@@ -207,7 +207,8 @@ storyteller.keep = async () => {
   if (!current) return [null, undefined];
   // To go on, and write nothing, is no step.
   const steps = current.written || !storyteller.continued.length ? storyteller.steps(current) : storyteller.continued;
-  const telling = { ...current, steps, running: false, stopped: current.running };
+  const stopped = current.running || Boolean(current.stopped); // this runs for Stop, and for the end of the telling
+  const telling = { ...current, steps, running: false, stopped };
   storyteller.address(steps);
   const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
   const all = [telling, ...storyteller.shelf.read().filter((other) => !same(other))].slice(0, 20);
@@ -223,7 +224,8 @@ storyteller.forget = () => {
 // An array is a list of outputs, even where there is one output: so one that is an array itself stands in another.
 storyteller.halt = async () => {
   await storyteller.settled();
-  return [storyteller.compared?.map((telling) => ({ ...telling, running: false })) ?? null];
+  const halted = ({ running, ...telling }) => ({ ...telling, running: false, stopped: running });
+  return [storyteller.compared?.map(halted) ?? null];
 };
 
 storyteller.clear = async () => {
@@ -239,9 +241,10 @@ storyteller.clear = async () => {
 storyteller.recall = async () => {
   const { chosen } = storyteller;
   await storyteller.ended();
-  storyteller.address(chosen.steps);
-  const [first] = chosen.steps;
-  return [chosen, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
+  const steps = chosen.steps.map((step) => ({ drafts: 1, beams: 1, ...step })); // a tab may be older than drafts
+  storyteller.address(steps);
+  const [first] = steps;
+  return [{ ...chosen, steps }, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
 };
 
 // The same settings, and a seed that is yet to be drawn.

@@ -44,13 +44,13 @@ class Endpoints:
         Args:
             model: Name of the model that tells, as `models` has it; empty for the best.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
-            length: Characters that the story may have at most, 1 to 4,000.
+            length: Characters that the story may have at most, 1 to 4,000; too few for a sentence cut it.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
             seed: The same seed tells the same story; -1 draws one.
-            drafts: How often each sentence is drawn, 1 to 16; the best is kept, and a story ends with a whole sentence.
+            drafts: How often each sentence is drawn, 1 to 16; the best is kept, and only whole sentences are told.
             beams: How many beginnings of the story go on at once until one is the best, 1 to 4; each has its drafts.
 
         Returns:

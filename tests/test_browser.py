@@ -78,6 +78,7 @@ def test_enter_tells_escape_stops_and_it_goes_on(reader):
     assert len(stopped) < 4000
     reader.page.wait_for_timeout(300)
     assert reader.story.text_content() == stopped
+    expect(reader.about).to_have_text(re.compile(r"seed \d+$"))  # neither the model nor its length ended it
 
     reader.press("Continue")
     reader.wait_for_longer(stopped)
@@ -104,6 +105,35 @@ def test_stop_shows_no_error_however_late_its_answer(desktop):
         desktop.press("Stop")
     desktop.wait_until_told()
     assert desktop.page.evaluate("window.seen") is False
+
+
+def test_a_story_that_was_stopped_before_its_first_sentence_has_a_link_to_all_of_it(desktop):
+    tell_long(desktop)
+    desktop.press("Stop")
+    desktop.wait_until_told()
+    length = desktop.page.evaluate(
+        """() => {
+          const { current } = storyteller;
+          return storyteller.steps({ ...current, steps: undefined, running: true, written: 0 })[0].length;
+        }"""
+    )
+    assert length == 4000
+
+
+def test_a_story_of_a_tab_that_is_older_than_drafts_goes_on_with_one(desktop):
+    old = dict(model="endless", prompt="Tom", length=60, temperature=0.8, top_k=0, top_p=1, min_p=0, seed=7)
+    telling = dict(prompt="Tom", text=" ran.", settings=old, steps=[old], written=5, speed=1, dropped=[], kept=None)
+    telling |= dict(running=False, ended=False)
+    desktop.page.evaluate("stories => sessionStorage.setItem('stories', stories)", json.dumps([telling]))
+    desktop.page.reload()
+    desktop.press("Stories of this visit ▼")
+    desktop.page.get_by_role("listitem").get_by_role("button").click()
+    desktop.wait_for_longer("Tom")
+    assert "drafts=1" in desktop.page.url
+    expect(desktop.page.get_by_role("spinbutton", name="number input for Drafts")).to_have_value("1")
+    desktop.press("Continue")
+    desktop.page.wait_for_function("location.hash.includes('then=')")
+    assert "drafts=1" in desktop.page.url.split("then=")[0]
 
 
 def test_stop_before_the_story_has_begun(desktop):
@@ -394,6 +424,7 @@ def test_escape_stops_from_another_tab(desktop):
     assert desktop.story.text_content() == stopped
     desktop.enter("Compare")
     assert len(card.locator(".told").text_content()) < 4000
+    expect(card.locator(".about")).not_to_contain_text("limit")
 
 
 def test_a_continue_that_writes_nothing_is_no_step(desktop):

@@ -56,4 +56,6 @@ def test_what_is_lost_is_named(storyteller):
     telling = last(stream(storyteller, "☃\x07" + "a" * 40, Sampling(length=1, seed=1)))
     assert telling["dropped"] == ["☃", "U+0007"]
     assert telling["kept"] == storyteller.config.context == 32
+    drafts = last(stream(storyteller, "a" * 42, Sampling(length=1, seed=1, drafts=2)))
+    assert drafts["kept"] == 17, "half of the context is left to a sentence"
     assert "☃ U+0007" in figures(telling) and "the last 32 characters" in figures(telling)
