@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SHORT = ["--steps", "20", "--eval-every", "8", "--context", "32", "--batch-size"
 TEXT, OUT = "a text.txt", "artifacts/my model"
 FOREIGN_TEXT, FOREIGN_OUT = "Ein schöner Text.txt", "artifacts/Mär chen"
 PROMPT = "Once upon a time"
+SAMPLING = replace(model.USUAL, length=80, seed=7)
 UNLIKE = {"seconds", "chars_per_second", "commit"}
 
 
@@ -128,7 +130,7 @@ def answers(url: str) -> bool:
 
 def told_by_page(url: str) -> str:
     """The whole story of /tell."""
-    body = json.dumps({"data": ["my model", PROMPT, 80, 0.8, 0, 1.0, 0.0, 7]}).encode()
+    body = json.dumps({"data": ["my model", PROMPT, *(getattr(SAMPLING, name) for name in model.SETTINGS)]}).encode()
     request = urllib.request.Request(f"{url}/gradio_api/call/tell", body, {"Content-Type": "application/json"})
     event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
     with urllib.request.urlopen(f"{url}/gradio_api/call/tell/{event}", timeout=60) as answer:
@@ -140,7 +142,7 @@ def told_by_page(url: str) -> str:
 def test_the_same_story_is_told_everywhere(places: dict[str, Place], trained: dict[str, Path]) -> None:
     """By the command, whose output is in whatever the locale writes, and by the page."""
     storyteller = model.load(next(iter(trained.values())))
-    story = "".join(storyteller.tell(PROMPT, model.Sampling(length=80, seed=7)))
+    story = "".join(storyteller.tell(PROMPT, SAMPLING))
     for name, place in list(places.items())[0 if FULL else 1 :]:
         told = place.run("-m", "model", PROMPT, "--model", OUT, "--length", "80", "--seed", "7")
         assert (told.returncode, told.stdout) == (0, f"{PROMPT}{story}\n"), (name, told.stderr)
