@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,12 @@ class Beginning:
 
     @property
     def score(self) -> float:
-        """How good what was written is: the mean logarithm of a symbol's probability, less for what is said twice."""
+        """How good what was written is: the mean logarithm of a symbol's probability, less for what is said twice.
+
+        Any text is better than none.
+        """
+        if self.ended and self.symbols == 1:
+            return -math.inf
         return -self.nats / max(self.symbols, SHORTEST) - REPEATS * self.repeats / max(self.words, 1)
 
 

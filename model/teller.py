@@ -93,7 +93,8 @@ class DraftTeller:
         self.generator = np.random.default_rng(sampling.seed)
         self.rows, self.beams = sampling.drafts * sampling.beams, sampling.beams
         self.limit = max(1, min(SENTENCE, context // 2))
-        self.prompt = prepare(prompt, vocab, context - self.limit + 1)  # which leaves room for a sentence
+        self.room = context - self.limit + 1  # symbols that leave room for a sentence
+        self.prompt = prepare(prompt, vocab, self.room)
         self.left, self.part = sampling.length, ""  # the part of a sentence that is settled, and not told yet
         self.over = self.ended = False  # ended: by the model
         self.best: list[Beginning] = []  # of those whose sentence is drawn, and of those that have ended before
@@ -156,8 +157,9 @@ class DraftTeller:
         if best[0].ended:
             self.over = self.ended = True
             return self._write([*settled, *best[0].unsettled])
-        if max(way.place for way in live) + self.limit - 1 > self.context:
-            self._read(live[0], live[0].ids[-max(1, self.context // 2) :])  # the newer half
+        if max(way.place for way in live) > self.room:  # the best goes on, its newer half if it is as long itself
+            kept = live[0].place if live[0].place <= self.room else max(1, self.context // 2)
+            self._read(live[0], live[0].ids[-kept:])
             return self._write([*settled, *live[0].unsettled])
         drafts = [Draft(way, self.limit) for way in live for _ in range(self.sampling.drafts)]
         self._ask(drafts, [draft.parent.origin for draft in drafts])

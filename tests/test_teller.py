@@ -70,6 +70,16 @@ def test_a_short_text_is_no_better_for_being_short() -> None:
     assert way(" Hi.", 2.0).score < way(" Hello there, dear.", 2.5).score
 
 
+def test_any_text_is_better_than_none() -> None:
+    """To end at once costs little, as it is one symbol."""
+    nothing = Beginning([], "Tom", unsettled=("",), symbols=1, nats=0.1, ended=True)
+    assert choose([nothing, way("q" * 12, 90.0)], 1) == [way("q" * 12, 90.0)]
+    assert choose([nothing], 1) == [nothing]
+    for seed in range(20):  # half of all drafts end at once
+        pieces, _ = tell(lambda read: "|x" if read == "Tom" else "." if read[-1] == "x" else "|", seed=seed, drafts=16)
+        assert pieces == ["x."]
+
+
 def test_what_is_said_twice_costs() -> None:
     before = way("The cat sat on the mat.", place=1)
 
