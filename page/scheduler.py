@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TypeVar
 
 from model.decoder import OnnxGraph
 from model.storyteller import Storyteller
 from model.teller import DraftTeller, Teller, told
 from page.batches import PIECE_SECONDS, Batch, Drafting, Story
 
+T = TypeVar("T")
 STORIES = 8  # told at once; more wait
 THREADS = 2  # a free Space has two cores; four stories a thread are the fastest, with eight the cache is too small
 NICE = 5  # of these threads, so that requests are answered before stories go on
@@ -33,8 +36,7 @@ class Worker(threading.Thread):
         self.running = 0  # stories
 
     def run(self) -> None:
-        if sys.platform == "linux":  # where threads have priorities, which only root may raise again
-            os.setpriority(os.PRIO_PROCESS, self.native_id, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+        lower_priority()
         while True:
             for story in self.scheduler.admit(self):
                 try:
@@ -119,6 +121,19 @@ class Scheduler:
                 if worker.running:
                     return admitted
                 self.changed.wait()
+
+
+def lower_priority() -> None:
+    """Has this thread stand back behind requests, where threads have priorities, which only root may raise again."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def standing_back(items: Iterator[T]) -> Iterator[T]:
+    """The items, none of them None, each made in a thread of lower priority. Closing it closes `items`."""
+    with closing(items), ThreadPoolExecutor(1, initializer=lower_priority) as thread:
+        while (item := thread.submit(next, items, None).result()) is not None:
+            yield item
 
 
 def grouped(characters: Iterable[str]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
             except Error as error:
                 assert any(text in str(error) for text in GONE), error
             assert reader.troubles == [], f"after {done} actions"
-        assert done > SECONDS / 6  # it may have six models tell with 64 drafts, while other tests run
+        assert done > SECONDS / 2
         reader.page.goto("about:blank")
         reader.troubles.clear()  # whoever leaves in the midst of an answer aborts it
         reader.page.goto(server.url)
