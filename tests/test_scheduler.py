@@ -190,5 +190,5 @@ def test_what_stands_back_is_made_in_a_thread_of_lower_priority_and_closed() -> 
     own, items = os.getpriority(os.PRIO_PROCESS, 0), standing_back(priorities())
     assert next(items) == next(items) == max(NICE, own)
     items.close()
-    assert closed and list(standing_back(iter("abc"))) == ["a", "b", "c"]
+    assert closed and list(standing_back(each for each in "abc")) == ["a", "b", "c"]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
