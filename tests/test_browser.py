@@ -180,6 +180,7 @@ def test_a_model_offers_beginnings_of_its_own(desktop):
 def test_a_chip_fills_the_prompt_and_a_new_telling_replaces_the_old(desktop):
     chip = "The dragon was afraid of the dark."
     desktop.choose("endless")
+    desktop.set("Length, in characters", 60)
     desktop.press(chip)
     expect(desktop.prompt).to_have_value(chip)
     desktop.press("Tell")

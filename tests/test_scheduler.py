@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from model.config import ModelConfig
 from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from page.batches import Batch, Story
+from page.batches import PIECE_SECONDS, Batch, Story
 from page.scheduler import NICE, STORIES, Scheduler, grouped, standing_back
 from train.export import onnx as export_onnx
 
@@ -116,7 +117,7 @@ def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
 def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     stories = [endless(scheduler, storyteller) for _ in range(STORIES)]
-    assert all(len(next(story)) == 1 for story in stories)  # the first character leaves at once
+    assert all(next(story) for story in stories)
     assert [worker.running for worker in scheduler.workers] == [STORIES // 2] * 2
     with ThreadPoolExecutor(1) as late:
         try:
@@ -125,7 +126,7 @@ def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx:
                 begun = late.submit(next, stories[-1])
                 assert wait([begun], 0.05).not_done
                 stories[i].close()
-                assert len(begun.result(1)) == 1
+                assert begun.result(1)
         finally:
             for story in stories[:-1]:
                 story.close()
@@ -163,6 +164,32 @@ print("".join(Scheduler().tell(storyteller, teller)))
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.stderr == ""
     assert run.stdout == "".join(model.load(tiny_onnx).tell("", Sampling(length=30, seed=1))) + "\n"
+
+
+def test_the_first_character_leaves_at_once_and_those_behind_it_together(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("page.batches.time", SimpleNamespace(monotonic=lambda: now))
+    storyteller = model.load(tiny_onnx)
+    story = Story(storyteller, storyteller.teller("", Sampling(length=10, seed=1)))
+    pieces = story.pieces()
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            story.write("a")
+            assert next(pieces) == "a"
+            story.write("b")
+            waiting = reader.submit(next, pieces)
+            now += PIECE_SECONDS * 0.9
+            story.write("c")
+            assert wait([waiting], 0.05).not_done
+            now += PIECE_SECONDS * 0.2
+            story.write("d")
+            assert waiting.result(1) == "bcd"
+            story.write("e")
+        finally:
+            story.end()
+    assert list(pieces) == ["e"]
 
 
 @pytest.mark.alone
