@@ -57,6 +57,7 @@ def shares(reader) -> list[tuple[str, str]]:
 
 
 def test_the_story_is_coloured_with_a_legend_and_values(desktop):
+    desktop.set("Length, in characters", 300)
     desktop.prompt.fill(TEXT)
     desktop.press("Tell")
     story = desktop.wait_until_told()
@@ -79,6 +80,8 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
 def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, server, desktop):
     desktop.prompt.fill(TEXT)
     desktop.set_seed(1)
+    desktop.set("Drafts", 1)
+    desktop.set("Beams", 1)
     desktop.set("Length, in characters", 4000)
     desktop.press("Tell")
     story = desktop.wait_until_told()
@@ -96,6 +99,7 @@ def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, se
 def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
     """A story is read by who told it; a character's chances are those of its colours, whatever is chosen by now."""
     desktop.choose("pocket")
+    desktop.set("Length, in characters", 100)
     desktop.prompt.fill(TEXT)
     desktop.press("Tell")
     desktop.wait_until_told()
@@ -189,6 +193,7 @@ def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop)
 
 def test_lines_are_about_65_characters_wide(desktop):
     """Those of the shipped storyteller's English, in whatever serif this machine has."""
+    desktop.set("Length, in characters", 600)
     desktop.prompt.fill(TEXT)
     desktop.press("Tell")
     desktop.wait_until_told()
@@ -261,6 +266,7 @@ def tab_to(page, goal: Locator) -> None:
 
 def test_the_keyboard_suffices(desktop):
     page = desktop.page
+    desktop.set("Length, in characters", 100)
     tab_to(page, desktop.prompt)
     page.keyboard.type("Tom")
     page.keyboard.press("Enter")
