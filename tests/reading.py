@@ -64,18 +64,19 @@ class Reader:
 
     def set(self, label: str, value: object) -> None:
         self.show_settings()
-        box = self.page.get_by_role("spinbutton", name=f"number input for {label}")
-        box.fill(str(value))
-        box.press("Tab")
+        self._fill(self.page.get_by_role("spinbutton", name=f"number input for {label}"), value)
 
     def set_seed(self, seed: int) -> None:
         self.show_settings()
         self.press("More settings ▼")
-        field = self.page.get_by_label("Seed")
-        expect(field).to_have_value("-1")
-        self.page.wait_for_timeout(200)  # Gradio makes the field with the press, and then sets it: no hand is as quick
-        field.fill(str(seed))
-        field.press("Tab")
+        self._fill(self.page.get_by_label("Seed"), seed)
+
+    def _fill(self, box: Locator, value: object) -> None:
+        """Gradio makes a field with the press that opens its section, then sets it, quicker than any hand."""
+        expect(box).to_be_visible()
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box.fill(str(value))
+        box.press("Tab")
 
     def one_draft(self) -> None:
         """Settings under which a story comes character by character, and fills every length."""
