@@ -88,14 +88,15 @@ storyteller.visible = (character) => {
 // What Gradio says in a toast that vanishes, of a full queue for one, stays where the visitor is until the next press.
 new MutationObserver((changes) => {
   for (const node of changes.flatMap((change) => [...change.addedNodes])) {
-    if (!(node instanceof HTMLElement) || !node.className.includes("toast")) continue;
+    if (!(node instanceof HTMLElement)) continue;
+    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed();
+    if (!node.className.includes("toast")) continue;
     const said = node.querySelector('.error[data-testid="toast-text"]')?.textContent.trim();
     const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();
     const refusal = [...document.querySelectorAll(".refusal")].find(isHere);
     if (!said || !refusal) continue;
     const busy = said.startsWith("This application is currently busy");
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
-    if (refusal.closest('[role="tabpanel"]').querySelector("#prompt")) storyteller.failed(); // it was a story
     node.querySelector('[data-testid="toast-close"]').click();
     const pressed = new AbortController(); // either press ends the wait for both
     for (const press of ["pointerdown", "keydown"]) {
@@ -184,7 +185,7 @@ storyteller.failed = () => {
 storyteller.settled = async () => {
   for (let i = 0; i < 100; i++) {
     await storyteller.pause();
-    if (!document.querySelector("[data-testid=status-tracker]:not(.hide)")) return true;
+    if (!document.querySelector("[data-testid=status-tracker]:not(.hide, :has(> .error))")) return true;
   }
   return false;
 };

@@ -724,16 +724,28 @@ def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale
 
 
 def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
+    """Wherever the visitor is by then: in that tab, or back where the story is told."""
     told = tell_long(desktop, "A cat")
-    desktop.enter("Look inside")
     full = {"status": 503, "json": {"detail": "Queue is full. Max size is 32 and size is 32."}}
-    desktop.page.route("**/queue/join*", lambda route: route.fulfill(**full))
+    asked = []
+    desktop.page.route("**/queue/join*", lambda route: asked.append(route))
+
+    def refuse():
+        while not asked:
+            desktop.page.wait_for_timeout(10)
+        asked.pop().fulfill(**full)
+
+    desktop.enter("Look inside")  # which asks for the colours of the story
+    refuse()
+    expect(desktop.alert).to_contain_text("So many ask at once")
     desktop.press("Colour this text")
+    desktop.enter("Tell")
+    expect(desktop.alert).to_have_count(0)
+    refuse()
     expect(desktop.alert).to_contain_text("So many ask at once")
     assert desktop.page.evaluate("storyteller.telling") is True
     desktop.page.unroute("**/queue/join*")
     desktop.troubles.clear()  # the browser logs such answers
-    desktop.enter("Tell")
     desktop.press("Stop")
     assert desktop.wait_until_told().startswith(told)
 
