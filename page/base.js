@@ -99,9 +99,9 @@ new MutationObserver((changes) => {
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
     node.querySelector('[data-testid="toast-close"]').click();
     const pressed = new AbortController(); // either press ends the wait for both
-    for (const press of ["pointerdown", "keydown"]) {
+    for (const press of ["click", "keydown"]) { // not pointerdown: a button would move away from under the pointer
       const away = () => [pressed.abort(), (refusal.textContent = "")];
-      document.addEventListener(press, away, { signal: pressed.signal });
+      document.addEventListener(press, away, { signal: pressed.signal, capture: true });
     }
   }
 }).observe(document, { childList: true, subtree: true });

@@ -415,7 +415,7 @@ def test_escape_stops_from_another_tab(desktop):
     desktop.page.wait_for_function("!storyteller.current.running && location.hash.includes('seed=')")
     stopped = desktop.page.locator("#story article").text_content()
     assert len(stopped) < 4000
-    desktop.page.get_by_role("textbox", name="Prompt for all models").fill("A dog")
+    desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), "A dog")
     desktop.press("Compare")
     card = desktop.page.get_by_role("article", name="endless")
     expect(card).to_have_attribute("aria-busy", "true")
@@ -610,7 +610,7 @@ def test_markup_is_text_everywhere(desktop):
     expect(desktop.page.get_by_role("caption")).to_contain_text(f"“{MARKUP[:5]}”")
 
     desktop.enter("Compare")
-    desktop.page.get_by_role("textbox", name="Prompt for all models").fill(MARKUP)
+    desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), MARKUP)
     desktop.press("Compare")
     expect(desktop.page.get_by_role("article", name="ending")).to_contain_text(MARKUP)
     assert desktop.page.title() == "Storyteller"
@@ -719,8 +719,9 @@ def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale
         expect(page.locator("#story").get_by_text("Error", exact=True).filter(visible=True)).to_have_count(0)
         reader.troubles.clear()  # the browser logs such answers
         page.unroute("**/queue/join*")
-        page.locator("#tell").click()
+        page.locator("#tell").click(delay=100)  # as a hand does: nothing may move away from under it
         expect(reader.alert).to_have_count(0)
+        page.wait_for_function("link => location.href !== link && location.hash.includes('seed=')", arg=link)
 
 
 def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
