@@ -4,7 +4,7 @@ python docs/reading.py tell ARTIFACT valid.txt FOLDER   writes what readers are 
 python docs/reading.py tally FOLDER                     takes their grades: docs/reading/grades.jsonl, README.md
 
 Beginnings of held-out stories, continued under each of some settings and by their writers. Every reader gets all of
-them shuffled, in a file of his own, FOLDER/reader-N.txt, and puts three grades for each into FOLDER/reader-N.json.
+them shuffled, in a file of their own, FOLDER/reader-N.txt, and puts three grades for each into FOLDER/reader-N.json.
 """
 
 from __future__ import annotations

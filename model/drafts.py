@@ -47,8 +47,8 @@ class Drafts(Protocol):
 class OnnxDrafts:
     """`Drafts` in one cache: all rows are one run's symbols, and each sees its own path through the columns.
 
-    At most `rows` read at most `steps` symbols each before all branch anew, and `branches` of them may then be
-    `BACK + 1` such rounds apart from all others. Columns that are never reached take no memory.
+    Between two branches at most `rows` rows read at most `steps` symbols each. At most `branches` of them are kept,
+    which share all that was read before the last `BACK + 1` branches. Columns that are never reached take no memory.
     """
 
     def __init__(self, graph: OnnxGraph, rows: int, steps: int, branches: int) -> None:

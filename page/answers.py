@@ -9,7 +9,7 @@ from typing import Any
 from model import TorchDecoder
 from page.endpoints import LIKELIEST, Endpoints, expected
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
-from page.scheduler import standing_back
+from page.scheduler import at_low_priority
 from page.shelf import HAS_TORCH, Shelf
 from page.telling import Telling, named, stream, stream_together
 from page.words import ENGLISH
@@ -36,7 +36,7 @@ class Answers:
         """The stories of all models from one prompt and one seed, together."""
         sampling = check_sampling(*settings)
         storytellers = [self.shelf.storytellers[name] for name in self.shelf.side_by_side()]
-        yield from standing_back(stream_together(storytellers, check_text("prompt", prompt), sampling))
+        yield from at_low_priority(stream_together(storytellers, check_text("prompt", prompt), sampling))
 
     def colours(self, model: object, text: object) -> dict[str, Any]:
         """What `score` says, the bits of all characters in one string: Gradio copies a list of thousands at each event,

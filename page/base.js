@@ -89,7 +89,7 @@ storyteller.visible = (character) => {
 new MutationObserver((changes) => {
   for (const node of changes.flatMap((change) => [...change.addedNodes])) {
     if (!(node instanceof HTMLElement)) continue;
-    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed();
+    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed(); // in whatever tab one is
     if (!node.className.includes("toast")) continue;
     const said = node.querySelector('.error[data-testid="toast-text"]')?.textContent.trim();
     const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();

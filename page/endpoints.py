@@ -44,7 +44,7 @@ class Endpoints:
         Args:
             model: Name of the model that tells, as `models` has it; empty for the best.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
-            length: Characters that the story may have at most, 1 to 4,000; too few for a sentence cut it.
+            length: Characters that the story may have at most, 1 to 4,000. With drafts it ends with a whole sentence.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.

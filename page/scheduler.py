@@ -124,13 +124,13 @@ class Scheduler:
 
 
 def lower_priority() -> None:
-    """Has this thread stand back behind requests, where threads have priorities, which only root may raise again."""
+    """Lowers the priority of this thread on Linux, so that requests go first. Only root could raise it again."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def standing_back(items: Iterator[T]) -> Iterator[T]:
-    """The items, none of them None, each made in a thread of lower priority. Closing it closes `items`."""
+def at_low_priority(items: Iterator[T]) -> Iterator[T]:
+    """The items, none of them None, each computed in a thread of low priority. Closing it closes `items`."""
     with closing(items), ThreadPoolExecutor(1, initializer=lower_priority) as thread:
         while (item := thread.submit(next, items, None).result()) is not None:
             yield item

@@ -23,7 +23,7 @@ from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
 from page.batches import PIECE_SECONDS, Batch, Story
-from page.scheduler import NICE, STORIES, Scheduler, grouped, standing_back
+from page.scheduler import NICE, STORIES, Scheduler, at_low_priority, grouped
 from train.export import onnx as export_onnx
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +204,7 @@ def test_characters_are_joined_by_time() -> None:
     assert 3 < len(pieces) < 9
 
 
-def test_what_stands_back_is_made_in_a_thread_of_lower_priority_and_closed() -> None:
+def test_items_at_low_priority_are_computed_in_a_thread_of_their_own_and_closed() -> None:
     closed = []
 
     def priorities() -> Iterator[int]:
@@ -214,8 +214,8 @@ def test_what_stands_back_is_made_in_a_thread_of_lower_priority_and_closed() -> 
         finally:
             closed.append(True)
 
-    own, items = os.getpriority(os.PRIO_PROCESS, 0), standing_back(priorities())
+    own, items = os.getpriority(os.PRIO_PROCESS, 0), at_low_priority(priorities())
     assert next(items) == next(items) == max(NICE, own)
     items.close()
-    assert closed and list(standing_back(each for each in "abc")) == ["a", "b", "c"]
+    assert closed and list(at_low_priority(each for each in "abc")) == ["a", "b", "c"]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
