@@ -20,6 +20,7 @@ _HOMES = {
     "Storyteller": "storyteller",
     "load": "storyteller",
     "find": "storyteller",
+    "write_default": "artifacts",
     "ArtifactError": "artifacts",
 }
 

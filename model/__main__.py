@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
     add = parser.add_argument
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
-    add("--model", help="the folder of a model, or user/name on the Hub (default: the best in artifacts/)")
+    add("--model", help="the folder of a model, or user/name on the Hub (default: the first of --list)")
     add("--length", type=int, default=default.length, help="characters at most (default: %(default)s)")
     add("--temperature", type=float, default=default.temperature, help="0 leaves no choice, 2 is wild (%(default)s)")
     add("--top-k", type=int, default=default.top_k, help="choose among the k likeliest characters (0: all)")
@@ -38,12 +38,13 @@ def build_parser() -> Parser:
     add("--seed", type=int, default=default.seed, help="the same seed tells the same story (default: a new one)")
     add("--drafts", type=int, default=default.drafts, help="draw each sentence so often, keep the best (%(default)s)")
     add("--beams", type=int, default=default.beams, help="beginnings that go on until one is best (%(default)s)")
-    add("--list", action="store_true", help="list the models in artifacts/, the best first, and end")
+    add("--list", action="store_true", help="list the models in artifacts/ and end; the page opens with the first")
+    add("--default", metavar="NAME", help="have the page and this command use artifacts/NAME first, and end")
     return parser
 
 
 def find_all() -> list[Storyteller]:
-    """The storytellers in artifacts/, the best first; those skipped are named on stderr."""
+    """The storytellers in artifacts/, the page's default first; those skipped are named on stderr."""
     storytellers, skipped = model.find(ARTIFACTS)
     for reason in skipped.values():
         print(f"skipped: {reason}", file=sys.stderr)
@@ -53,8 +54,9 @@ def find_all() -> list[Storyteller]:
 
 
 def describe(storyteller: Storyteller) -> str:
-    metrics = storyteller.metrics
-    return f"{metrics['parameters']:,} parameters, {metrics['nats_per_character']:.4f} nats per character"
+    metrics, text = storyteller.metrics, storyteller.evaluated_on[0]
+    loss = f"{metrics['nats_per_character']:.4f} nats per character{text and f' on {text}'}"
+    return f"{metrics['parameters']:,} parameters, {loss}"
 
 
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
@@ -83,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sampling = model.Sampling(**{name: getattr(options, name) for name in model.SETTINGS}).seeded()
         except ValueError as error:
             parser.error(str(error))
+        if options.default is not None:
+            print(f"the page opens with {model.write_default(ARTIFACTS, options.default)}")
+            return 0
         if options.list:
             for storyteller in find_all():
                 print(f"{storyteller.folder}: {describe(storyteller)}", flush=True)

@@ -21,6 +21,8 @@ from model.parse import FILES, FORMAT, GRAPH, MEND, MIB, Artifact, ArtifactError
 from model.vocab import Vocab
 
 GRAPH_LIMIT = 1024 * MIB
+DEFAULT = "default"  # a file beside the artifacts: one line, the name of the one that the page opens with
+CHOOSE_DEFAULT = "choose one with: .venv/bin/python -m model --default NAME"
 
 
 def save(
@@ -108,6 +110,26 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
         except ArtifactError:
             if _identity(folder) == before:
                 raise
+
+
+def read_default(folder: str | Path) -> str | None:
+    """The name in the file `default` of a folder of artifacts; None without the file, or where it is empty."""
+    path = Path(folder) / DEFAULT
+    return read_file(path, limit=MIB).decode(errors="replace").strip() or None if path.is_file() else None
+
+
+def write_default(folder: str | Path, name: str) -> str:
+    """Makes an artifact of this folder, given by its name or its path, the one that the page opens with; its name.
+
+    Raises ArtifactError where there is no such artifact, or it cannot be read.
+    """
+    folder, given = Path(folder), Path(name)
+    chosen = folder / given.name if given.parent in (Path(), folder) else given
+    if chosen.parent != folder or chosen.name.startswith("."):
+        raise ArtifactError(f"default ({name}) must be the name of a model in {folder}/")
+    read(chosen)
+    (folder / DEFAULT).write_text(f"{chosen.name}\n", encoding="utf-8")
+    return chosen.name
 
 
 def file_bytes(folder: str | Path) -> dict[str, bytes]:

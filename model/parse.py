@@ -107,6 +107,8 @@ def _parse_metrics(folder: Path, data: Mapping[str, bytes]) -> tuple[dict[str, A
     for key, kinds in {"nats_per_character": (int, float), "parameters": (int,), "steps": (int,)}.items():
         if type(metrics.get(key)) not in kinds:
             raise broken(path, f"needs a number as {key}, not {metrics.get(key)!r}")
+    if metrics["steps"] < 1:
+        raise broken(path, f"has {metrics['steps']} steps: this model was never trained")
     log = [_parse_line(folder / "log.jsonl", line) for line in data["log.jsonl"].splitlines()]
     last = log[-1].get("step") if log else None
     if metrics["steps"] != last:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model import hub
-from model.artifacts import Artifact, ArtifactError, read, spelled
+from model.artifacts import CHOOSE_DEFAULT, DEFAULT, Artifact, ArtifactError, read, read_default, spelled
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.drafts import Drafts, OnnxDrafts, TorchDrafts
 from model.sampling import Sampling, probabilities
@@ -43,6 +44,7 @@ class Storyteller:
     def __init__(self, artifact: Artifact, *, repo_id: str | None = None) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
+        self.evaluated_on = evaluated_on(self.metrics)
         self.repo_id = repo_id  # on the Hub, if that is where it comes from
         # of a link, the name that was asked for
         self.name = spelled(Path(repo_id or os.path.abspath(artifact.folder)).name)
@@ -199,9 +201,11 @@ def load(name: str | Path) -> Storyteller:
 
 
 def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str, str]]:
-    """The storytellers in the folders inside `folder`, the best first, and why each of the others was skipped, by name.
+    """The storytellers in the folders inside `folder`, and why each of the others was skipped, by name.
 
-    The best has the fewest nats per character. A hidden folder is none, and a missing `folder` holds none.
+    The one that the file `default` names comes first. The others are grouped by the text that they were evaluated on,
+    because losses on different texts cannot be compared: the text that most of them share first, and of each text the
+    lowest loss first. Hidden folders are left out, and a missing `folder` holds none.
     """
     found, skipped = [], {}
     for path in sorted(Path(folder).glob("[!.]*/")):
@@ -209,4 +213,37 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
             found.append(load(path))
         except ArtifactError as error:
             skipped[spelled(path.name)] = spelled(str(error))
-    return sorted(found, key=lambda storyteller: storyteller.metrics["nats_per_character"]), skipped
+    default = None
+    try:
+        default = read_default(folder)
+        if default is not None and default not in [storyteller.name for storyteller in found]:
+            raise ArtifactError(f"{Path(folder) / DEFAULT} names {default}, which is no model here; {CHOOSE_DEFAULT}")
+    except ArtifactError as error:
+        skipped[DEFAULT] = spelled(str(error))
+    return ranked(found, default), skipped
+
+
+def ranked(storytellers: Sequence[Storyteller], default: str | None = None) -> list[Storyteller]:
+    """Storytellers in the order of `find`; `default` is the name of the first."""
+    shared = Counter(storyteller.evaluated_on for storyteller in storytellers)
+
+    def place(storyteller: Storyteller) -> tuple[bool, int, tuple[str, str], float]:
+        text = storyteller.evaluated_on
+        return storyteller.name != default, -shared[text], text, storyteller.metrics["nats_per_character"]
+
+    return sorted(storytellers, key=place)
+
+
+def evaluated_on(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and SHA-256 of the text that a model's loss was measured on, "" where metrics.json does not say.
+
+    Models with the same pair can be compared by their losses.
+    """
+    figures = metrics.get("evaluation")
+    figures = figures if isinstance(figures, dict) else {}
+    return str(figures.get("data", "")), str(figures.get("sha256", ""))
+
+
+def untrained(metrics: Mapping[str, Any], vocab_size: int) -> bool:
+    """Whether the loss is within 5 % of ln V, which guessing among all V symbols has."""
+    return metrics["nats_per_character"] > 0.95 * math.log(vocab_size)

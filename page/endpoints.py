@@ -42,7 +42,7 @@ class Endpoints:
         """Tells a story that begins with the prompt, in simple English, as for small children.
 
         Args:
-            model: Name of the model that tells, as `models` has it; empty for the best.
+            model: Name of the model that tells, as `models` has it; empty for the first of them.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
             length: Characters that the story may have at most, 1 to 4,000. With drafts it ends with a whole sentence.
             temperature: 0 always takes the likeliest character, 2 is wild.
@@ -65,7 +65,7 @@ class Endpoints:
         """Says how well a model foresees a text, character by character.
 
         Args:
-            model: Name of the model that reads, as `models` has it; empty for the best.
+            model: Name of the model that reads, as `models` has it; empty for the first of them.
             text: The text, 1 to 4,000 characters; it is read as a story from its start.
 
         Returns:
@@ -105,7 +105,7 @@ class Endpoints:
         """Says which characters a model expects after a text, before and after the settings of the sampler.
 
         Args:
-            model: Name of the model, as `models` has it; empty for the best.
+            model: Name of the model, as `models` has it; empty for the first of them.
             prompt: The text so far, up to 4,000 characters.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
@@ -125,11 +125,12 @@ class Endpoints:
         return expected(storyteller, logits, sampling)[:count]
 
     def models(self) -> list[dict[str, Any]]:
-        """Names the models that tell stories here, the best first.
+        """Names the models that tell stories here; the page opens with the first.
 
         Returns:
             A list of objects: name, parameters
-            nats_per_character on held-out stories (lower is better)
+            nats_per_character (the loss on a text that it was not trained on: lower is better)
+            evaluation_text (the name of that text; only losses on the same text can be compared)
             context (how many characters it looks back)
             command (which trained it).
         """
@@ -138,6 +139,7 @@ class Endpoints:
                 "name": name,
                 "parameters": storyteller.metrics["parameters"],
                 "nats_per_character": storyteller.metrics["nats_per_character"],
+                "evaluation_text": storyteller.evaluated_on[0],
                 "context": storyteller.config.context,
                 "command": storyteller.metrics.get("command", ""),
             }

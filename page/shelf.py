@@ -28,7 +28,7 @@ NEEDS_TORCH = "{name} has no model.onnx, which python -m train.export writes, an
 
 
 class Shelf:
-    """The storytellers of a folder of artifacts, best first, why others were skipped, and why some are slow."""
+    """The storytellers of a folder, in the order of `model.find`; why others were skipped, and why some are slow."""
 
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
@@ -51,11 +51,12 @@ class Shelf:
                 pass
 
     @property
-    def best(self) -> str:
+    def default(self) -> str:
+        """The name of the model that the page opens with; "" where there is none."""
         return next(iter(self.storytellers), "")
 
     def storyteller(self, name: object) -> Storyteller:
-        name = name or self.best
+        name = name or self.default
         if not isinstance(name, str) or name not in self.storytellers:
             raise Refusal(ENGLISH["refused_model"].format(models=", ".join(self.storytellers)), "model")
         return self.storytellers[name]

@@ -44,7 +44,7 @@ def settings_column(shelf: Shelf) -> Settings:
     def slider(name: str, least: float, most: float, value: float, step: float, **more: object) -> gr.Slider:
         return gr.Slider(least, most, value, step=step, label=WORDS(name), elem_id=name, buttons=[], **more)
 
-    model = gr.Dropdown(names, value=shelf.best, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
+    model = gr.Dropdown(names, value=shelf.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
     length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
     temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
     drafts = slider("drafts", 1, 16, USUAL.drafts, 1, info=WORDS("drafts_info"))
@@ -70,7 +70,7 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     )
     refusal = view("refusal")
     with gr.Row(elem_classes="chips"):
-        examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.best)]
+        examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.default)]
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
         stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
@@ -158,30 +158,8 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
     refusal = view("refusal")
     colours = view("colours", elem_id="colours")
     chances = view("chances", elem_id="chances")
-    with gr.Accordion(WORDS("attention"), open=False):
-        if HAS_TORCH:
-            most_layers = max(it.config.layers * it.config.loops for it in answers.shelf.storytellers.values())
-            most_heads = max(it.config.heads for it in answers.shelf.storytellers.values())
-            gr.Markdown(WORDS("attention_info"))
-            layer, head = (
-                gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
-                for name, most in (("layer", most_layers), ("head", most_heads))
-            )
-            attend = gr.Button(WORDS("attention_show"), elem_id="attend")
-            attention = view("attention")
-            attend.click(
-                in_place(answers.attention),
-                [settings.model, colours, colours, layer, head],
-                [attention, refusal],
-                js="storyteller.attending",
-                api_name="attention_here",
-                api_visibility="private",
-                **LOOKING,
-            )
-            gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
-            colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
-        else:
-            gr.Markdown(WORDS("attention_none"))
+    if HAS_TORCH:
+        attention_part(answers, settings, colours, refusal)
 
     private = dict(show_progress="hidden", api_visibility="private", **LOOKING)
     look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
@@ -207,6 +185,31 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
     colours.change(js="() => null", outputs=chances, **HERE)  # which were of another text
 
 
+def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refusal: gr.HTML) -> None:
+    """Where one head of the network looks; it takes PyTorch."""
+    with gr.Accordion(WORDS("attention"), open=False):
+        most_layers = max(it.config.layers * it.config.loops for it in answers.shelf.storytellers.values())
+        most_heads = max(it.config.heads for it in answers.shelf.storytellers.values())
+        gr.Markdown(WORDS("attention_info"))
+        layer, head = (
+            gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
+            for name, most in (("layer", most_layers), ("head", most_heads))
+        )
+        attend = gr.Button(WORDS("attention_show"), elem_id="attend")
+        attention = view("attention")
+        attend.click(
+            in_place(answers.attention),
+            [settings.model, colours, colours, layer, head],
+            [attention, refusal],
+            js="storyteller.attending",
+            api_name="attention_here",
+            api_visibility="private",
+            **LOOKING,
+        )
+        gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
+        colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
+
+
 def compare_tab(answers: Answers, settings: Settings) -> None:
     """One prompt and one seed, every model side by side."""
     shelf = answers.shelf
@@ -216,7 +219,7 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
     if len(shelf.storytellers) == 1:
         gr.Markdown(WORDS("compare_one"))
     prompt = gr.Textbox(
-        shelf.prompts(shelf.best)[0],
+        shelf.prompts(shelf.default)[0],
         label=WORDS("compare_prompt"),
         info=WORDS("prompt_info"),
         max_lines=8,

@@ -77,6 +77,7 @@
     ["table_parameters", (it) => number(it.parameters)],
     ["table_nats", (it) => number(it.nats_per_character, 3)],
     ["table_bits", (it) => number(it.nats_per_character / Math.log(2), 3)],
+    ["table_text", (it) => it.evaluation?.data],
     ["table_steps", (it) => number(it.steps)],
     ["table_seen", (it) => it.characters_seen && number(it.characters_seen)],
     ["table_minutes", (it) => it.seconds && number(it.seconds / 60)],
@@ -105,7 +106,7 @@
       make("p", {}, say("retrain_text")),
       command('make train ARGS="--preset pocket"', say("retrain")),
       make("p", {}, say("deploy_text")),
-      command("python -m train.push YOU/YOUR-SPACE", say("deploy_text")),
+      command(".venv/bin/python -m train.push YOU/YOUR-SPACE", say("deploy_text")),
       make("h2", {}, say("data")),
       make("p", {}, say("data_text")),
     ];

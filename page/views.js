@@ -259,11 +259,12 @@
   };
 
   views.stories = (element, props, watch) => {
-    const cards = props.models.map(({ name, parameters, nats_per_character: nats }) => {
+    const cards = props.models.map(({ name, parameters, nats_per_character: nats, evaluation_text: text }) => {
       const given = make("span", { class: "given" });
       const told = make("span", { class: "told" });
       const about = make("div", { class: "about" });
-      const sizes = [say("parameters", { count: number(parameters) }), say("nats", { nats: number(nats, 3) })];
+      const loss = say(text ? "nats_on" : "nats", { nats: number(nats, 3), text });
+      const sizes = [say("parameters", { count: number(parameters) }), loss];
       const body = make("div", { class: "story", lang: "en" }, given, told);
       const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
       card.append(make("p", { class: "note" }, sizes.join(" · ")), about, body);

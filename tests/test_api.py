@@ -74,6 +74,7 @@ def test_models_are_named(client, storyteller):
             "name": "ending",
             "parameters": storyteller.metrics["parameters"],
             "nats_per_character": 1.0,
+            "evaluation_text": "",
             "context": 64,
             "command": "train <b>1</b>",
         }

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import model
 from model import artifacts
 from model.sampling import Sampling, pick
-from model.storyteller import Storyteller, find, prepare, windows
+from model.storyteller import Storyteller, find, prepare, untrained, windows
 from model.vocab import END, Vocab
 
 CONTEXT = 32
@@ -226,6 +226,44 @@ def test_find_sorts_the_sound_and_names_the_rest(tmp_path: Path, tiny_artifact: 
     storytellers, skipped = find(tmp_path)
     assert [storyteller.name for storyteller in storytellers] == ["better", "worse"]
     assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.MEND}"}
+
+
+def evaluated(nats: float, text: str, sha256: str = "") -> dict[str, object]:
+    made = parts(nats=nats)
+    made["metrics"] |= {"evaluation": {"data": text, "sha256": sha256}}
+    return made
+
+
+def test_losses_on_different_texts_are_not_compared(tmp_path: Path) -> None:
+    """A toy on easy text has a lower loss than a good model, and does not come before it."""
+    for name, nats, text, sha256 in (
+        ("toy", 0.4, "recipes.txt", "1"),
+        ("good", 0.5, "valid.txt", "2"),
+        ("fair", 0.7, "valid.txt", "2"),
+        ("namesake", 0.1, "valid.txt", "3"),  # another text of the same name
+    ):
+        artifacts.save(tmp_path / name, **evaluated(nats, text, sha256))
+    artifacts.save(tmp_path / "odd", **parts(nats=0.2))
+    assert [it.name for it in find(tmp_path)[0]] == ["good", "fair", "odd", "toy", "namesake"]
+    assert model.load(tmp_path / "good").evaluated_on == ("valid.txt", "2")
+    assert model.load(tmp_path / "odd").evaluated_on == ("", "")
+
+    assert model.write_default(tmp_path, str(tmp_path / "toy")) == "toy"
+    assert (tmp_path / "default").read_text() == "toy\n"
+    assert [it.name for it in find(tmp_path)[0]] == ["toy", "good", "fair", "odd", "namesake"]
+    shutil.rmtree(tmp_path / "toy")
+    storytellers, skipped = find(tmp_path)
+    assert [it.name for it in storytellers] == ["good", "fair", "odd", "namesake"]
+    choose = "choose one with: .venv/bin/python -m model --default NAME"
+    assert skipped == {"default": f"{tmp_path}/default names toy, which is no model here; {choose}"}
+    for name in ("toy", "../toy", ".hidden", "good/.."):
+        with pytest.raises(model.ArtifactError):
+            model.write_default(tmp_path, name)
+    assert (tmp_path / "default").read_text() == "toy\n"
+
+
+def test_a_model_that_guesses_is_untrained() -> None:
+    assert untrained({"nats_per_character": 4.4}, 97) and not untrained({"nats_per_character": 4.3}, 97)  # ln 97 = 4.57
 
 
 def test_a_link_goes_by_its_own_name(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
