@@ -9,7 +9,7 @@ export PYTHONUTF8 = 1
 app: .venv/app.stamp  ## tell stories: http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
 
-train: .venv/dev.stamp  ## make train ARGS="--preset pocket"
+train: .venv/train.stamp  ## make train ARGS="--preset pocket"
 	$(BIN)/python -m train $(ARGS)
 
 # Two files at a time: half of a test of the page is waiting for the browser. One by one with ARGS="-n 0".
@@ -66,14 +66,24 @@ screenshots: .venv/dev.stamp  ## docs/page-*.png, taken in Chromium with the mod
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 
-.venv/app.stamp: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+# Python compiles a module when it is first imported: to compile all of them now would take longer than the page does.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r
+
+.venv/app.stamp: requirements-page.txt | .venv/bin/python
+	$(INSTALL) requirements-page.txt
 	touch $@
 
-.venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
-	touch $@ .venv/app.stamp
+.venv/train.stamp: requirements.txt | .venv/bin/python
+	$(INSTALL) requirements.txt
+	touch .venv/app.stamp $@
 
+.venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(INSTALL) requirements-dev.txt
+	touch .venv/app.stamp .venv/train.stamp $@
+
+# The checkpoint of a run that finished serves nothing more; that of an unfinished one does.
 clean:  ## all that these commands made, apart from trained models
+	for file in artifacts/.*.run/checkpoint.safetensors; do \
+	    if grep -aqs 'finished\\": true' "$$file"; then rm -rf "$${file%/*}"; fi; done
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis screenshots
 	find . -name __pycache__ -prune -exec rm -rf {} +

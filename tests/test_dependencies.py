@@ -23,6 +23,13 @@ def test_every_requirement_is_pinned() -> None:
         assert re.fullmatch(r"==[\w.]+", str(each.specifier)), each
 
 
+def test_the_page_has_the_pins_of_the_whole_and_no_torch() -> None:
+    page, whole = (set(map(str, requirements(name))) for name in ("requirements-page.txt", "requirements.txt"))
+    assert page < whole
+    assert {Requirement(each).name for each in whole - page} == {"torch", "onnx", "tqdm"}
+    assert not {each.name for each in requirements("requirements-dev.txt")} & {Requirement(each).name for each in whole}
+
+
 def test_the_lock_is_that_of_the_requirements() -> None:
     for each in requirements("requirements.txt"):
         assert f"=={LOCKED[each.name.lower().replace('_', '-')]}" == str(each.specifier)

@@ -331,17 +331,22 @@ def test_without_onnx_the_mend_is_named(
     monkeypatch.delattr(sys.modules["train.export"], "onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run(calm, "--to", "onnx") == 2
-    mend = "install it with: pip install -r requirements-dev.txt"
-    assert capsys.readouterr().err == f"error: --to onnx needs onnx, which is not installed; {mend}\n"
+    install = ".venv/bin/python -m pip install onnx"
+    assert capsys.readouterr().err == f"error: --to onnx needs onnx, which is not installed: {install}\n"
     assert export.after_training(calm, []).startswith("no model.onnx yet: --to onnx needs onnx")
 
 
-def test_another_engine_plugs_in_as_a_module(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    plugin = types.SimpleNamespace(write=lambda storyteller, out: written.append((storyteller.name, out)))
-    monkeypatch.setitem(sys.modules, "train.export.gguf", plugin)
-    assert run(calm, "--to", "gguf", "out.gguf") == 0
-    assert written == [("calm", Path("out.gguf"))]
+def test_another_engine_plugs_in_as_a_module(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(storyteller: model.Storyteller, out: Path) -> list[str]:
+        (out / "weights").write_text(storyteller.name)
+        return ["weights"]
+
+    monkeypatch.setitem(sys.modules, "train.export.gguf", types.SimpleNamespace(write=write))
+    assert run(calm, "--to", "gguf", tmp_path) == 0
+    assert (tmp_path / "weights").read_text() == "calm"
+    assert capsys.readouterr().out == f"{tmp_path}/weights: 4 bytes\n"  # other files in the folder are not its own
 
 
 def test_mistakes_are_one_line(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,9 @@ def writer(to: str) -> ModuleType:
     try:
         return import_module(f"train.export.{to}")
     except ModuleNotFoundError as error:
-        mend = "install it with: pip install -r requirements-dev.txt"
-        raise ExportError(f"--to {to} needs {error.name}, which is not installed; {mend}") from error
+        package = error.name.split(".")[0]
+        install = f".venv/bin/python -m pip install {package}"
+        raise ExportError(f"--to {to} needs {package}, which is not installed: {install}") from error
 
 
 def export_onnx(folder: Path, sequences: Sequence[Sequence[int]], bits: int | None = None) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub import RepoCard
 
-from model.artifacts import GRAPH, file_bytes
-from model.storyteller import Storyteller
+from model.artifacts import DEFAULT, GRAPH, file_bytes, read_default
+from model.storyteller import Storyteller, ranked, untrained
 from train.flags import nearest
 
 ROOT = Path(__file__).parents[2]
@@ -32,37 +32,68 @@ class PushError(Exception):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a Space will hold: bytes by path, the names of the artifacts in it, and of those that need torch."""
+    """What a Space will hold: bytes by path, the names of the artifacts in it, and of those that need torch.
+
+    `described` has a line for each artifact, `left_out` one for each that is not worth publishing.
+    """
 
     files: dict[str, bytes]
     artifacts: list[str]
     need_torch: list[str]
+    described: list[str]
+    left_out: list[str]
 
 
 def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
-    """Reads all that is pushed, each artifact checked: the named ones, or all in artifacts/, the best first.
+    """Reads all that is pushed, each artifact checked: the named ones, or those in artifacts/ that are worth it.
 
-    An artifact is a name in artifacts/ or the path of a folder. Raises PushError; of a broken one ArtifactError.
+    An artifact is a name in artifacts/ or the path of a folder. Without names `debug` and what has learned almost
+    nothing are left out, and the order is that of the page. Raises PushError; for a broken artifact ArtifactError.
     """
     folders = [_find(artifact, root) for artifact in artifacts] or sorted((root / "artifacts").glob("[!.]*/"))
     if not folders:
         raise PushError("there is nothing to push in artifacts/; train a model with: python -m train --preset pocket")
-    files, found = _page(root), []
+    files, found, left_out = _page(root), [], []
     for folder in folders:
         contents, storyteller = file_bytes(folder), Storyteller.from_pretrained(folder)
         if GRAPH in contents and storyteller.decoder() and storyteller.warning:  # the Space will have no PyTorch
             raise PushError(storyteller.warning)
         if storyteller.name in [other.name for other in found]:
             raise PushError(f"two artifacts are called {storyteller.name}; rename one of the folders")
+        if not artifacts and (reason := _unfit(storyteller)):
+            left_out.append(f"left out: {storyteller.name} ({reason}); --artifact {storyteller.name} pushes it")
+            continue
         found.append(storyteller)
         files |= {f"artifacts/{storyteller.name}/{name}": data for name, data in contents.items()}
+    if not found:
+        raise PushError("\n".join(["there is nothing worth a push in artifacts/", *left_out]))
+    default = read_default(root / "artifacts")
+    if default in [storyteller.name for storyteller in found]:
+        files[f"artifacts/{DEFAULT}"] = f"{default}\n".encode()
     if not artifacts:
-        found.sort(key=lambda storyteller: storyteller.metrics["nats_per_character"])
+        found = ranked(found, default)
     names = [storyteller.name for storyteller in found]
     need_torch = [name for name in names if f"artifacts/{name}/{GRAPH}" not in files]
     files["README.md"] = (root / "README.md").read_bytes()
-    files["requirements.txt"] = _requirements((root / "requirements.txt").read_text(encoding="utf-8"), need_torch)
-    return Contents(files, names, need_torch)
+    files["requirements.txt"] = _requirements(root, bool(need_torch))
+    return Contents(files, names, need_torch, [_described(storyteller, files) for storyteller in found], left_out)
+
+
+def _unfit(storyteller: Storyteller) -> str:
+    """Why an artifact is not pushed unless it is named; "" for one that is."""
+    if storyteller.metrics.get("preset") == "debug":
+        return "a trial of the preset debug"
+    if untrained(storyteller.metrics, storyteller.config.vocab_size):
+        return f"{storyteller.metrics['nats_per_character']:.4f} nats per character: it has learned almost nothing"
+    return ""
+
+
+def _described(storyteller: Storyteller, files: Mapping[str, bytes]) -> str:
+    """The line of a model that is published: its name, size, text and loss."""
+    metrics, text = storyteller.metrics, storyteller.metrics.get("data", {}).get("name", "unknown text")
+    size = sum(len(data) for path, data in files.items() if path.startswith(f"artifacts/{storyteller.name}/"))
+    loss = f"{metrics['nats_per_character']:.4f} nats per character on {storyteller.evaluated_on[0] or 'unknown text'}"
+    return f"{storyteller.name}: {size:,} bytes, trained on {text}, {loss}"
 
 
 def check(contents: Contents, token: str | None = None) -> None:
@@ -112,10 +143,12 @@ def _find(artifact: str | Path, root: Path) -> Path:
     raise PushError(f"artifact ({artifact}) must be a folder, or one of {', '.join(names)}{nearest(artifact, names)}")
 
 
-def _requirements(text: str, need_torch: Sequence[str]) -> bytes:
-    """requirements.txt without torch, which takes minutes to install, where every model runs by its graph."""
-    lines = [line for line in text.splitlines() if need_torch or not re.match(r"torch\b", line)]
-    return "".join(f"{line}\n" for line in lines).encode()
+def _requirements(root: Path, need_torch: bool) -> bytes:
+    """requirements-page.txt, and the pin of torch where a model without a graph needs it."""
+    text = (root / "requirements-page.txt").read_text(encoding="utf-8")
+    if need_torch:
+        text += re.search(r"^torch==.*\n", (root / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)[0]
+    return text.encode()
 
 
 def _page(root: Path) -> dict[str, bytes]:
