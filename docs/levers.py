@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from model import gpt  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
 from train.evaluate import score  # noqa: E402
+from train.flags import Parser  # noqa: E402
 from train.interrupts import Stop  # noqa: E402
 from train.loop import prepared, until  # noqa: E402
 from train.optim import Rates  # noqa: E402
@@ -150,12 +152,16 @@ def table(done: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) < 2 or (unknown := set(argv[2:]) - LEVERS.keys()):
-        print(f"no lever: {', '.join(sorted(unknown))}" if len(argv) > 2 else __doc__.splitlines()[0], file=sys.stderr)
-        return 2
-    train, valid = (Path(path).resolve() for path in argv[:2])
-    for name in argv[2:] or LEVERS:
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="docs/levers.py", description=__doc__)
+    parser.add_argument("train", type=Path, help="the text to train on")
+    parser.add_argument("valid", type=Path, help="the stories to score")
+    parser.add_argument("levers", nargs="*", metavar="lever", help=f"those to measure (all): {', '.join(LEVERS)}")
+    args = parser.parse_args(argv)
+    if unknown := set(args.levers) - LEVERS.keys():
+        parser.error(f"no lever: {', '.join(sorted(unknown))}")
+    train, valid = args.train.resolve(), args.valid.resolve()
+    for name in args.levers or LEVERS:
         for seed in SEEDS:
             if any((name, seed) == (outcome["name"], outcome["seed"]) for outcome in outcomes()):
                 continue
@@ -169,4 +175,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import questions
 
+from train.flags import Parser
 from train.presets import PRESETS  # found through questions, which puts the project's folder on the path
 
 ROOT = Path(__file__).parent.parent
@@ -118,8 +120,14 @@ def draw_questions(target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> int:
+    Parser(prog="docs/plots.py", description=__doc__).parse_args(argv)
     draw_classics(ROOT / "docs/classic.png")
     draw_pocket(ROOT / "docs/pocket.png")
     draw_sizes(ROOT / "docs/sizes.png")
     draw_questions(ROOT / "docs/questions.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

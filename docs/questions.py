@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from docs.tables import fill  # noqa: E402
+from train.flags import Parser  # noqa: E402
 
 OUTCOMES = ROOT / "docs/questions.jsonl"
 SEEDS = (1, 2, 3)
@@ -121,11 +123,12 @@ def table(done: list[dict[str, Any]]) -> str:
     )
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) != 2:
-        print(__doc__.splitlines()[0], file=sys.stderr)
-        return 2
-    train, valid = (Path(path).resolve() for path in argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="docs/questions.py", description=__doc__)
+    parser.add_argument("train", type=Path, help="the text to train on")
+    parser.add_argument("valid", type=Path, help="the stories to score")
+    args = parser.parse_args(argv)
+    train, valid = args.train.resolve(), args.valid.resolve()
     done = outcomes()
     for asked in runs():
         if any(asked.items() <= outcome.items() for outcome in done):
@@ -141,4 +144,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

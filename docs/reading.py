@@ -9,11 +9,13 @@ them shuffled, in a file of their own, FOLDER/reader-N.txt, and puts three grade
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import model  # noqa: E402
 from docs.tables import fill  # noqa: E402
 from model.sampling import USUAL, Sampling  # noqa: E402
+from train.flags import Parser  # noqa: E402
 from train.text.corpus import read_stories  # noqa: E402
 
 KEPT = ROOT / "docs/reading"
@@ -132,18 +135,22 @@ def agreement() -> float:
     return statistics.correlation(*zip(*sums.values(), strict=True))
 
 
-def main(argv: list[str]) -> int:
-    match argv[1:]:
-        case ["tell", artifact, held_out, folder]:
-            tell(artifact, Path(held_out), Path(folder))
-        case ["tally", folder]:
-            tally(Path(folder))
-            print(f"{table()}\nreaders' sums correlate with {agreement():.2f}")
-        case _:
-            print(__doc__, file=sys.stderr)
-            return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="docs/reading.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    steps = parser.add_subparsers(dest="step", required=True)
+    telling = steps.add_parser("tell", help="have the artifact tell, and write what readers are given")
+    telling.add_argument("artifact")
+    telling.add_argument("held_out", type=Path)
+    for step in (telling, steps.add_parser("tally", help="take the readers' grades")):
+        step.add_argument("folder", type=Path)
+    args = parser.parse_args(argv)
+    if args.step == "tell":
+        tell(args.artifact, args.held_out, args.folder)
+    else:
+        tally(args.folder)
+        print(f"{table()}\nreaders' sums correlate with {agreement():.2f}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -10,11 +10,14 @@ stories that come after those that are scored.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import model
 from model.decoder import OnnxDecoder

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from model.sampling import USUAL  # noqa: E402
 from model.storyteller import find  # noqa: E402
+from train.flags import Parser  # noqa: E402
 from train.report import READING, SAMPLE_PROMPT, figure, is_tinystories  # noqa: E402
 
 ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
@@ -125,7 +126,8 @@ def _read(path: Path) -> Metrics:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    Parser(prog="docs/tables.py", description=__doc__).parse_args(argv)
     readme = ROOT / "README.md"
     blocks = results(ROOT / "artifacts", ROOT / "docs/runs") | {"told": told(ROOT / "artifacts")}
     readme.write_text(fill(readme.read_text(encoding="utf-8"), blocks), encoding="utf-8")

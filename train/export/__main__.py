@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise CorpusError(f"{args.data} holds no story to measure on")
             print(export_onnx(args.artifact, [sequence(storyteller.vocab, story) for story in stories], args.bits))
         else:
-            writer(args.to).write(storyteller, args.out)
+            for name in writer(args.to).write(storyteller, args.out):
+                print(f"{args.out / name}: {(args.out / name).stat().st_size:,} bytes")
     except (ArtifactError, CorpusError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -25,10 +25,11 @@ SPELLED = {"\n": "Ċ", " ": "Ġ"}
 NEVER = "Ā Ā"  # the merge of two zero bytes: loaders refuse a vocabulary without merges, and no text has these
 
 
-def write(storyteller: Storyteller, out: Path) -> None:
+def write(storyteller: Storyteller, out: Path) -> list[str]:
     """Puts NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step; other files in it stay.
 
-    Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
+    Returns the names of the files. Raises ArtifactError where there is no such format for the model or `out` is an
+    artifact's folder, OSError where it cannot be written.
     """
     theirs = qwen3(storyteller, out)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, storyteller.config.layers * storyteller.config.loops)
@@ -36,6 +37,7 @@ def write(storyteller: Storyteller, out: Path) -> None:
     contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
     contents["Modelfile"] = _modelfile(storyteller).encode()
     replace_folder(out.resolve(), contents, owned=contents.keys())
+    return sorted(contents)
 
 
 def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -> bytes:

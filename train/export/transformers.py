@@ -32,10 +32,11 @@ MARKS = "bos_token", "eos_token", "pad_token"  # all three are our end mark
 _MAPPED = 0x3000  # `normalise` knows by heart no character beyond: those it takes from Unicode's own decomposition
 
 
-def write(storyteller: Storyteller, out: Path) -> None:
+def write(storyteller: Storyteller, out: Path) -> list[str]:
     """Puts the twin in the place of `out`, in one step; files of other names in it stay.
 
-    Raises ArtifactError where there is no twin or `out` is an artifact's folder, OSError where it cannot be written.
+    Returns the names of the files. Raises ArtifactError where there is no such format for the model or `out` is an
+    artifact's folder, OSError where it cannot be written.
     """
     weights = qwen3(storyteller, out)
     settings = {name: (json.dumps(each, indent=2) + "\n").encode() for name, each in _settings(storyteller).items()}
@@ -45,6 +46,7 @@ def write(storyteller: Storyteller, out: Path) -> None:
         "README.md": _card(storyteller).encode(),
     }
     replace_folder(out.resolve(), contents, owned=contents.keys())
+    return sorted(contents)
 
 
 def qwen3(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.vocab import END
-from train.flags import refuse
+from train.flags import Parser, refuse
 from train.text.files import replace_file
 from train.text.stories import CorpusError, files_of, text_of
 
@@ -130,12 +130,12 @@ def _is_heading(paragraph: str, before: int, after: int, below_another: bool) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    paths = list(map(Path, sys.argv[1:] if argv is None else argv))
-    if len(paths) < 2:
-        print(__doc__.splitlines()[0], file=sys.stderr)
-        return 2
+    parser = Parser(prog="python -m train.text.tales", description=__doc__)
+    parser.add_argument("books", type=Path, nargs="+", metavar="BOOK", help="a book in plain text, or a folder of them")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write train.txt and valid.txt into")
+    args = parser.parse_args(argv)
     try:
-        print(json.dumps(write([book for path in paths[:-1] for book in files_of(path)], paths[-1]), indent=1))
+        print(json.dumps(write([book for path in args.books for book in files_of(path)], args.out), indent=1))
     except CorpusError as error:
         return refuse(str(error))
     except OSError as error:
