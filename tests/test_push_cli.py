@@ -6,14 +6,17 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from conftest import parts
 from huggingface_hub import snapshot_download
 from serving import ROOT
 from stand_in_hub import ADDRESS, Account, Hub
 from stories import write_stories
 
 import model
+from model import artifacts
 from model.sampling import USUAL
 from train import __main__ as training
 from train.push import __main__ as push
@@ -105,6 +108,54 @@ def test_a_dry_run_reads_and_tells_but_changes_nothing(
     assert f"  0 added (0 bytes), 1 changed ({size:,} bytes), 1 deleted (2 bytes)\n" in out
     assert hub.space(NAME).at() == before
     assert {r for r in hub.requests if not r.startswith("GET ")} == {"POST /api/validate-yaml"}
+
+
+@pytest.fixture
+def several(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with three artifacts, of which one has learned almost nothing and one is a trial."""
+    root = tmp_path / "project"
+    for name in ("app.py", "page", "model", "README.md", "requirements.txt", "requirements-page.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(ROOT / name)
+    for name, nats, preset in (("good", 1.5, "pocket"), ("trial", 1.0, "debug"), ("noise", 4.4, "pocket")):
+        made = parts(nats=nats)
+        data = {"data": {"name": "stories.txt"}, "evaluation": {"data": "valid.txt"}}
+        artifacts.save(root / "artifacts" / name, **made | {"metrics": made["metrics"] | {"preset": preset} | data})
+    monkeypatch.setattr(push, "gather", lambda artifacts: gather(artifacts, root))
+    return root
+
+
+def test_a_push_says_what_it_publishes_and_asks(
+    hub: Hub, rehearsed: None, several: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = run(capsys, NAME, "--no-wait")
+    assert code == 2 and hub.repos == {}
+    size = sum(path.stat().st_size for path in (several / "artifacts/good").iterdir())
+    assert out.splitlines()[:3] == [
+        f"good: {size:,} bytes, trained on stories.txt, 1.5000 nats per character on valid.txt",
+        "left out: noise (4.4000 nats per character: it has learned almost nothing); --artifact noise pushes it",
+        "left out: trial (a trial of the preset debug); --artifact trial pushes it",
+    ]
+    assert err == "error: the Space does not have good yet: give --yes to publish them, or choose with --artifact\n"
+
+    def answers(*given: str) -> None:
+        asked = iter(given)
+        monkeypatch.setattr("builtins.input", lambda question: next(asked))
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    answers("")
+    assert run(capsys, NAME, "--no-wait")[0] == 2 and hub.repos == {}
+    answers("y")
+    assert run(capsys, NAME, "--no-wait")[0] == 0
+    kept = {path.split("/")[1] for path in hub.space(NAME).files() if path.startswith("artifacts/")}
+    assert kept == {"good"}
+    answers()  # what the Space has is pushed again without a question, and so is what was named
+    assert run(capsys, NAME, "--no-wait")[0] == 0
+    assert run(capsys, NAME, "--no-wait", "--artifact", "noise", "good")[0] == 0
+    model.write_default(several / "artifacts", "good")
+    assert run(capsys, NAME, "--no-wait", "--yes")[0] == 0
+    kept = {path.split("/")[1] for path in hub.space(NAME).files() if path.startswith("artifacts/")}
+    assert kept == {"good", "default"}
 
 
 def test_a_second_push_of_the_same_makes_no_commit(

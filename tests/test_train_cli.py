@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -16,9 +18,10 @@ import torch
 
 import model
 from model.network import build
+from model.parse import MEND
 from model.sampling import USUAL
 from tests.stories import write_stories
-from train.__main__ import configure, flags, main, reproducing
+from train.__main__ import configure, default_out, flags, main, reproducing
 from train.evaluate import TOLD
 from train.evaluate import main as evaluate
 from train.objective import precision_of
@@ -100,14 +103,28 @@ def test_steps_replace_a_budget_and_a_budget_replaces_steps() -> None:
 
 
 def test_the_recorded_command_leaves_out_the_pauses() -> None:
-    argv = ["--preset", "debug", "--stop-after", "5", "--data", "a b.txt", "--stop-after=2", "--resume"]
-    assert reproducing(argv) == "python -m train --preset debug --data 'a b.txt'"
+    argv = ["--preset", "debug", "--stop-after", "5", "--data", "a b.txt", "--stop-after=2", "--resume", "--replace"]
+    assert reproducing(argv) == ".venv/bin/python -m train --preset debug --data 'a b.txt'"
+
+
+def test_the_recorded_command_says_nothing_of_the_folders_around() -> None:
+    """It is published on the card."""
+    argv = [
+        "--data",
+        "/home/ann/my texts/tales.txt",
+        "--valid=../held out/valid.txt",
+        "--out",
+        "~/models/",
+        "--default",
+    ]
+    assert reproducing(argv) == ".venv/bin/python -m train --data tales.txt --valid=valid.txt --out models"
+    assert reproducing(["--data", "texts/tales.txt"]) == ".venv/bin/python -m train --data texts/tales.txt"
 
 
 def test_the_recorded_command_names_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("GROUP_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    assert reproducing(["--seed", "2"]) == "torchrun --nnodes 2 --nproc_per_node 4 -m train --seed 2"
+    assert reproducing(["--seed", "2"]) == ".venv/bin/torchrun --nnodes 2 --nproc_per_node 4 -m train --seed 2"
 
 
 def test_pocket_fits_the_budget_of_the_original() -> None:
@@ -122,7 +139,18 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert "step 0: train loss 4." in shown and ", val loss 4." in shown and ", lr 0.00500000\n" in shown
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["command"].startswith("python -m train --preset debug --data ")
+    nats, story = (
+        metrics["nats_per_character"],
+        re.search(r"```\n(Once upon a time.*?)\n```", model.load(out).card, re.S)[1],
+    )
+    assert f"choose\namong {math.exp(nats):.1f} equally likely ones. Without training it would be among 97;" in shown
+    assert "".join(story.split()) in "".join(shown.split())
+    assert shown.endswith(
+        f"Tell another:   .venv/bin/python -m model 'Once upon a time' --model {out} --seed 7\n"
+        f"Open the page:  .venv/bin/python app.py --artifacts {tmp_path}\n"
+    )
+    assert metrics["evaluation"]["sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
+    assert metrics["command"].startswith(".venv/bin/python -m train --preset debug --data stories.txt ")
 
     held_out = write_stories(tmp_path / "held_out.txt", 7, seed=5)
     assert evaluate([str(out), "--data", str(held_out)]) == 0
@@ -134,13 +162,59 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert {"artifact", "nats_per_character", "bits_per_character", "data"} <= full.keys()
 
 
+def test_a_text_of_the_user_s_has_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "my.tales").mkdir()
+    for data, out in (
+        ("tinystories", "artifacts/pocket"),
+        ("texts/my stories.txt", "artifacts/my-stories"),
+        (str(tmp_path / "my.tales"), "artifacts/my.tales"),
+        (".hidden.txt", "artifacts/hidden"),
+        ("...", "artifacts/own"),
+    ):
+        assert str(default_out(settings("--preset", "pocket", "--data", data))) == out
+
+
+def test_a_model_of_another_text_is_replaced_only_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_stories(tmp_path / "mine.txt", 40)
+    write_stories(tmp_path / "other.txt", 40, seed=2)
+    argv = ["--preset", "debug", "--context", "32", "--steps", "1"]
+    assert main([*argv, "--data", "mine.txt", "--default"]) == 0
+    assert [it.name for it in model.find(tmp_path / "artifacts")[0]] == ["mine"]
+    assert (tmp_path / "artifacts/default").read_text() == "mine\n"
+    before = (tmp_path / "artifacts/mine/config.json").read_bytes()
+    capsys.readouterr()
+
+    other = [*argv, "--data", "other.txt", "--out", "artifacts/mine"]
+    assert main(other) == 2
+    mend = "choose another --out, or give --replace"
+    assert capsys.readouterr() == (
+        "",
+        f"error: artifacts/mine holds a model of another text (mine.txt, not other.txt); {mend}\n",
+    )
+    assert (tmp_path / "artifacts/mine/config.json").read_bytes() == before
+    assert main([*argv, "--data", "./mine.txt"]) == 0  # the same text again
+    assert main([*other, "--replace"]) == 0
+    assert model.load("artifacts/mine").metrics["data"]["name"] == "other.txt"
+    (tmp_path / "artifacts/mine/stoi.json").unlink()
+    capsys.readouterr()
+    assert main(other) == 2
+    assert capsys.readouterr().err == (
+        f"error: artifacts/mine cannot be read as an artifact (artifacts/mine/stoi.json is missing; {MEND}); {mend}\n"
+    )
+
+
 def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As an archive of another system leaves them: said and recorded as well as they can be."""
     text = write_stories(tmp_path / os.fsdecode(b"caf\xe9.txt"), 40)
     out = tmp_path / os.fsdecode(b"d\xe9j\xe0")
     argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "1", "--out", str(out)]
     assert main(argv) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path}/d\ufffdj\ufffd: ")
+    shown = capsys.readouterr().out
+    assert f"\n{tmp_path}/d\ufffdj\ufffd: " in shown
+    assert "\nwarning: it has learned almost nothing; give it more --steps or --max-minutes\n" in shown
     [storyteller], _ = model.find(tmp_path)
     assert storyteller.name == storyteller.metrics["name"] == "d\ufffdj\ufffd"
     assert storyteller.metrics["data"]["sources"][0]["file"] == "caf\ufffd.txt"

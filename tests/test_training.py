@@ -35,7 +35,7 @@ from train import checkpoint, loop
 from train.checkpoint import CheckpointError
 from train.distributed import ALONE
 from train.evaluate import evaluation, score
-from train.finish import held_out
+from train.finish import finish, held_out
 from train.interrupts import Interrupted
 from train.loop import checkpoint_path, train
 from train.objective import Objective
@@ -455,6 +455,61 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
     )
     assert len(eager) == 5
     assert np.allclose(eager, compiled, atol=2e-3)  # bf16 inside Muon turns roundings into small differences
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "compiles"),
+    [
+        ({"compile": None, "steps": None, "max_minutes": 9.9}, 0.0, False),
+        ({"compile": None, "steps": None, "max_minutes": 10.0}, 0.0, True),
+        ({"compile": None, "steps": None, "max_minutes": 12.0}, 130.0, False),  # resumed: so much of it is over
+        ({"compile": None, "steps": 12, "max_minutes": 60.0}, 0.0, False),
+        ({"compile": None, "steps": 10**9}, 0.0, True),
+        ({"compile": None, "steps": 10**9, "max_minutes": 1.0}, 0.0, False),
+        ({"compile": True, "steps": 12}, 0.0, True),
+        ({"compile": False, "steps": 10**9}, 0.0, False),
+    ],
+)
+def test_only_a_run_that_earns_it_back_compiles(
+    config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    seconds: float,
+    compiles: bool,
+) -> None:
+    config = replace(config, **changes)
+    run = Run(config, corpus.prepare(config.data, cache=tmp_path / "cache"), tmp_path)
+    run.seconds_before = seconds
+    drawn = torch.get_rng_state()
+    assert loop.wants_compiling(run) == compiles
+    assert torch.equal(torch.get_rng_state(), drawn)  # dropout draws the same with and without
+    said = (
+        "not compiled: compiling takes minutes, and a run of less than about 10 minutes does not earn that back; "
+        "--compile does it all the same\n"
+    )
+    assert capsys.readouterr().err.endswith(said) == (not compiles and config.compile is None)
+
+
+def test_a_model_that_no_step_changed_is_not_written(config: TrainConfig, tmp_path: Path) -> None:
+    run = Run(config, corpus.prepare(config.data, cache=tmp_path / "cache"), tmp_path / "checkpoint")
+    mend = "there is no model to keep: give more --steps or --max-minutes, or a lower --lr"
+    with pytest.raises(ValueError, match=f"^none of 0 steps changed the weights, so {mend}$"):
+        finish(run, tmp_path / "out", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_clean_removes_the_checkpoints_of_finished_runs_alone(
+    config: TrainConfig, run: Callable[..., bool], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder"
+    for name, stop_after in (("done", None), ("paused", 1e-9)):
+        run(config, f"a folder/artifacts/{name}", stop_after=stop_after)
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / ".venv").mkdir()
+    subprocess.run(["make", "--no-print-directory", "clean"], cwd=folder, check=True)
+    assert sorted(path.name for path in (folder / "artifacts").iterdir()) == [".paused.run", "done"]
+    assert checkpoint_path(folder / "artifacts/paused").exists() and not (folder / ".venv").exists()
 
 
 def test_windows_widen_to_the_context_within_a_run(

@@ -12,25 +12,27 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from model import load
+from model import load, write_default
+from model.artifacts import ArtifactError, read
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
 from train.presets import BEGINNING, ON_CUDA, PRESETS, TUNING, TrainConfig
+from train.text.download import NAMES
 
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
 
-  python -m train --preset debug --data stories.txt              under 20 s: does everything work?
-  python -m train --preset pocket --data tinystories             the small one, two hours on two cores
-  python -m train --preset pocket --data my.txt --max-minutes 5  your own text: stories parted by <|endoftext|>
-  python -m train --preset tune --data my.txt                    the same, going on from artifacts/storyteller
-  python -m train --preset pocket --resume                       go on after Ctrl-C, from the last checkpoint
+  .venv/bin/python -m train --preset debug --data my.txt                   under 20 s: does everything work?
+  .venv/bin/python -m train --preset pocket --data my.txt --max-minutes 20 your own text, into artifacts/my
+  .venv/bin/python -m train --preset tune --data my.txt                    the same, going on from artifacts/storyteller
+  .venv/bin/python -m train --preset pocket                                TinyStories, two hours on two cores
+  .venv/bin/python -m train --preset pocket --resume                       go on after Ctrl-C, from the last checkpoint
 
 presets:
 {presets}
   --data TEXT      tinystories, tinystories-v2, shakespeare, panchatantra, a .txt, .jsonl or .parquet file, a folder
-  --out FOLDER     where the result goes (artifacts/<preset>)
+  --out FOLDER     where the result goes (artifacts/<preset>; of your own text artifacts/<name of the text>)
   --steps N        length of the run; or --max-minutes M: the rate cools down within the budget
   --stop-after M   checkpoint and stop after M minutes; --resume goes on, exactly
   --device auto    cuda, mps or cpu
@@ -39,6 +41,7 @@ Every setting of a preset has a flag of its own: python -m train --help lists th
 """
 
 
+ARTIFACTS = Path("artifacts")
 SHAPE_HELP = {
     "architecture": "gpt (of today) or classic (the lecture's)",
     "context": "characters that the network sees at once",
@@ -49,6 +52,7 @@ SHAPE_HELP = {
     "loops": "how often the stack of blocks is applied, with the same weights",
     "dropout": "share of activations that training sets to 0",
 }
+OUT_HELP = "where the result goes (artifacts/<preset>; of your own text artifacts/<name of the text>)"
 GO_ON = "go on with the same command and --resume"
 NOTHING_LOST = "stopped before the first checkpoint"
 
@@ -76,13 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
-    out = args.out or Path("artifacts") / config.preset
+    out = args.out or default_out(config)
     leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, one speaks
     try:
+        if not args.replace:
+            require_same_text(out, config.data)
         from train.loop import checkpoint_path, train
 
-        if not train(config, out, resume=args.resume, stop_after=args.stop_after, command=command) and leads:
+        done = train(config, out, resume=args.resume, stop_after=args.stop_after, command=command)
+        if not done and leads:
             print(f"stopped after {args.stop_after:g} minutes; {GO_ON}", file=sys.stderr)
+        if done and leads and args.default:
+            write_default(out.parent, out.name)
     except Interrupted as error:
         kept = checkpoint_path(out).exists()
         if leads:
@@ -96,24 +105,49 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def default_out(config: TrainConfig) -> Path:
+    """The folder without --out. The user's own text has one of its name, so that no shipped model is replaced."""
+    if config.data in NAMES:
+        return ARTIFACTS / config.preset
+    text = Path(os.path.abspath(config.data))
+    return ARTIFACTS / (re.sub(r"[^\w.-]+", "-", text.name if text.is_dir() else text.stem).strip(".-") or "own")
+
+
+def require_same_text(out: Path, data: str) -> None:
+    """Raises ValueError where `out` holds a model of another text than `data`, or a damaged one."""
+    if not (out / "config.json").exists():
+        return
+    mend = "choose another --out, or give --replace"
+    try:
+        theirs = read(out).metrics.get("data", {})
+    except ArtifactError as error:
+        raise ValueError(f"{out} cannot be read as an artifact ({error}); {mend}") from error
+    name = theirs.get("corpus") or Path(theirs.get("name", "")).name
+    if name != Path(data).name:
+        raise ValueError(f"{out} holds a model of another text ({name}, not {Path(data).name}); {mend}")
+
+
 def reproducing(argv: Sequence[str]) -> str:
-    """The command that makes the same run in one go: what only says where to pause and to go on is left out."""
+    """The command that makes the same run in one go, as it is shown on cards and on the page.
+
+    Flags that do not change the result are left out, and of paths outside this folder all but the last part.
+    """
     kept, arguments = [], iter(argv)
     for argument in arguments:
         if argument == "--stop-after":
             next(arguments)
-        elif argument != "--resume" and not argument.startswith("--stop-after="):
-            kept.append(argument)
+        elif argument not in ("--resume", "--replace", "--default") and not argument.startswith("--stop-after="):
+            kept.append(re.sub(r"^(--[\w-]+=)?(?:~|/|\.\./).*?([^/]*)/?$", r"\1\2", argument))
     return shlex.join([*launcher(), *kept])
 
 
 def launcher() -> list[str]:
     """How this command was started: by Python alone, or by torchrun on so many machines."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return ["python", "-m", "train"]
+        return [".venv/bin/python", "-m", "train"]
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     several = ["--nnodes", machines] if machines != "1" else []
-    return ["torchrun", *several, "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "train"]
+    return [".venv/bin/torchrun", *several, "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "train"]
 
 
 def introduction() -> str:
@@ -128,7 +162,9 @@ def flags() -> Parser:
     """A flag for every field of TrainConfig and ModelConfig, and those of the command itself."""
     parser = Parser(prog="python -m train", description=__doc__)
     parser.add_argument("--preset", default="pocket", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the result goes (artifacts/<preset>)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=OUT_HELP)
+    parser.add_argument("--replace", action="store_true", help="replace an artifact in FOLDER that is of another text")
+    parser.add_argument("--default", action="store_true", help="have the page open with the result")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of the same run, if any")
     parser.add_argument("--stop-after", type=float, metavar="M", help="checkpoint and stop after M minutes")
     for settings, skipped in ((TrainConfig, {"preset", "model"}), (ModelConfig, {"vocab_size"})):
@@ -142,7 +178,7 @@ def flags() -> Parser:
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, about: str | None) -> None:
     flag = "--" + name.replace("_", "-")
-    if kind is bool:
+    if kind in (bool, bool | None):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
         return
     options = getattr(kind, "__args__", (kind,))  # int | None has two

@@ -30,7 +30,7 @@ from train.device import pick_device
 from train.distributed import ALONE, Ranks
 from train.flags import Parser
 from train.judge import Judge, Told, tell_many
-from train.report import card
+from train.report import card, sample
 from train.text.corpus import CorpusError, read_stories
 
 FIRSTS = 100, 500  # first stories that have a figure of their own
@@ -142,7 +142,8 @@ def recorded_of(metrics: Mapping[str, Any], data: str) -> Mapping[str, Any]:
 def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
     """Adds figures to the metrics.json of an artifact, and renews its card."""
     metrics = dict(storyteller.metrics) | figures
-    add_figures(storyteller.folder, figures, card(metrics, storyteller.network, storyteller.vocab))
+    story = sample(metrics, storyteller.network, storyteller.vocab)
+    add_figures(storyteller.folder, figures, card(metrics, storyteller.config, story))
 
 
 def judged(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +15,33 @@ from torch import nn
 
 from model import artifacts, load
 from model.network import build
+from model.storyteller import untrained
 from train import report
 from train.batches import Batches
 from train.evaluate import evaluation, sequence
 from train.export import formats
 from train.run import Run
+from train.step import TALLY
 from train.text.corpus import Corpus, read_stories
 from train.text.encoded import stories_in
+from train.text.files import sha256
+from train.text.stories import files_of
 
 LONGEST = 1_000_000  # symbols of one sequence that are scored in that time
 MINUTE = 60.0  # seconds that the final score may take, unless a number of stories is given
 
 
 def finish(run: Run, out: Path, command: str) -> None:
-    """Scores the weights, writes the artifact to `out` and model.onnx into it; the run is then finished."""
+    """Scores the weights, writes the artifact to `out` and model.onnx into it; the run is then finished.
+
+    Raises ValueError where no step changed the weights: a model that was never trained is not worth a folder.
+    """
     config, seconds = run.config, run.seconds
+    if not run.step.tally[TALLY.index("updates")]:
+        raise ValueError(
+            f"none of {run.steps} steps changed the weights, so there is no model to keep: give more --steps or "
+            "--max-minutes, or a lower --lr"
+        )
     weights = file_weights(run)
     network = build(config.model).to(run.device)
     network.load_state_dict(weights)
@@ -34,10 +50,12 @@ def finish(run: Run, out: Path, command: str) -> None:
     if budget and len(sequences) == 1 and len(sequences[0]) > LONGEST:  # a text without stories
         sequences, data = [sequences[0][:LONGEST]], f"{data}, its first {LONGEST:,} symbols"
     figures = evaluation(network, sequences[: config.final_stories or None], data, run.ranks, seconds=budget)
+    figures["sha256"] = held_out_sha256(run)
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
     metrics |= comparisons(run, network, sequences[: figures["stories"]])
     if run.ranks.leads:
         metrics = artifacts.spelled(metrics)
+        story = report.sample(metrics, network.cpu().eval(), run.text.vocab)
         artifacts.save(
             out,
             config=config.model,
@@ -45,15 +63,39 @@ def finish(run: Run, out: Path, command: str) -> None:
             weights={name: tensor.numpy() for name, tensor in weights.items()},
             metrics=metrics,
             log=run.log,
-            card=report.card(metrics, network.cpu().eval(), run.text.vocab),
+            card=report.card(metrics, config.model, story),
         )
-        line = (
-            f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
-            f"{metrics['parameters']:,} parameters, {run.steps:,} steps in {seconds:.0f} s"
-        )
-        print(artifacts.spelled(line))
         print(artifacts.spelled(formats.after_training(out, sequences)), file=sys.stderr)
+        print(artifacts.spelled(summary(out, metrics, config.model.vocab_size, story)))
     run.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
+
+
+def summary(out: Path, metrics: dict[str, Any], symbols: int, story: str) -> str:
+    """What a run says at its end: the figures, what they mean, a story, and what to do next."""
+    nats, figures = metrics["nats_per_character"], metrics["evaluation"]
+    advice = ""
+    if untrained(metrics, symbols):
+        advice = "warning: it has learned almost nothing; give it more --steps or --max-minutes\n"
+    indented = "\n".join(
+        textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  ") for line in story.splitlines()
+    )
+    return f"""\
+{out}: {nats:.4f} nats per character on {report.scored(figures)}, {metrics["parameters"]:,} parameters, \
+{metrics["steps"]:,} steps in {metrics["seconds"]:.0f} s
+In words: on text that it has not seen, the model is as unsure of each next character as if it had to choose
+among {math.exp(nats):.1f} equally likely ones. Without training it would be among {symbols}; 1 is certainty.
+{advice}A story that it tells:
+
+{indented}
+
+Tell another:   {report.telling(str(out))}
+Open the page:  .venv/bin/python app.py{page_of(out)}"""
+
+
+def page_of(out: Path) -> str:
+    """The flag with which the page shows this artifact, where it lies elsewhere than in artifacts/."""
+    here = Path(__file__).parents[1] / "artifacts"
+    return "" if out.resolve().parent == here.resolve() else f" --artifacts {shlex.quote(str(out.parent))}"
 
 
 def file_weights(run: Run) -> dict[str, torch.Tensor]:
@@ -72,6 +114,15 @@ def held_out(run: Run) -> tuple[list[Any], str]:
     if config.cleaning == "classic" and config.valid:
         return [sequence(text.vocab, story) for story in read_stories(config.valid)], Path(config.valid).name
     return stories_in(text.valid, text.vocab), held_out_name(text, config.valid)
+
+
+def held_out_sha256(run: Run) -> str:
+    """The SHA-256 of the held-out file; of several files that of their hashes. Losses on the same are comparable."""
+    config, sources = run.config, run.text.report
+    hashes = [source["sha256"] for source in sources["validation_sources"] or sources["sources"]]
+    if config.cleaning == "classic" and config.valid:
+        hashes = [sha256(path) for path in files_of(Path(config.valid))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def held_out_name(text: Corpus, given: str | None) -> str:

@@ -28,6 +28,7 @@ from train.text import corpus
 from train.text.dataset_report import dataset_report
 
 ROW = 20  # steps without a usable loss, one after the other, that end a run
+EARNED_BACK = 600  # seconds: a shorter run on a CPU is over sooner without compiling, which takes 70 to 290 of them
 EVALUATING = 0.05  # the share of a budget of minutes that evaluations may take
 
 
@@ -105,7 +106,7 @@ def checkpoint_path(out: Path) -> Path:
 def until(run: Run, seconds: float, stop: Stop) -> bool:
     """Trains to the end of the run (True), to a signal, or for so many seconds (False)."""
     config = run.config
-    if config.compile and not run.over():
+    if wants_compiling(run):
         compile_step(run)
     ahead = Ahead(run.step)
     saved, deadline = time.monotonic(), time.monotonic() + seconds
@@ -129,11 +130,40 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
     return True
 
 
+def wants_compiling(run: Run) -> bool:
+    """Whether to compile: as the settings say, or else on CUDA always and elsewhere in a run that earns it back."""
+    if run.over() or run.config.compile is False:
+        return False
+    if run.config.compile or run.device.type == "cuda":
+        return True
+    earns = run.ranks.agree(seconds_left(run) >= EARNED_BACK)
+    if not earns:
+        limit = f"a run of less than about {EARNED_BACK / 60:.0f} minutes does not earn that back"
+        run.ranks.say(f"not compiled: compiling takes minutes, and {limit}; --compile does it all the same")
+    return earns
+
+
+def seconds_left(run: Run) -> float:
+    """An estimate of how long the rest of the run takes without compiling: its budget, or its steps times one step."""
+    config = run.config
+    left = math.inf if config.max_minutes is None else 60 * config.max_minutes - run.seconds
+    if config.steps:
+        batch = run.source().batch(0)
+        with torch.random.fork_rng(devices=[]):  # dropout draws the same numbers with and without this
+            for _ in range(2):  # the first one sets things up
+                began = time.monotonic()
+                torch.autograd.grad(run.step.objective.eager(*batch)[1], run.step.parameters.list)
+        left = min(left, (time.monotonic() - began) * config.accumulate * (config.steps - run.steps))
+    return left
+
+
 def compile_step(run: Run) -> None:
-    run.ranks.say("compiling: this takes a minute or more, and counts against no budget of time")
-    sources = list(dict.fromkeys((run.short, run.batches)))
+    run.ranks.say("compiling the step: about a minute, on a busy machine up to five; the clock starts after it")
+    began, sources = time.monotonic(), list(dict.fromkeys((run.short, run.batches)))
     if reason := run.step.objective.compile(sources, run.step.parameters.list):
         run.ranks.say(f"not compiled ({reason}), so slower: install a C++ compiler, or give --no-compile")
+    else:
+        run.ranks.say(f"compiled in {time.monotonic() - began:.0f} s")
 
 
 def take_step(run: Run, ahead: Ahead) -> None:

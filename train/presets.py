@@ -71,7 +71,9 @@ class TrainConfig:
     # arithmetic
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: str = setting("fp32", "fp32, bf16 or fp16 (with a scaled loss on CUDA, as bf16 elsewhere)")
-    compile: bool = setting(False, "run the network through torch.compile")
+    compile: bool | None = setting(
+        False, "use torch.compile (pocket and larger presets: on CUDA, and elsewhere in runs of ten minutes or more)"
+    )
     graph: bool = setting(True, "on CUDA: capture a step as one graph")
     threads: int | None = setting(None, "CPU threads; all cores unless given")
     ema: float = setting(0.0, "decay of a moving average of the weights, which is then what is kept; 0 for none")
@@ -148,7 +150,7 @@ POCKET = TrainConfig(
     muon_lr=0.025,
     momentum=0.9,
     precision="bf16",
-    compile=True,
+    compile=None,
     eval_every=5_000,
 )
 STORYTELLER = replace(

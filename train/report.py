@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
+from model.config import ModelConfig
 from model.drafts import TorchDrafts
 from model.sampling import USUAL
 from model.storyteller import Storyteller
@@ -138,14 +139,27 @@ def commit() -> str | None:
         return None
 
 
-def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
-    """README.md of an artifact: a model card for the Hub, made of metrics.json and a story told by the network."""
-    shape, data, figures = network.config, metrics["data"], metrics["evaluation"]
+def sample(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
+    """A story told by the network, with its prompt: the one that the card and the end of a run show."""
+    prompt = prompt_of(metrics)
+    teller = DraftTeller(vocab, prompt, SAMPLE, network.config.context)
+    return prompt + "".join(told(teller, TorchDrafts(network)))
+
+
+def prompt_of(metrics: dict[str, Any]) -> str:
+    return metrics.get("prompts", [SAMPLE_PROMPT])[0]
+
+
+def telling(model: str, prompt: str = SAMPLE_PROMPT) -> str:
+    """The command that tells a story with a model."""
+    return f".venv/bin/python -m model {shlex.quote(prompt)} --model {shlex.quote(model)} --seed {SAMPLE.seed}"
+
+
+def card(metrics: dict[str, Any], shape: ModelConfig, story: str) -> str:
+    """README.md of an artifact: a model card for the Hub, made of metrics.json and a `sample`."""
+    data, figures, prompt = metrics["data"], metrics["evaluation"], prompt_of(metrics)
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
-    prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
-    teller = DraftTeller(vocab, prompt, SAMPLE, shape.context)
-    story = prompt + "".join(told(teller, TorchDrafts(network)))
     tuned = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
 # {metrics["name"]}
@@ -157,7 +171,7 @@ A character-level GPT of {metrics["parameters"]:,} parameters, trained from scra
 | nats per character | {metrics["nats_per_character"]:.4f} on {scored(figures)} |
 | bits per character | {metrics["bits_per_character"]:.4f} |
 {besides(metrics, shape.context)}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, \
-width {shape.width}, hidden {shape.hidden_width}, context {shape.context}, {len(vocab)} symbols |
+width {shape.width}, hidden {shape.hidden_width}, context {shape.context}, {shape.vocab_size} symbols |
 | trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
 | took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
@@ -178,7 +192,7 @@ Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min
 ## Use
 
 ```
-python -m model {shlex.quote(prompt)} --model artifacts/{metrics["name"]} --seed 7
+{telling(f"artifacts/{metrics['name']}", prompt)}
 ```
 
 ## Data and licence

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with joined(config, Stop()) as ranks:
         text = random_text() if args.until is None else prepared(config, ranks, None)
         run = Run(config, text, Path("unused"), ranks)
-        if config.compile:
+        if config.compile is not False:
             compile_step(run)
         found = measure(run) if args.until is None else until(run, args.until)
         table = profiled(run) if args.profile else ""

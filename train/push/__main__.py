@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from huggingface_hub import RepoCard, SpaceHardware, get_token
+from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, get_token
 
 from model.artifacts import ArtifactError
 from model.hub import LOGIN, REPO, upload
@@ -27,7 +27,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     add("space", metavar="user/space", type=_repo, help="the Space on the Hub; it is made if there is none")
-    add("--artifact", **several, metavar="NAME", help="of artifacts/, or folders (default: all of them)")
+    add("--artifact", **several, metavar="NAME", help="of artifacts/, or folders (default: those worth it)")
     names = [hardware.value for hardware in SpaceHardware]
     add("--hardware", choices=names, metavar="NAME", help=f"where it runs (a new Space: {HARDWARE}; else: as it is)")
     add("--private", action="store_true", help="a new Space that only you can see")
@@ -36,6 +36,7 @@ def build_parser() -> Parser:
     add("--dry-run", action="store_true", help="check everything and say what would change; change nothing")
     add("--pull-request", action="store_true", help="propose the change as a pull request; nothing is built")
     add("--replace", action="store_true", help="put this page in place of another one that the Space holds")
+    add("--yes", action="store_true", help="publish models that the Space does not have yet without asking")
     add("--no-wait", action="store_true", help="do not wait for the build")
     add("--rollback", action="store_true", help="put back what was there before the last push, and nothing else")
     return parser
@@ -77,6 +78,8 @@ def _checked(args: argparse.Namespace, token: str | None, say: Callable[[str], N
     """Stage 1: all that can be known without the Hub."""
     contents = gather(args.artifact)
     check(contents, token)
+    for line in (*contents.described, *contents.left_out):
+        say(line)
     if contents.need_torch:
         slow = ", ".join(contents.need_torch)
         say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to mend that:")
@@ -107,6 +110,8 @@ def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | N
             space.say(f"  would publish {args.model}")
         space.say("nothing was changed: --dry-run")
         return None
+    if not args.yes and not args.artifact:
+        _confirm(contents, head)
     if head is None:
         head = space.create(hardware, args.private)
         space.say("made the Space, still empty")
@@ -118,6 +123,22 @@ def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | N
     made = space.push(contents.files, head, args.message, pull_request=args.pull_request)
     space.say(f"proposed: {made.pr_url}" if args.pull_request else f"committed: {made.commit_url}")
     return made.oid
+
+
+def _confirm(contents: Contents, head: SpaceInfo | None) -> None:
+    """Asks before unnamed models are published that the Space lacks. Raises PushError unless the answer is yes."""
+    there = {path.split("/")[1] for path in files_of(head) if path.startswith("artifacts/")}
+    new = ", ".join(name for name in contents.artifacts if name not in there)
+    if not new:
+        return
+    if not sys.stdin.isatty():
+        raise PushError(f"the Space does not have {new} yet: give --yes to publish them, or choose with --artifact")
+    try:
+        answer = input(f"the Space does not have {new} yet: publish them? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise PushError("nothing was changed: the answer was not yes")
 
 
 def _roll_back(space: Space) -> str:
