@@ -195,7 +195,10 @@ def test_whatever_is_asked_is_answered_or_refused_by_name(server):
         )
     assert told[0] == 200 and told[2] is None
     assert min(tried.values()) > REQUESTS / 10
-    outcome = f"{tried['answered']:,} answered, {tried['refused']:,} refused by name; no 500, no traceback, no path"
+    outcome = (
+        f"{tried['answered']:,} answered, {tried['refused']:,} refused with the name of the wrong field; no status "
+        "500, no traceback, no path of the server"
+    )
     record(
         "generated requests to every endpoint, over HTTP and MCP",
         sum(tried.values()),
@@ -217,4 +220,4 @@ def test_the_page_does_what_its_openapi_document_says(server):
     assert operations == 8 and generated > 100
     assert server.complaints() == []
     outcome = "answered as the page's OpenAPI document says"
-    record("calls out of the OpenAPI document (schemathesis)", generated, outcome, COMMAND, section="The page")
+    record("calls generated from the OpenAPI document (schemathesis)", generated, outcome, COMMAND, section="The page")

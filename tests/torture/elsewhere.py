@@ -100,7 +100,7 @@ def make_places(home: Path, *, few: bool = False, left_out: tuple[str, ...] = ()
     """Places by what is awkward about them, the first one plain; a few: that one and another."""
     found = {
         "plain": ("plain", {"LC_ALL": "C.UTF-8", "TZ": "UTC"}),
-        "an ordinary user, HOME unwritable, blanks and umlauts, TZ Asia/Kathmandu": (
+        "an ordinary user, HOME not writable, a path with blanks and umlauts, TZ Asia/Kathmandu": (
             AWKWARD,
             {"LC_ALL": "C.UTF-8", "TZ": "Asia/Kathmandu"},
         ),

@@ -84,9 +84,9 @@ def test_a_crowd_is_answered_or_told_that_the_queue_is_full(server: Server) -> N
     assert after[1] <= before[1], "threads stay behind"
     assert after[0] < 1.1 * before[0], f"memory grew from {before[0]:.0f} to {after[0]:.0f} MB"
     outcome = (
-        f"{len(wholes):,} stories of up to {LENGTH} characters told, {refused.total():,} times told that the queue is "
-        f"full; seconds to the first character {shares(firsts)} (p50/p95/p99), to the end {shares(wholes)}; then "
-        f"memory {after[0]:.0f} MB for {before[0]:.0f} before, threads {after[1]} for {before[1]}"
+        f"{len(wholes):,} stories of up to {LENGTH} characters told, {refused.total():,} requests refused because the "
+        f"queue was full; seconds to the first character {shares(firsts)} (p50/p95/p99), to the end {shares(wholes)}; "
+        f"memory {before[0]:.0f} MB before and {after[0]:.0f} after, threads {before[1]} and {after[1]}"
     )
     tried = len(wholes) + refused.total()
     record(f"{CLIENTS} clients for {SECONDS} s", tried, outcome, 'make torture ARGS="-k crowd_is"', section="The page")
@@ -110,8 +110,8 @@ def test_who_leaves_after_the_first_piece_leaves_nothing_behind(server: Server) 
     assert after[1] <= before[1], "threads stay behind"
     assert after[0] < 1.1 * before[0], f"memory grew from {before[0]:.0f} to {after[0]:.0f} MB"
     outcome = (
-        f"no place was lost: {STORIES} stories at once took {seconds:.1f} s afterwards; "
-        f"memory {after[0]:.0f} MB for {before[0]:.0f} before, threads {after[1]} for {before[1]}"
+        f"every place was free again: {STORIES} stories at once took {seconds:.1f} s afterwards; "
+        f"memory {before[0]:.0f} MB before and {after[0]:.0f} after, threads {before[1]} and {after[1]}"
     )
     command = 'make torture ARGS="-k leaves_after"'
     record("requests abandoned after the first piece", ABANDONED, outcome, command, section="The page")

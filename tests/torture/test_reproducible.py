@@ -78,10 +78,10 @@ def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
         assert lines(other / "log.jsonl") == lines(plain / "log.jsonl")
         assert (other / "README.md").read_text() == (plain / "README.md").read_text()
     record(
-        "the same seed, data, preset and thread count, in as many places",
+        "the same seed, data, preset and thread count in different environments",
         len(trained),
-        "weights, vocabulary, ONNX graph and card byte for byte the same, metrics and log but for times; hash seeds, "
-        "users, folders, locales and time zones differed",
+        "weights, vocabulary, ONNX graph and card are byte for byte the same, metrics and log are too except for "
+        "times; hash seeds, users, folders, locales and time zones differed",
         'make torture ARGS="-k same_files"',
         section="Reproducible",
     )
@@ -150,7 +150,7 @@ def test_the_same_story_is_told_everywhere(places: dict[str, Place], trained: di
             with page(place) as url:
                 assert story.strip() in told_by_page(url), name
     record(
-        "told by the command and by the page in those places",
+        "a story told by the command and by the page in these environments",
         len(places),
         "the same story each time",
         'make torture ARGS="-k same_story"',

@@ -60,7 +60,7 @@ def test_the_suite_passes_elsewhere(places: dict[str, Place]) -> None:
         assert done.returncode == 0, f"{name}, seed {seed}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
         passed.append(int(re.findall(r"(\d+) passed", done.stdout)[-1]))
     record(
-        f"{len(files)} test files that need no browser, in another order each time: "
+        f"{len(files)} test files that need no browser, in a different order each time: "
         f"{'no network; ' if offline else ''}{'; '.join(chosen)}",
         len(passed),
         f"{min(passed)} tests passed each time",

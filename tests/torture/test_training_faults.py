@@ -176,9 +176,9 @@ def test_killed_and_resumed_is_undisturbed(
     record(
         f"SIGKILL at a seeded random moment of a debug run ({', '.join(PHASES)}), then --resume",
         kills,
-        "weights, vocabulary, graph, log and figures byte for byte those of an undisturbed run, but for times; after "
-        f"the kill the artifact loaded, {seen['old']} times the old one, {seen['new']} times the new one; nothing else "
-        "was left",
+        "weights, vocabulary, graph, log and figures are byte for byte those of an uninterrupted run, except for "
+        f"times; after the kill the artifact loads ({seen['old']} times the old one, {seen['new']} times the new one); "
+        "no other files are left",
         'make torture ARGS="-k killed_and_resumed"',
     )
 
@@ -211,7 +211,7 @@ def test_a_signal_ends_a_run_in_one_line(
     record(
         f"{name} at a seeded random moment of a debug run",
         count,
-        f"exit code {code}, one line that says how to resume; resumed, the run was the undisturbed one",
+        f"exit code {code}, one line that says how to resume; the resumed run is identical to an uninterrupted one",
         'make torture ARGS="-k signal_ends"',
     )
 
@@ -249,10 +249,10 @@ def test_a_full_disk_damages_nothing(
             checkpoint.read(path)
         assert_resumes(forked, folder, whole)
     record(
-        "the disk is full in the midst of a write: each write of a debug run in turn",
+        "the disk fills up during a write: each write of a debug run in turn",
         refused,
-        "one line that names the file and the mend, exit code 2; the artifact is the old one or the new one, the "
-        "checkpoint before is whole, and resumes to the undisturbed run",
+        "one line that names the file and the fix, exit code 2; the artifact is the old one or the new one; the "
+        "checkpoint is intact, and the resumed run is identical to an uninterrupted one",
         'make torture ARGS="-k full_disk"',
     )
 
@@ -284,8 +284,8 @@ def test_a_loss_that_explodes_ends_within_bounds(forked: Job, fresh: Callable[[]
     record(
         "learning rates 100 to 200,000,000,000 times too high, both architectures and optimisers",
         ended + finished,
-        f"{ended} ended by themselves with a line that names the rates, the last good checkpoint kept and the old "
-        f"artifact untouched; {finished} came to an end with finite weights",
+        f"{ended} stopped with a line that names the learning rates, kept the last good checkpoint and left the old "
+        f"artifact unchanged; {finished} finished with finite weights",
         'make torture ARGS="-k explodes_ends"',
     )
 
@@ -305,7 +305,7 @@ def test_out_of_memory_says_what_to_try(forked: Job, fresh: Callable[[], Path], 
     record(
         "a batch that does not fit into memory (the CPU, with 4 GiB of address space)",
         len(batches),
-        "one line that names batch and context and smaller ones to try; the old artifact untouched",
+        "one line that names the batch and the context and suggests smaller ones; the old artifact is unchanged",
         'make torture ARGS="-k out_of_memory"',
     )
 
@@ -367,9 +367,9 @@ def test_every_damage_to_a_checkpoint_is_found(stopped: Path) -> None:
         messages.add(str(error.value).removeprefix(f"{path} ").split("(")[0])
     assert {"is damaged ", "is not what was written "} <= messages
     record(
-        "a checkpoint that is cut short or has one flipped bit",
+        "a checkpoint that is truncated or has one flipped bit",
         count,
-        "refused every time, with the mend",
+        "refused every time, with the fix",
         'make torture ARGS="-k damage_to_a_checkpoint"',
     )
 
@@ -390,9 +390,9 @@ def test_every_damage_to_a_cache_is_found(home: Path, tmp_path: Path) -> None:
             assert (again.vocab, again.report) == (made.vocab, made.report)
             count += 1
     record(
-        "a cached text that is cut short or has one flipped bit, in each of its files",
+        "a cached text that is truncated or has one flipped bit, in each of its files",
         count,
-        "found every time, said in one line that names the folder, and made again from the source",
+        "found every time, reported in one line that names the folder, and made again from the source",
         'make torture ARGS="-k damage_to_a_cache"',
     )
 
@@ -433,10 +433,10 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
     path.write_bytes(raw)
     assert forked(stopped, *SHORT, "--resume")["code"] == 0
     record(
-        "--resume with a checkpoint that is cut short, flipped, of a newer or older format, of other settings, of "
-        "another text, or a pickle",
+        "--resume with a checkpoint that is truncated, has a flipped bit, has a newer or older format, has other "
+        "settings, is of another text, or is a pickle",
         len(cases),
-        "each refused with a message of its own, exit code 2; checkpoint and artifact untouched",
+        "each refused with its own message, exit code 2; checkpoint and artifact are unchanged",
         'make torture ARGS="-k reason_to_refuse"',
     )
 
@@ -470,8 +470,8 @@ def test_no_pickle_is_loaded(forked: Job, fresh: Callable[[], Path]) -> None:
     assert runs[0]["code"] == 143 and [run["code"] for run in runs[1:]] == [0] * (len(runs) - 1)
     assert [run["looked_up"] for run in runs] == [[]] * len(runs)
     record(
-        "pickles: sources that could load one, and what Python reports of a run that is stopped and resumed",
+        "loading a pickle: in the source files, and by Python's own audit of a run that is stopped and resumed",
         len(sources) + len(runs),
-        "none is loaded",
+        "no pickle is loaded",
         'make torture ARGS="-k no_pickle"',
     )
