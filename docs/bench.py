@@ -1,7 +1,7 @@
-"""Engines on the same weights, side by side: python docs/bench.py artifacts/storyteller --quick --json bench.json.
+"""Compares engines on the same weights: python docs/bench.py artifacts/storyteller --quick --json bench.json.
 
-Every engine is a process of its own with one thread per story; in each round they take turns, so that what else the
-machine does meets them alike. What another engine needs is exported by `python -m train.export`.
+Every engine runs in its own process, with one thread per story. The engines take turns in each round, so other load on
+the machine affects all of them alike. `python -m train.export` writes the files that the other engines need.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from model.storyteller import load  # noqa: E402
 from model.teller import told  # noqa: E402
 from page.scheduler import Scheduler  # noqa: E402
 
-Tell = Callable[[str, int], object]  # tells that many characters after a prompt
+Tell = Callable[[str, int], object]  # (prompt, characters): tells so many characters
 
-PROMPT = "Once upon a time, in a big old "  # 31 characters and what opens a story
-BASE = "PyTorch, cache"  # what the others are compared with
-READ_BYTES = 256 * 2**20  # of what is read to measure the bandwidth: more than any cache holds
+PROMPT = "Once upon a time, in a big old "  # 31 characters; the symbol that opens a story comes before them
+BASE = "PyTorch, cache"  # the engine that the others are compared with
+READ_BYTES = 256 * 2**20  # read to measure the bandwidth: more than any CPU cache holds
 LISTED = ("engine", "characters/s", f"against {BASE}", "share of the limit", "first character, ms", "start, s", "MB")
 
 
@@ -50,7 +50,7 @@ def sampling(length: int) -> Sampling:
 
 
 def plain(path: Path) -> Tell:
-    """Without a cache: all of the story is read again for each character."""
+    """Without a cache: reads the whole story again for each character."""
     import torch
 
     storyteller = load(path)
@@ -73,7 +73,7 @@ def cached(path: Path) -> Tell:
 
 
 def onnx(path: Path) -> Tell:
-    """As the page has it: one scheduler serves all readers."""
+    """As on the page: one scheduler serves all readers."""
     storyteller, scheduler = load(path), Scheduler()
     return lambda prompt, length: list(scheduler.tell(storyteller, storyteller.teller(prompt, sampling(length))))
 
@@ -92,7 +92,7 @@ def transformers(path: Path) -> Tell:
 
 
 def llama_cpp(path: Path) -> Tell:
-    """In 8 bits, where its Python binding is installed (pip install llama-cpp-python)."""
+    """In 8 bits. Needs llama.cpp's Python binding (pip install llama-cpp-python)."""
     from llama_cpp import Llama
 
     [gguf] = path.glob("*-Q8_0.gguf")
@@ -109,9 +109,9 @@ def llama_cpp(path: Path) -> Tell:
 class Engine(NamedTuple):
     name: str
     load: Callable[[Path], Tell]
-    flags: str  # of its export
+    flags: str  # of `python -m train.export`; empty if the engine opens the artifact itself
     weight_bytes: int
-    shared: bool = False  # several stories run at once in a process
+    shared: bool = False  # one process can tell several stories at once
 
 
 ENGINES = [
@@ -122,18 +122,18 @@ ENGINES = [
     Engine("ONNX Runtime, 32 bits", onnx, "--to onnx --bits 32", 4, True),
     Engine("ONNX Runtime, 8 bits", onnx, "--to onnx --bits 8", 1, True),
 ]
-OPENED: dict[str, Tell] = {}  # in the process of an engine, by its name
+OPENED: dict[str, Tell] = {}  # used in the process of an engine: its function, by the name of the engine
 
 
 def start(name: str, path: Path) -> None:
-    """In the process of an engine: opens it, and has it tell one character."""
+    """Runs in the process of an engine: opens the engine and tells one character."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which the engine imports
     OPENED[name] = next(engine.load for engine in ENGINES if engine.name == name)(path)
     OPENED[name](PROMPT, 1)
 
 
 def work(name: str, readers: int, length: int) -> tuple[float, float]:
-    """There too: the seconds that so many stories take together, and its most memory so far, in MB."""
+    """Runs there too: returns the seconds for so many stories at once, and the peak memory so far in MB."""
     began = time.perf_counter()
     if readers == 1:
         OPENED[name](PROMPT, length)
@@ -144,7 +144,7 @@ def work(name: str, readers: int, length: int) -> tuple[float, float]:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in MB; into ru_maxrss Linux counts what its parent had."""
+    """The peak memory of this process in MB. Not ru_maxrss on Linux, which includes the parent's peak."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
@@ -152,7 +152,7 @@ def peak_memory() -> float:
 
 
 class Worker:
-    """An engine at work in its own process, and what was measured of it. It raises whatever the engine does."""
+    """An engine in its own process, and its measurements. Raises whatever the engine raises."""
 
     def __init__(self, name: str, path: Path, stack: ExitStack) -> None:
         self.name = name
@@ -174,7 +174,7 @@ class Worker:
 
 @contextmanager
 def exported(folder: Path, flags: str) -> Iterator[Path]:
-    """What an engine opens: the artifact, or what train.export makes of it. Raises RuntimeError where it cannot."""
+    """The folder that an engine opens: a copy of the artifact, or its export. RuntimeError if the export fails."""
     with tempfile.TemporaryDirectory() as home:
         path = copy = Path(shutil.copytree(folder, Path(home) / folder.name))
         if flags:
@@ -187,7 +187,7 @@ def exported(folder: Path, flags: str) -> Iterator[Path]:
 
 
 def bandwidth() -> float:
-    """Bytes that one thread reads from memory in a second."""
+    """Bytes per second that one thread reads from memory."""
     words = np.ones(READ_BYTES // 8, np.uint64)
     began = time.perf_counter()
     np.bitwise_or.reduce(words)
@@ -195,7 +195,7 @@ def bandwidth() -> float:
 
 
 def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -> dict[str, Any]:
-    """The figures of every engine that can be had, and why the others could not."""
+    """The figures of every engine that runs here, and for each other engine the reason why not."""
     folder = folder.resolve()
     storyteller = load(folder)
     workers, skipped, speeds = {}, {}, []
@@ -204,7 +204,7 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
             try:
                 path = stack.enter_context(exported(folder, engine.flags))
                 workers[engine] = Worker(engine.name, path, stack)
-            except Exception as error:  # of whatever kind the engine's is
+            except Exception as error:  # each engine raises errors of its own kinds
                 skipped[engine.name] = str(error)
         for _ in range(rounds):
             speeds.append(bandwidth())
@@ -248,7 +248,7 @@ def measure(folder: Path, *, rounds: int, length: int, readers: Sequence[int]) -
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures in Markdown."""
+    """The figures as Markdown."""
     readers = result["readers"]
     head = [*LISTED, *(f"{n} readers" for n in readers)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -278,11 +278,11 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python docs/bench.py", description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does everything run?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--quick", action="store_true", help="two short rounds, to check that every engine runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args(argv)
     if args.json and not args.json.resolve().parent.is_dir():
-        parser.error(f"{args.json}: there is no folder {args.json.parent}")
+        parser.error(f"{args.json}: there is no folder {args.json.parent}; create it or choose another file")
     rounds, length, readers = (2, 20, (2, 8)) if args.quick else (5, 200, (2, 8, 32))
     try:
         result = measure(args.artifact, rounds=rounds, length=length, readers=readers)

@@ -1,8 +1,9 @@
-"""Levers of pocket, one at a time, seed pairs: python docs/levers.py train.txt valid.txt [NAME ...]
+"""Measures changes of pocket, one at a time, with two seeds: python docs/levers.py train.txt valid.txt [NAME ...]
 
-Each run reads as many characters as the others, its outcome a line of docs/levers.jsonl; a run that has its line is not
-run again, so the script goes on where it was stopped. Then the table of docs/lab-notes.md is renewed. What did not earn
-a place in the network or in the loop is here alone: ReLU-squared and Muon's rising momentum.
+All runs read the same number of characters, unless a lever says otherwise. Each run appends its outcome to
+docs/levers.jsonl. Runs that have a line there are skipped, so a stopped script continues where it was. At the end the
+script updates the table of docs/lab-notes.md. ReLU-squared and Muon's rising momentum were not taken into the network
+or the training, so only this file has them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ TEACHER = {"teacher": str(ROOT / "artifacts/storyteller")}
 
 
 class RisingMomentum(Run):
-    """Muon's momentum rises from 0.85 over the first 300 steps, as the fastest runs of nanoGPT have it."""
+    """Muon's momentum rises from 0.85 over the first 300 steps, as in the fastest runs of nanoGPT."""
 
     def rates(self) -> Rates:
         momentum = 0.85 + (self.config.momentum - 0.85) * min(self.steps / 300, 1)
@@ -54,7 +55,7 @@ class RisingMomentum(Run):
 
 
 class ReLUSquared(nn.Module):
-    """An MLP of two matrices; with half as much hidden width again it has SwiGLU's number of weights."""
+    """An MLP of two matrices. Its hidden width is 1.5 times SwiGLU's, so that it has as many weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class ReLUSquared(nn.Module):
 
 @dataclass(frozen=True)
 class Lever:
-    """What one change of pocket is: settings of the run, of the network, or what neither has; and what came of it."""
+    """One change of pocket, in the run's settings, the network's shape or the code, and the verdict on it."""
 
     verdict: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -113,8 +114,8 @@ def run(name: str, seed: int, train: Path, valid: Path) -> dict[str, Any]:
     lever = LEVERS[name]
     config = replace(lever.config(seed), data=str(train), valid=str(valid))
     torch.set_num_threads(1)
-    torch._dynamo.reset()  # each run compiles its own network, and their number is limited
-    with tempfile.TemporaryDirectory() as folder, patch.object(gpt, "SwiGLU", lever.mlp):  # which Block builds
+    torch._dynamo.reset()  # each run compiles its own network, and torch limits their number
+    with tempfile.TemporaryDirectory() as folder, patch.object(gpt, "SwiGLU", lever.mlp):  # Block looks it up there
         state = lever.run(config, prepared(config, ALONE, None), Path(folder) / "checkpoint.safetensors")
         if not until(state, math.inf, Stop()):
             raise RuntimeError(f"{name} did not reach its end")
@@ -134,7 +135,7 @@ def outcomes() -> list[dict[str, Any]]:
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """The outcomes as a table of the lab notes: each seed, and the mean difference of the pairs."""
+    """The outcomes as a table for the lab notes: each seed, and the mean difference from the unchanged preset."""
     by_run = {(outcome["name"], outcome["seed"]): outcome for outcome in done}
     if any((BASE, seed) not in by_run for seed in SEEDS):
         return "Not measured yet."

@@ -1,4 +1,4 @@
-"""The loss curves of the README, out of the logs that lie beside the weights: python docs/plots.py."""
+"""Draws the loss curves of the README from the logs beside the weights: python docs/plots.py."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 import questions
 
 from train.flags import Parser
-from train.presets import PRESETS  # found through questions, which puts the project's folder on the path
+from train.presets import PRESETS  # importable because questions puts the project's folder on the path
 
 ROOT = Path(__file__).parent.parent
-# What the original logged: (step, val loss) and, for OneCycle, (step, learning rate) before the step.
+# From the original's log: (step, val loss), and for OneCycle (step, learning rate before the step).
 ORIGINAL_VAL = {"classic": [(5000, 1.3342)], "classic-onecycle": [(1000, 1.7251), (10_000, 1.1370)]}
 ORIGINAL_RATE = [
     (1000, 0.00340110), (2000, 0.00670220), (3000, 0.00999857), (4000, 0.00857014), (5000, 0.00714171),
@@ -30,7 +30,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def draw_classics(target: Path) -> None:
-    """Validation loss of both recipes, three seeds each, and the learning rate, over the original's log lines."""
+    """Validation loss of both recipes (three seeds each) and the learning rate, with the original's log lines."""
     figure, (loss, rate) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for colour, (name, points) in zip(("tab:orange", "tab:blue"), ORIGINAL_VAL.items(), strict=True):
         folders = [ROOT / "artifacts" / name, *(ROOT / "docs/runs" / f"{name}-seed{seed}" for seed in (2, 3))]
@@ -51,15 +51,15 @@ def draw_classics(target: Path) -> None:
 
 
 def draw_pocket(target: Path) -> None:
-    """Loss of pocket over the characters that it has seen."""
+    """Pocket's loss against the number of characters that it has seen."""
     log = read_log(ROOT / "artifacts/pocket")[1:]  # the first line is the untrained network
     figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     seen = [line["characters"] / 1e6 for line in log]
     axes.plot(seen, [line["train"] for line in log], lw=1, label="train (mean since the line before)")
     axes.plot(seen, [line["val"] for line in log], lw=1.5, label="val (nats per character, 200 stories)")
-    # val is scored in windows of the whole context, in which the network is lost until it has trained on some
+    # val is scored in windows of the whole context: it is high until the network has trained on windows of that size
     seconds = [line["seconds"] for line in log]
-    widened = np.interp(PRESETS["pocket"].widen * seconds[-1], seconds, seen)  # a budget of minutes goes by the clock
+    widened = np.interp(PRESETS["pocket"].widen * seconds[-1], seconds, seen)  # pocket has max_minutes: a share of time
     axes.axvline(widened, color="grey", lw=1, ls=":")
     axes.text(widened, 1.17, " windows widen from 128 to 256", fontsize=8)
     axes.set(xlabel="million characters seen", ylabel="nats per character", ylim=(0.65, 1.2))
@@ -69,7 +69,7 @@ def draw_pocket(target: Path) -> None:
 
 
 def draw_sizes(target: Path) -> None:
-    """Loss over the size of the network, each trained for ten minutes on one core (docs/sizes.jsonl)."""
+    """Loss against the size of the network; each was trained for ten minutes on one core (docs/sizes.jsonl)."""
     pilots = [json.loads(line) for line in (ROOT / "docs/sizes.jsonl").read_text(encoding="utf-8").splitlines()]
     figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     millions = [pilot["parameters"] / 1e6 for pilot in pilots]
@@ -85,7 +85,7 @@ def draw_sizes(target: Path) -> None:
 
 
 def draw_questions(target: Path) -> None:
-    """What steps, schedule, precision and text do to the original's network; a dot a seed, lines through means."""
+    """The effect of steps, schedule, precision and text on the original's network: a dot per seed, lines of means."""
     done = questions.outcomes()
     figure, panels = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
 

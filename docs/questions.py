@@ -1,7 +1,8 @@
-"""The original's open questions, answered by runs of its recipes: python docs/questions.py train.txt valid.txt
+"""Answers the original's open questions with runs of its recipes: python docs/questions.py train.txt valid.txt
 
-Each run is a `python -m train`, its outcome a line of docs/questions.jsonl; a run that has its line is not run again,
-so the script goes on where it was stopped. Then the table of the README is renewed; docs/plots.py draws it.
+Each run is a `python -m train` and appends its outcome to docs/questions.jsonl. Runs that have a line there are
+skipped, so a stopped script continues where it was. At the end the script updates the table of the README;
+docs/plots.py draws it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MEGABYTE = 1_000_000
 
 
 def runs() -> list[dict[str, Any]]:
-    """All runs, the short ones of every seed first, so that a part of them is already a comparison."""
+    """All runs: all seeds of a change together, long runs last, so that the first outcomes can already be compared."""
     base = {"schedule": "onecycle", "steps": 10_000, "precision": "fp32", "megabytes": 20}
     changes: list[dict[str, Any]] = [{}, {"megabytes": 1}, {"megabytes": 5}, {"precision": "bf16"}, {"steps": 5_000}]
     changes += [{"steps": 20_000}, {"schedule": "constant", "steps": 40_000}, {"steps": 40_000}]
@@ -38,7 +39,7 @@ def runs() -> list[dict[str, Any]]:
 
 
 def part_of(train: Path, megabytes: int, folder: Path) -> Path:
-    """A file of that size with stories from all over `train`, whose parts come from different sources."""
+    """A file of that size with stories from all over `train`, because its parts come from different sources."""
     if megabytes >= 20:
         return train
     stories = [story for story in train.read_text(encoding="utf-8").split(END) if story.strip()]
@@ -81,7 +82,7 @@ def outcomes() -> list[dict[str, Any]]:
 
 
 def of(done: list[dict[str, Any]], figure: str, **asked: Any) -> list[float]:
-    """That figure of every seed of a run; a constant rate has it at any logged step of its longest run."""
+    """That figure for every seed of a run. With a constant rate it comes from the log of the longest run."""
     if asked.get("schedule") == "constant":
         longest = [x for x in done if x["schedule"] == "constant"]
         return [line[figure] for x in longest for line in x["log"] if line["step"] == asked["steps"]]
@@ -90,7 +91,7 @@ def of(done: list[dict[str, Any]], figure: str, **asked: Any) -> list[float]:
 
 
 def cell(values: list[float]) -> str:
-    """Mean of the seeds, and how far the furthest is from it; how many they are, where some have not run yet."""
+    """The mean of the seeds ± the largest difference from it, and the number of seeds if some have not run yet."""
     if len(values) < 2:
         return f"{values[0]:.3f} (1 seed)" if values else "not run yet"
     mean = statistics.fmean(values)
@@ -99,7 +100,7 @@ def cell(values: list[float]) -> str:
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """The answers as a table of the README."""
+    """The answers as a table for the README."""
 
     def row(name: str, cells: list[str]) -> str:
         return f"| {name} | " + " | ".join(cells) + " |"

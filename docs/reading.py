@@ -1,10 +1,11 @@
-"""The blind reading behind the page's settings.
+"""The blind reading from which the page's settings were chosen.
 
-python docs/reading.py tell ARTIFACT valid.txt FOLDER   writes what readers are given, and docs/reading/told.jsonl
-python docs/reading.py tally FOLDER                     takes their grades: docs/reading/grades.jsonl, README.md
+python docs/reading.py tell ARTIFACT valid.txt FOLDER   writes the readers' files and docs/reading/told.jsonl
+python docs/reading.py tally FOLDER                     reads their grades, updates docs/reading/grades.jsonl, README.md
 
-Beginnings of held-out stories, continued under each of some settings and by their writers. Every reader gets all of
-them shuffled, in a file of their own, FOLDER/reader-N.txt, and puts three grades for each into FOLDER/reader-N.json.
+Beginnings of held-out stories are continued under several settings; the writer's own continuation is added. Every
+reader gets all texts, shuffled, in a file of their own (FOLDER/reader-N.txt) and writes three grades for each text
+into FOLDER/reader-N.json.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from train.text.corpus import read_stories  # noqa: E402
 KEPT = ROOT / "docs/reading"
 READERS = 1, 2
 BEGINNINGS = 24
-STORIES = 600  # the first of the held-out ones: others were read while the rule of telling was made
+STORIES = 600  # of the held-out ones, the first; others were read while the rule of telling was developed
 LENGTHS = range(450, USUAL.length + 1)  # characters of a whole story
 REAL = "real stories"
-BEFORE = Sampling(length=600, temperature=0.9)  # what the page began with, before there were drafts
+BEFORE = Sampling(length=600, temperature=0.9)  # the page's settings before there were drafts
 SETTINGS = [
     BEFORE,
     *(replace(BEFORE, length=USUAL.length, temperature=temperature) for temperature in (0.9, 0.7, 0.5)),
@@ -50,14 +51,14 @@ GRADES = "grammar", "coherence", "interest"
 
 
 def name(sampling: Sampling) -> str:
-    """How the table calls these settings: by what is not as in most."""
+    """The name of these settings in the table: the values that differ from plain sampling."""
     plain = Sampling(length=USUAL.length, temperature=1.0)
     changed = {each: value for each, value in vars(sampling).items() if value != getattr(plain, each)}
     return ", ".join(f"{each.replace('_', '-')} {value:g}" for each, value in changed.items())
 
 
 def beginnings(stories: list[str]) -> list[tuple[str, str]]:
-    """Each story as its first sentence, or its first two where that is short, and the rest."""
+    """Splits each story after its first sentence, or after its second if the first is short."""
     parts = []
     for story in stories:
         sentences = re.split(r"(?<=[.!?])(?=\s)", story)
@@ -112,7 +113,7 @@ def read(what: str) -> list[dict[str, Any]]:
 
 
 def grades() -> dict[str, list[float]]:
-    """The mean grades, in the order of `GRADES`, under each settings' name and of real stories."""
+    """The mean grades in the order of `GRADES`, by the name of the settings; real stories have one too."""
     of: dict[str, list[list[float]]] = {}
     for line in read("grades"):
         of.setdefault(line["settings"], []).append(line["grades"])
@@ -120,7 +121,7 @@ def grades() -> dict[str, list[float]]:
 
 
 def table() -> str:
-    """The mean grades as a table of the README, the best first."""
+    """The mean grades as a table for the README, best first."""
     lines = [f"| settings | {' | '.join(GRADES)} | sum |", "|---" * 5 + "|"]
     for settings, means in sorted(grades().items(), key=lambda item: -sum(item[1])):
         lines.append(f"| {settings} | {' | '.join(f'{mean:.1f}' for mean in means)} | {sum(means):.1f} |")
@@ -128,7 +129,7 @@ def table() -> str:
 
 
 def agreement() -> float:
-    """The correlation of the readers' sums."""
+    """The correlation of the two readers' sums of grades."""
     sums: dict[tuple[int, str], list[float]] = {}
     for line in read("grades"):
         sums.setdefault((line["story"], line["settings"]), []).append(sum(line["grades"]))

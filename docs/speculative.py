@@ -1,10 +1,10 @@
 """Would a small model that drafts make a large one faster? `python docs/speculative.py LARGE SMALL stories.txt`.
 
-Drafting is exact in distribution when a drafted character is kept with probability min(1, p / q), where q is what the
-draft gave it and p what the large model does (Leviathan et al., 2023). So the share that is kept is the sum of
-min(p, q) over the characters, here averaged over real stories; with that, and the time of a step that reads several
-characters at once, follows how much faster a story would come. Drafts: the small model, and a table of n-grams of the
-stories that come after those that are scored.
+Drafting leaves the distribution unchanged if a drafted character is kept with probability min(1, p / q), where q is its
+probability under the draft and p that under the large model (Leviathan et al., 2023). So the share of kept characters
+is the sum of min(p, q) over the characters, averaged here over real stories. This share, and the time of a step that
+reads several characters at once, give the speedup. There are two drafts: the small model, and a table of n-grams from
+stories that are not scored.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from model.decoder import OnnxDecoder
 from model.sampling import probabilities
 from model.vocab import normalise
 
-ORDER = 8  # characters that the table looks back
+ORDER = 8  # the most characters that the table looks back
 STORIES, TABLED = 30, 3_000
 AHEAD = (1, 2, 3, 4, 6, 8)
 
 
 def rows(logits: np.ndarray) -> np.ndarray:
-    """(T, V) probabilities as the page samples them."""
+    """The probabilities (T, V) from which the next character is drawn."""
     sampling = model.Sampling(temperature=1.0, top_p=0.95)
     return np.stack([probabilities(row, sampling) for row in logits])
 
 
 def table_rows(ids: list[int], table: dict[tuple[int, ...], Counter[int]], size: int) -> np.ndarray:
-    """(T, V): what followed the longest known end of each beginning."""
+    """The table's probabilities (T, V): the characters that followed the longest known suffix of each beginning."""
     out = np.full((len(ids), size), 1 / size)
     for t in range(len(ids)):
         for order in range(min(ORDER, t + 1), 0, -1):
@@ -49,7 +49,7 @@ def table_rows(ids: list[int], table: dict[tuple[int, ...], Counter[int]], size:
 
 
 def seconds(decoder: OnnxDecoder, ids: list[int], at_once: int) -> float:
-    """The median time of a step that reads `at_once` characters in the midst of a story."""
+    """The median seconds of a step that reads `at_once` characters in the middle of a story."""
     decoder.reset()
     decoder.feed(ids[:100])
     times = []
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         share = float(np.mean(kept[name]))
         gains = []
         for ahead in AHEAD:
-            characters = (1 - share ** (ahead + 1)) / (1 - share)  # kept one after another, and one of the large model
+            characters = (1 - share ** (ahead + 1)) / (1 - share)  # those kept in a row, and one from the large model
             gains.append(characters * step[1] / (step[ahead + 1] + ahead * cost))
         print(f"| {name} | {share:.3f} | " + " | ".join(f"{gain:.2f}" for gain in gains) + " |")
     print(
