@@ -149,9 +149,9 @@ def test_what_the_advisories_describe(server, home, outside):
     assert sorted(path.name for path in home.iterdir()) == ["app.py", "artifacts", "log", "model", "page", "secret.txt"]
     names = sorted({advisory for advisory, *_ in ATTEMPTS})
     record(
-        f"the attacks that {len(names)} advisories about Gradio describe: {', '.join(names)}",
+        f"what {len(names)} advisories about Gradio describe: {', '.join(names)}",
         len(ATTEMPTS),
-        "all refused; no file read or written, no other server contacted",
+        "all refused; no file read or written, nobody asked",
         COMMAND,
         section="The page",
     )
@@ -175,7 +175,7 @@ def test_only_the_page_s_own_files_are_served(server, home):
             status, _, text = ask(server, "GET", f"{before}{path}".replace(" ", "%20"))
             assert status in (403, 404) and len(text) < 200, (before, path, status)
             tried += 1
-    record("requests for files of the server by name", tried, "none of them found", COMMAND, section="The page")
+    record("files of the server asked for by name", tried, "not found, all of them", COMMAND, section="The page")
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,9 @@ def test_what_gradio_would_stumble_over(server):
             body,
         )
     tried = 5 + 3 * len(names) + len(odd)
-    outcome = "refused in one line; before, the answer was a 500 or Stop no longer worked for anybody"
+    outcome = "refused in one line; a 500, or nobody's Stop worked, before"
     record(
-        "names of pages, files, sessions and events that Gradio does not handle",
+        "pages, files, sessions and events with names that Gradio stumbles over",
         tried,
         outcome,
         COMMAND,

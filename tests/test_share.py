@@ -81,8 +81,8 @@ def test_one_visitor_cannot_starve_the_others(server):
         waited = [first_piece(other, ask(other, *LONG).json()["event_id"], stack) for _ in range(STORIES // 2)]
         leave(greedy, events[STORIES // 2 :])
     assert max(waited) < 2, "the other half of the turns is free"
-    outcome = f"16 accepted, the 17th refused; another client's stories began within {max(waited):.1f} s"
-    record("one client asks for as many stories as it can", len(events) + 1, outcome, COMMAND, section="The page")
+    outcome = f"16 taken, the 17th refused; another's stories began within {max(waited):.1f} s"
+    record("one visitor asks for as many stories as he can", len(events) + 1, outcome, COMMAND, section="The page")
 
 
 def test_after_they_left_all_turns_are_free(server):
@@ -143,8 +143,8 @@ def test_two_stops_at_once_take_no_place_for_good(server):
         assert list(visits.map(stop_twice, [hasty] * len(names), names)) == [[200, 200]] * len(names)
         event = ask(hasty, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"]
         assert "event: complete" in hasty.get(f"/call/tell/{event}").text
-    outcome = "both answered each time; the client's places were all free again"
-    record("two simultaneous stops of one story", len(names), outcome, COMMAND, section="The page")
+    outcome = "both answered each time, and no place of the visitor's share was lost"
+    record("a story stopped twice at once", len(names), outcome, COMMAND, section="The page")
 
 
 def test_answers_that_nobody_reads_count_as_well(server):
@@ -199,10 +199,9 @@ def test_many_tools_at_once_keep_no_page_from_anybody(server):
             client = stack.enter_context(visitor(server, f"198.51.100.{40 + last}"))
             assert first_piece(client, ask(client, *LONG).json()["event_id"], stack) < 5
     outcome = (
-        f"others got the page within {waited:.1f} s; the queue was empty {emptied:.1f} s after the clients had left"
+        f"the page itself came to others within {waited:.1f} s; the queue was empty {emptied:.1f} s after they left"
     )
-    fault = "many stories requested over MCP at once, by three clients that disconnect"
-    record(fault, 45, outcome, COMMAND, section="The page")
+    record("stories asked for over MCP at once, by three visitors who leave", 45, outcome, COMMAND, section="The page")
 
 
 def queue_size(server) -> int:
