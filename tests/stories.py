@@ -1,4 +1,4 @@
-"""Stories that the tests write themselves: seeded, small, and of the kind that the models are trained on."""
+"""Stories that the tests generate: seeded, short, and like the stories that the models are trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDINGS = ("They were happy.", '"Thank you!" said {name}.', "{name} went home an
 
 
 def stories(count: int, seed: int = 0) -> list[str]:
-    """Short stories, no two alike."""
+    """Short stories, all different."""
     draw = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:

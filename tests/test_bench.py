@@ -1,4 +1,4 @@
-"""The benchmark: every engine that is there gets a row that parses, every other a reason."""
+"""The benchmark: every installed engine gets a row that parses, every other engine a reason."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert row["readers"].keys() == ({"2", "8"} if row["engine"] in ours - {"PyTorch, no cache"} else set())
 
 
-def test_what_is_no_artifact_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_artifact_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main([str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")
 
 
-def test_figures_that_could_not_be_kept_are_not_measured(
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -58,7 +58,7 @@ def test_figures_that_could_not_be_kept_are_not_measured(
     assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
 
 
-def test_an_engine_that_dies_is_named_and_the_others_go_on(
+def test_an_engine_that_crashes_is_named_and_the_others_continue(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = [engine for engine in bench.ENGINES if engine[0] in (bench.BASE, "PyTorch, no cache")]
@@ -90,7 +90,7 @@ def test_the_readme_quotes_the_whole_runs() -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("name", ["pocket", "storyteller"])
 def test_sampling_takes_less_than_15_percent_of_a_character(name: str) -> None:
-    """Of the smallest network, whose characters are the cheapest, and of the page's own; in time of this thread."""
+    """For the smallest network, whose characters are the cheapest, and the page's; in processor time of this thread."""
     sampling = Sampling(seed=1)
     decoder, generator = model.load(ROOT / "artifacts" / name).decoder(), np.random.default_rng(1)
     shares = []

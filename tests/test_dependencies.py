@@ -1,4 +1,4 @@
-"""What is installed: pinned, locked with hashes, and every licence listed."""
+"""All dependencies are pinned and locked with hashes, and every licence is listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "requirements.lock").read_text()
 LOCKED = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
-FROM_PYPI = re.compile(r"nvidia-|cuda-|triton")  # what comes with PyTorch for GPUs, and not with that for the CPU
+FROM_PYPI = re.compile(r"nvidia-|cuda-|triton")  # dependencies of PyTorch for GPUs, which PyTorch for the CPU lacks
 
 
 def requirements(name: str) -> list[Requirement]:

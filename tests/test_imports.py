@@ -1,6 +1,6 @@
-"""Imports run one way (app.py -> page -> model <- train) without circles, do nothing, and torch comes only on use.
+"""Imports run one way (app.py -> page -> model <- train), without circles, and start nothing.
 
-Files, classes and functions stay short enough to be read.
+torch is imported only when something computes. Files, classes and functions are short enough to be read.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FORBIDDEN = {
     "model": {"train", "app", "page", "gradio"},
     "train": {"app", "page", "gradio"},
 }
-# What a module may do when it is imported, apart from definitions: assignments, and these calls.
+# When it is imported, a module may define, assign, and make these calls.
 ON_IMPORT = {"os.environ.setdefault"}
 
 each_module = pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def imported(source: str) -> set[str]:
-    """The dotted names that a source imports, in functions and for types alone included, or runs with `-m`."""
+    """The dotted names that a source imports or runs with `-m`, including imports in functions and for types only."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -57,17 +57,17 @@ def neighbours(name: str) -> set[str]:
     found = set()
     for other in imported(MODULES[name].read_text()):
         other = LAZY.get(other, other)
-        while other and other not in MODULES:  # a name in a module, a package without __main__, or somebody else's
+        while other and other not in MODULES:  # a name in a module, a package without __main__, or another project
             other = other.rpartition(".")[0]
         found |= {other} - {"", name}
     return found
 
 
 def circle(name: str) -> str:
-    """The shortest way from a module back to it, or nothing."""
+    """The shortest circle of imports through a module; an empty string if there is none."""
     ways = [[name]]
     seen = set()
-    for way in ways:  # it grows meanwhile
+    for way in ways:  # grows inside the loop
         for other in sorted(neighbours(way[-1])):
             if other == name:
                 return " -> ".join([*way, name])
@@ -126,7 +126,7 @@ def test_a_module_only_defines(path: Path) -> None:
 
 
 def modules_after(code: str) -> set[str]:
-    """The top-level modules that Python holds after `code`."""
+    """The top-level modules that Python has imported after `code`."""
     code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(run.stdout.split())

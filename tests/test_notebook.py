@@ -1,4 +1,4 @@
-"""The notebook for Colab and Kaggle runs from its first cell to its last, on the debug preset and the stand-in Hub."""
+"""The notebook for Colab and Kaggle runs from the first cell to the last, with preset debug and a stand-in Hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stand_in_hub import Account, Hub
 from stories import write_stories
 
 NOTEBOOK = ROOT / "notebooks" / "train_and_deploy.ipynb"
-TOKEN = "hf_" + "Lkjhgfdsaq" * 3 + "Wert"  # of nobody
+TOKEN = "hf_" + "Lkjhgfdsaq" * 3 + "Wert"  # belongs to nobody
 
 
 def a_repository(folder: Path) -> Path:
-    """What is here, as a repository that can be cloned: committed or not, but not what git ignores."""
+    """A repository that can be cloned, with all files here that git does not ignore, committed or not."""
 
     def git(*arguments: str, cwd: Path = folder) -> str:
         identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
@@ -39,7 +39,7 @@ def a_repository(folder: Path) -> Path:
     return folder
 
 
-def test_it_is_kept_without_outputs() -> None:
+def test_it_is_stored_without_outputs() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
@@ -47,7 +47,7 @@ def test_it_is_kept_without_outputs() -> None:
 
 
 def test_it_installs_what_it_names() -> None:
-    """Each of the packages in its list, of which a fresh machine may have none, is one pinned line."""
+    """A fresh machine may have none of the listed packages, so each of them must be one pinned line."""
     [cell] = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if "needed.txt" in cell.source]
     pattern = re.search(r'^needed = r"(.*?)"', cell, re.MULTILINE)[1]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -79,10 +79,10 @@ def test_it_trains_tells_and_deploys(hub: Hub, tmp_path: Path, monkeypatch: pyte
     ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert "100%" in printed and "loss" in printed, "a bar"
+    assert "100%" in printed and "loss" in printed, "a progress bar"
     assert any("image/png" in output.get("data", {}) for output in outputs), "curves"
     assert "Once upon a time" in printed and "nats per character" in printed
     assert "the Space tells: Once upon a time" in printed and f"{ADDRESS}/spaces/ann/stories" in printed
     assert "artifacts/mine/model.onnx" in hub.space("ann/stories").files()
     assert TOKEN not in nbformat.writes(notebook)
-    assert len(os.listdir(tmp_path / "work")) == 1, "it wrote into its clone alone"
+    assert len(os.listdir(tmp_path / "work")) == 1, "it wrote only into its clone"

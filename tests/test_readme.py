@@ -1,4 +1,4 @@
-"""The README keeps its word: its figures are those of the runs, its commands parse, its front matter is valid."""
+"""The README is true: its figures are those of the runs, its commands parse, its front matter is valid."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_tables_are_made_of_the_runs_own_figures() -> None:
     assert told.count("> Once upon a time") == len(ARTIFACTS)
 
 
-def test_front_matter_is_what_the_hub_takes() -> None:
+def test_front_matter_is_accepted_by_the_hub() -> None:
     check(gather())
     front = front_matter(README)
     pin = re.search(r"^gradio\[mcp\]==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
@@ -127,12 +127,12 @@ def test_a_workflow_runs_what_is_here(name: str) -> None:
         push.build_parser().parse_args(shlex.split(command.replace("$SPACE", "ann/stories"))[3:])
     assert workflow["permissions"] == {"contents": "read"}
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
-    # the token is the last step's alone, and comes from the secrets
+    # only the last step gets the token, and it comes from the secrets
     assert text.count("HF_TOKEN") == (2 + 1 if name == "space" else 0)
     assert name == "ci" or job["steps"][-1]["env"]["HF_TOKEN"] == "${{ secrets.HF_TOKEN }}"
 
 
-def test_whatever_a_space_holds_is_pushed_when_it_changes() -> None:
+def test_a_change_of_any_file_of_a_space_starts_a_push() -> None:
     paths = yaml.safe_load((ROOT / ".github/workflows/space.yml").read_text())[True]["push"]["paths"]  # YAML's "on"
     held = {path.split("/")[0] + "/**" if "/" in path else path for path in gather(["pocket"]).files}
     assert set(paths) == held
@@ -158,8 +158,8 @@ def test_the_python_example_runs() -> None:
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_a_shipped_graph_says_what_pytorch_says(name: str) -> None:
-    """At 32 bits the same logits; as it is shipped, perhaps at 8 bits, a story costs as much."""
+def test_a_shipped_graph_agrees_with_pytorch(name: str) -> None:
+    """At 32 bits the logits are the same; the shipped graph, perhaps at 8 bits, gives a story the same nats."""
     storyteller = model.load(ROOT / "artifacts" / name)
     exact = build(storyteller.config, storyteller.weights, bits=32)
     torch_decoder, talker = (TorchDecoder(storyteller.network) for _ in range(2))
@@ -173,8 +173,8 @@ def test_a_shipped_graph_says_what_pytorch_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_a_shipped_artifact_keeps_its_promises(name: str) -> None:
-    """It loads (hashes, shapes, step counts), is causal, tells, and its card quotes its own figures."""
+def test_a_shipped_artifact_is_sound(name: str) -> None:
+    """It loads (hashes, shapes, step counts), is causal and tells, and its card quotes its figures."""
     storyteller = model.load(ROOT / "artifacts" / name)
     metrics = storyteller.metrics
     assert metrics["parameters"] == sum(p.numel() for p in storyteller.network.parameters())
@@ -201,8 +201,8 @@ def text_of(name: str, corpus: str | None = None, characters: int = 20_000_000, 
     return {"name": name, "corpus": corpus, "train": {"characters": characters}} | more
 
 
-def test_a_card_says_whose_text_it_learned_from() -> None:
-    """By the corpus that it is, not by what its folder is called."""
+def test_a_card_names_the_source_and_licence_of_its_text() -> None:
+    """It goes by the corpus, not by the name of the folder."""
     stories = "million characters of TinyStories"
     licence = "(Eldan and Li, 2023), under CDLA-Sharing-1.0."
     own, replay = text_of("nottinystories/my.txt"), text_of("tinystories", "tinystories") | {"share": 0.5}
@@ -223,7 +223,7 @@ def test_a_card_says_whose_text_it_learned_from() -> None:
         assert learned_tinystories({"data": data} | more) == ("CDLA" in said)
 
 
-def test_a_text_is_a_corpus_by_its_name_alone() -> None:
+def test_only_a_corpus_given_by_name_is_recorded_as_one() -> None:
     state = {"network": nn.Linear(2, 1), "log": [{"train": 1.0, "val": 1.0}], "steps": 1, "characters": 1, "best": None}
     state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "commit": None}
     state["step"] = SimpleNamespace(objective=SimpleNamespace(precision="fp32"))
@@ -247,7 +247,7 @@ def test_nothing_tracked_is_too_big_for_a_plain_push() -> None:
     assert [path.name for path in files if path.exists() and path.stat().st_size > 10 * 2**20] == []
 
 
-def test_the_answers_are_those_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_questions_and_reading_are_those_of_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     questions = importlib.import_module("questions")
     assert fill(README, {"questions": questions.table(questions.outcomes())}) == README

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md: one row for each fault, in the order of its sections, written on request only."""
+"""The table of docs/reliability.md: one row per fault, in the order of the sections, written only on request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rows_are_replaced_and_keep_their_order(page: Path, monkeypatch: pytest.
     assert [path.name for path in page.parent.iterdir()] == [page.name]
 
 
-def test_nothing_is_written_unasked(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_a_request(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECORD", raising=False)
     record("killed", 3, "the same weights", "make torture", page=page)
     assert page.read_text() == EMPTY
@@ -55,7 +55,7 @@ def test_the_page_itself_has_the_block() -> None:
 
 def test_a_plain_run_has_short_forms_of_the_long_tests() -> None:
     command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", "--collect-only", "-p", "no:cacheprovider"]
-    command += ["--ignore-glob=tests/test_*.py"]  # which takes seconds to import
+    command += ["--ignore-glob=tests/test_*.py"]  # importing them takes seconds
     plain = {name: value for name, value in os.environ.items() if name != "TORTURE"}
     listed = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout
     files = {line.split("::")[0] for line in listed.splitlines() if line.startswith("tests/torture/")}

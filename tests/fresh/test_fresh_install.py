@@ -1,4 +1,4 @@
-"""A Space as the Hub builds it: its requirements in a fresh environment, its page under ZeroGPU; make test-space."""
+"""Builds a Space as the Hub does: requirements in a fresh environment, the page under ZeroGPU; make test-space."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from train.push import __main__ as push
 from train.push.contents import gather
 from train.push.rehearsal import tell
 
-TOKEN = "hf_" + "Mnbvcxzlkj" * 3 + "Hgfd"  # of nobody
+TOKEN = "hf_" + "Mnbvcxzlkj" * 3 + "Hgfd"  # belongs to nobody
 NAME = "ann/stories"
-# What the Hub installs beside the requirements of a Gradio Space, in the same command.
+# The packages that the Hub installs with the requirements of a Gradio Space, in the same command.
 IMAGE = ["gradio[oauth,mcp]=={version}", "uvicorn>=0.14.0", "websockets>=10.4", "spaces"]
 
 
 def works(python: str) -> bool:
-    """A name that pyenv has put on the path may still be none that runs."""
+    """Whether this Python runs: pyenv puts names on the path that may not."""
     return subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0
 
 
 def pythons() -> list[str]:
-    """This one, and 3.12 as the Space has it, where there is one."""
+    """The running Python, and Python 3.12, which the Space has, if it is installed."""
     known = [shutil.which("python3.12"), *Path.home().glob(".pyenv/versions/3.12.*/bin/python3.12")]
     others = [str(python) for python in known if python and works(str(python))]
     return [sys.executable, *(others[:1] if sys.version_info[:2] != (3, 12) else [])]

@@ -1,4 +1,4 @@
-"""The repository on somebody else's machine: a copy in an awkward folder, run by another user in another locale."""
+"""Runs a copy of the repository as on another machine: in an unusual folder, as another user, in another locale."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AWKWARD = "Größe & Maß (ü) 'n' mehr"
-BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII, as Python once took it
+BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII, as in older versions of Python
 
 
 @dataclass(frozen=True)
 class Place:
-    """A copy of what git knows of this repository, and the environment in which its commands run."""
+    """A copy of all files that git does not ignore, and the environment in which commands run there."""
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
-    ordinary: bool = False  # as an ordinary user; where we are one, we are anyway
-    offline: bool = False  # with no network but the machine's own; see `can_go_offline`
+    ordinary: bool = False  # run as an ordinary user, not as root
+    offline: bool = False  # only with the loopback network; see `can_go_offline`
 
     def prefix(self) -> list[str]:
         alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"] if self.offline else []
@@ -33,10 +33,11 @@ class Place:
     def _user(self) -> list[str]:
         if not (self.ordinary and os.geteuid() == 0):
             return []
-        # a Python that lies in root's own home may still be read there
+        # the ordinary user must still be able to read a Python in root's home folder
         reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         becoming = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reading]
-        return becoming if works(*becoming, sys.executable, "-c", "") else []  # of a root who may not give them away
+        # A root user without these capabilities cannot become another user.
+        return becoming if works(*becoming, sys.executable, "-c", "") else []
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
@@ -44,7 +45,7 @@ class Place:
         return kept | scratch | self.variables
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command of this Python in the copy; its output is read as UTF-8, whatever the locale."""
+        """Runs this Python in the copy with these arguments. Its output is read as UTF-8 in every locale."""
         full = [*self.prefix(), sys.executable, *command]
         return subprocess.run(
             full, cwd=self.folder, env=self.environment(), capture_output=True, encoding="utf-8", errors="replace"
@@ -52,7 +53,7 @@ class Place:
 
 
 def can_go_offline() -> bool:
-    """Whether a command can be run here without a network."""
+    """Whether this machine can run a command without a network."""
     return works("unshare", "--net", "ip", "link", "set", "lo", "up")
 
 
@@ -65,7 +66,7 @@ def works(*command: str) -> bool:
 
 
 def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *, ordinary: bool) -> Place:
-    """Copies the repository into `folder`, without some of its folders, with a HOME that nobody may write to."""
+    """Copies the repository into `folder`, except the folders `left_out`, with a HOME that is not writable."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -85,7 +86,7 @@ def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *
 
 
 def locale(folder: Path, name: str, language: str, charmap: str) -> dict[str, str]:
-    """Variables for a locale that is made in `folder`; those of C where none can be."""
+    """Environment variables for a locale that is compiled into `folder`; if that is impossible, those for C."""
     folder.mkdir(exist_ok=True)
     made = None
     if shutil.which("localedef"):
@@ -97,7 +98,7 @@ def locale(folder: Path, name: str, language: str, charmap: str) -> dict[str, st
 
 
 def make_places(home: Path, *, few: bool = False, left_out: tuple[str, ...] = ()) -> dict[str, Place]:
-    """Places by what is awkward about them, the first one plain; a few: that one and another."""
+    """Places by a description of what is unusual there. The first is plain; with `few` there is one other place."""
     found = {
         "plain": ("plain", {"LC_ALL": "C.UTF-8", "TZ": "UTC"}),
         "an ordinary user, HOME not writable, a path with blanks and umlauts, TZ Asia/Kathmandu": (

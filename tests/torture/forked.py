@@ -1,9 +1,9 @@
-"""python -m train in forked processes: a server that imports torch once, and hurts each run as it is told.
+"""Runs python -m train in forked processes: a server that imports torch once and causes a fault in each run.
 
-A line of JSON on standard input is a job, a line on standard output what became of it. A job has `argv` and `cwd`, and
-may have: `phase`, `at`, `signals` (send itself these signals at this call within this phase, and at the calls after
-it), `room` (a disk that is full after so many bytes), `memory` (bytes of address space), `every` (steps between
-checkpoints), `audit` (report what pickle looks up).
+A job is a line of JSON on standard input, its result a line on standard output. A job has `argv` and `cwd`. It may
+have: `phase`, `at`, `signals` (the run sends itself the first signal at this call within this phase, and the others at
+the next calls), `room` (the disk is full after so many bytes), `memory` (bytes of address space), `every` (steps
+between checkpoints), `audit` (report the names that pickle looks up).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PHASES: dict[str, tuple[Any, str]] = {
 
 
 class Moments:
-    """Counts the calls and returns within a phase, Python's and C's, and sends signals to itself at some."""
+    """Counts calls and returns within a phase, of Python and of C, and sends this process signals from call `at` on."""
 
     def __init__(self, at: int | None = None, signals: tuple[int, ...] = ()) -> None:
         self.count, self.at, self.signals = 0, at, list(signals)
@@ -72,7 +72,7 @@ def watch(phase: str, moments: Moments) -> None:
 
 
 class FullDisk:
-    """Stands in the place of `open`: files take `room` bytes in all, then no more, as a full disk does."""
+    """Replaces `open`: all files together take `room` bytes, then writing fails as on a full disk."""
 
     def __init__(self, room: float) -> None:
         self.room, self.writes, self.original = room, [], io.open
@@ -113,7 +113,7 @@ class Writing:
 
 
 def prepared(job: dict[str, Any]) -> dict[str, Any]:
-    """Does to this process what the job asks for; a dict that fills while it runs."""
+    """Prepares this process for the faults of the job. Returns a dict that the run fills with what was seen."""
     seen: dict[str, Any] = {"counts": {}, "writes": [], "looked_up": []}
     if phase := job.get("phase"):
         watch(phase, Moments(job["at"], tuple(job["signals"])))
@@ -137,7 +137,7 @@ def prepared(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def child(job: dict[str, Any], answer: int) -> None:
-    """Runs the job and writes what it saw to the descriptor `answer`; never returns."""
+    """Runs the job, writes what was seen to the file descriptor `answer` and exits."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["cwd"])
     code = 1

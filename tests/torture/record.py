@@ -1,11 +1,11 @@
-"""The table of docs/reliability.md, whose rows the tests write themselves: with RECORD=1, and only then."""
+"""Writes rows of the table in docs/reliability.md. Tests call this; it writes only with RECORD=1."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-FULL = os.environ.get("TORTURE") == "1"  # make torture; a plain make test tries a few of each
+FULL = os.environ.get("TORTURE") == "1"  # set by make torture; a plain make test tries fewer cases
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 SECTIONS = ("Training", "The page", "Reproducible")
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
@@ -15,10 +15,10 @@ HEAD = ["| fault | times tried | outcome | command |", "|---|---|---|---|"]
 def record(
     fault: str, times: int, outcome: str, command: str, *, section: str = "Training", page: Path | None = None
 ) -> None:
-    """Puts the row of `fault` into its section of the table, in the place of the one that is there, or as its last.
+    """Writes the row of `fault` into its section of the table: replaces the row of this name, or appends one.
 
-    A test calls it when all that it asserts has held. Nothing is written unless RECORD=1 is set, so that a plain
-    `make test` leaves the tree as it was. `page` is another file than docs/reliability.md.
+    A test calls it after its last assertion. It writes nothing unless RECORD=1 is set, so a plain `make test` does not
+    change the tree. `page` names another file instead of docs/reliability.md.
     Raises ValueError for a section that the table lacks.
     """
     if section not in SECTIONS:
@@ -38,7 +38,7 @@ def record(
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """What stands before, in and after the block of the table."""
+    """The text before, in and after the block of the table."""
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
     return before, table, after
@@ -58,5 +58,5 @@ def _rows(table: str) -> dict[str, dict[str, str]]:
 
 
 def _cell(text: str) -> str:
-    """Text as it may stand in a cell: on one line, its bars as entities."""
+    """Text for a table cell: on one line, with bars as entities."""
     return " ".join(text.split()).replace("|", "&#124;")

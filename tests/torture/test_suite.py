@@ -1,4 +1,4 @@
-"""The tests that need no browser, in awkward places and in random order: a user's machine, not ours."""
+"""Runs the tests that need no browser in unusual places and in random order, as on a user's machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.torture.elsewhere import Place, can_go_offline, make_places
 from tests.torture.record import FULL, record
 
-# Without a browser, and without what compiles: what reads, writes, trains, exports, tells and answers.
+# The tests that need neither a browser nor torch.compile.
 SUITE = [
     "api",
     "artifacts",
@@ -49,7 +49,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
 
 
 def test_the_suite_passes_elsewhere(places: dict[str, Place]) -> None:
-    """As `make test` runs it, which sets PYTHONUTF8."""
+    """With PYTHONUTF8, which `make test` sets too."""
     files = [f"tests/test_{name}.py" for name in (SUITE if FULL else SHORT)]
     chosen = [name for name in places if "HOME" in name or "tr_TR" in name]
     passed, offline = [], can_go_offline()
