@@ -1,4 +1,4 @@
-"""Tiny models with seeded random weights, shared by all tests. Do not change them: change a copy of the folder."""
+"""Tiny models with seeded random weights, shared by the tests; they are read only: copy a folder to change it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from stand_in_hub import Hub, running  # must come before the Hub's client, which reads its address on import
+from stand_in_hub import Hub, running  # before the Hub's client is imported, which reads its address once
 
 import model
 from model import artifacts
@@ -30,14 +30,14 @@ from model.vocab import Vocab
 from tests.torture.record import FULL
 from train.export import onnx as export_onnx
 
-# torch reads this when it is imported, here and in the processes that tests start. With a thread per core, networks
-# this small are slower, and many times slower on a machine with other work.
+# Read when torch is imported, here and in what the tests start: with a thread per core, networks as small as theirs
+# are slower, and many times slower on a machine that does something else as well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A plain `make test` runs the short form of the long tests. These files have none.
+# These have no short form, which is what a plain `make test` runs of the others.
 collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 
-# With this, assertions in these modules print values, as in test files.
+# So that their assertions print values, as those of tests do.
 pytest.register_assert_rewrite("reading", "serving")
 
 # The same examples on every run, however slow the machine.
@@ -56,7 +56,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Weights as large as at the start of training: norms of 1, so that rounding does not grow from block to block."""
+    """Weights of the size that training begins with: norms of 1, so that rounding does not grow from block to block."""
     return {
         name: np.ones_like(array) if "norm.weight" in name else array / 4
         for name, array in random_weights(config).items()
@@ -94,7 +94,7 @@ def tiny_classic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    """An empty stand-in Hub. The Hub's client of this process sends its requests there."""
+    """A stand-in Hub, empty; it is where the Hub's client of this process looks."""
     (tmp_path / "spaces").mkdir()
     with running(tmp_path / "spaces") as server:
         yield server
@@ -121,7 +121,7 @@ def tiny_classic_onnx(tiny_classic: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session", params=["tiny_artifact", "tiny_classic"])
 def storyteller(request: pytest.FixtureRequest) -> Storyteller:
-    """Both tiny models, loaded, one after the other."""
+    """Each of the two, loaded."""
     return model.load(request.getfixturevalue(request.param))
 
 
@@ -145,17 +145,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def locks(config: pytest.Config) -> list[Path]:
-    """The lock files that the processes of this test run share; none if there is only one process."""
+    """The files that the processes of this run lock, none where there is one process."""
     run = getattr(config, "workerinput", {}).get("testrunuid")
     return [Path(tempfile.gettempdir(), f"tests-{run}.{name}") for name in ("door", "room")] if run else []
 
 
 @contextmanager
 def turn(item: pytest.Item) -> Iterator[None]:
-    """Lets a test marked `alone` run by itself when several processes run tests, because others disturb its timings.
+    """Where several processes run tests, none runs beside one that is marked `alone`, as what it times would show it.
 
-    Every test locks the door, then the room, shared with the others. A test marked `alone` locks both exclusively:
-    while it holds the door, no other test can start, and it gets the room when the running tests have ended.
+    All go through a door into a room, at which one that is to be alone stops the others while the room empties.
     """
     paths = locks(item.config)
     if not paths:
@@ -169,7 +168,7 @@ def turn(item: pytest.Item) -> Iterator[None]:
             fcntl.flock(door, fcntl.LOCK_UN)
         try:
             yield
-        finally:  # explicitly, because a process that a test has forked has these files open too
+        finally:  # by hand, as a process that a test has forked has these open as well
             for lock in (room, door):
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
@@ -179,7 +178,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for lock in locks(config):
         lock.unlink(missing_ok=True)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
-    # If a thread or a lock keeps this process from ending, print the stacks and exit before CI's time limit.
+    # Whatever keeps this process from ending, a thread or a lock, must not keep CI until its limit, nor hide.
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 

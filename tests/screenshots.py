@@ -1,4 +1,4 @@
-"""Takes the README's screenshots: the page in Chromium, with the models of artifacts/, always the same story."""
+"""Takes the pictures of the README: the page in Chromium, with the models of artifacts/, always the same story."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 300_000  # bytes
 
 
 def prepare(reader: Reader, tab: str) -> None:
-    """Brings the tab into the state that the screenshot shows."""
+    """Has the tab show something."""
     reader.wait_until_told()
     reader.enter(tab)
     if tab == "Look inside":
@@ -34,7 +34,7 @@ def prepare(reader: Reader, tab: str) -> None:
             expect(card).to_have_attribute("aria-busy", "false")
     reader.page.mouse.move(0, 0)
     reader.page.evaluate("scrollTo(0, 0)")
-    reader.page.wait_for_timeout(500)  # until transitions end
+    reader.page.wait_for_timeout(500)  # for what fades
 
 
 def main() -> None:

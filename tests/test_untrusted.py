@@ -144,6 +144,5 @@ def test_harmful_ones_are_refused_by_name(told: dict[str, tuple[str, float]]) ->
         assert "\n" not in told[harm][0]
     slowest = max(seconds for _, seconds in told.values())
     assert slowest < SECONDS
-    limits = f"{MEGABYTES} MB and {SECONDS} s"
-    outcome = f"each refused with a line that names the file, within {limits}; no link in them was followed"
-    record("malicious artifacts", len(HARM), outcome, COMMAND, section="The page")
+    outcome = f"each refused with a line that names the file, within {MEGABYTES} MB and {SECONDS} s; none was followed"
+    record("artifacts that mean harm", len(HARM), outcome, COMMAND, section="The page")
