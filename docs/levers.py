@@ -25,7 +25,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.tables import fill  # noqa: E402
+from docs.tables import renew  # noqa: E402
 from model import gpt  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
@@ -170,8 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with OUTCOMES.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(outcome) + "\n")
             print(outcome, flush=True)
-    notes = ROOT / "docs/lab-notes.md"
-    notes.write_text(fill(notes.read_text(encoding="utf-8"), {"levers": table(outcomes())}), encoding="utf-8")
+    renew({"levers": table(outcomes())})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Draws the loss curves of the README from the logs beside the weights: python docs/plots.py."""
+"""Draws the loss curves of the README and of docs/results.md from the logs beside the weights: python docs/plots.py."""
 
 from __future__ import annotations
 

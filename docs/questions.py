@@ -1,7 +1,7 @@
 """Answers the original's open questions with runs of its recipes: python docs/questions.py train.txt valid.txt
 
 Each run is a `python -m train` and appends its outcome to docs/questions.jsonl. Runs that have a line there are
-skipped, so a stopped script continues where it was. At the end the script updates the table of the README;
+skipped, so a stopped script continues where it was. At the end the script updates the table of docs/results.md;
 docs/plots.py draws it.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.tables import fill  # noqa: E402
+from docs.tables import renew  # noqa: E402
 from train.flags import Parser  # noqa: E402
 
 OUTCOMES = ROOT / "docs/questions.jsonl"
@@ -100,7 +100,7 @@ def cell(values: list[float]) -> str:
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """The answers as a table for the README."""
+    """The answers as a table for docs/results.md."""
 
     def row(name: str, cells: list[str]) -> str:
         return f"| {name} | " + " | ".join(cells) + " |"
@@ -139,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with OUTCOMES.open("a", encoding="utf-8") as file:
             file.write(json.dumps(outcome) + "\n")
         print({name: value for name, value in outcome.items() if name != "log"}, flush=True)
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), {"questions": table(outcomes())}), encoding="utf-8")
+    renew({"questions": table(outcomes())})
     return 0
 
 

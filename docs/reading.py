@@ -1,7 +1,7 @@
 """The blind reading from which the page's settings were chosen.
 
 python docs/reading.py tell ARTIFACT valid.txt FOLDER   writes the readers' files and docs/reading/told.jsonl
-python docs/reading.py tally FOLDER                     reads their grades, updates docs/reading/grades.jsonl, README.md
+python docs/reading.py tally FOLDER                     reads their grades: docs/reading/grades.jsonl, docs/results.md
 
 Beginnings of held-out stories are continued under several settings; the writer's own continuation is added. Every
 reader gets all texts, shuffled, in a file of their own (FOLDER/reader-N.txt) and writes three grades for each text
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model  # noqa: E402
-from docs.tables import fill  # noqa: E402
+from docs.tables import renew  # noqa: E402
 from model.sampling import USUAL, Sampling  # noqa: E402
 from train.flags import Parser  # noqa: E402
 from train.text.corpus import read_stories  # noqa: E402
@@ -100,8 +100,7 @@ def tally(folder: Path) -> None:
         key, given = (json.loads((folder / f"{each}-{reader}.json").read_text()) for each in ("key", "reader"))
         graded += [key[number] | {"reader": reader, "grades": given[number]} for number in key]
     write("grades", graded)
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), {"reading": table()}), encoding="utf-8")
+    renew({"reading": table()})
 
 
 def write(what: str, lines: list[dict[str, Any]]) -> None:
@@ -121,7 +120,7 @@ def grades() -> dict[str, list[float]]:
 
 
 def table() -> str:
-    """The mean grades as a table for the README, best first."""
+    """The mean grades as a table for docs/results.md, best first."""
     lines = [f"| settings | {' | '.join(GRADES)} | sum |", "|---" * 5 + "|"]
     for settings, means in sorted(grades().items(), key=lambda item: -sum(item[1])):
         lines.append(f"| {settings} | {' | '.join(f'{mean:.1f}' for mean in means)} | {sum(means):.1f} |")

@@ -1,4 +1,4 @@
-"""Renews the README's tables of models and their stories from artifacts/ and docs/runs: python docs/tables.py."""
+"""Renews the tables of README.md and docs/ from artifacts/, docs/runs and docs/bench-*.json: python docs/tables.py."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from docs import bench  # noqa: E402
 from model.sampling import USUAL  # noqa: E402
 from model.storyteller import find  # noqa: E402
 from train.flags import Parser  # noqa: E402
 from train.report import READING, SAMPLE_PROMPT, figure, is_tinystories  # noqa: E402
 
+PAGES = [ROOT / name for name in ("README.md", "docs/results.md", "docs/engines.md", "docs/lab-notes.md")]
 ORIGINAL = {"classic": (1.3293, 1.3342), "classic-onecycle": (1.1208, 1.1370)}  # its train and val loss
 NANOGPT = "nanoGPT's character model has 1.470 with 10.65 M parameters"
 TOLD = replace(USUAL, length=400, seed=7)
@@ -26,7 +28,7 @@ Metrics = dict[str, Any]  # of a metrics.json
 
 
 def results(artifacts: Path, runs: Path) -> dict[str, str]:
-    """The README's tables by the name of their block; `runs` holds the metrics.json of other seeds."""
+    """The tables by the name of their block; `runs` holds the metrics.json of other seeds."""
     every = sorted(map(_read, artifacts.glob("[!.]*/metrics.json")), key=lambda m: m["nats_per_character"])
     models = [m for m in every if is_tinystories(m["data"])]
     return {
@@ -49,7 +51,8 @@ def _models(models: Sequence[Metrics]) -> str:
     rows = []
     for m in models:
         first = m["evaluation"].get("first_500")
-        cells = [_link(m), f"{m['parameters']:,}", f"{m['nats_per_character']:.3f}", f"{first:.3f}" if first else ""]
+        link, nats = f"[{m['name']}](artifacts/{m['name']})", f"{m['nats_per_character']:.3f}"
+        cells = [link, f"{m['parameters']:,}", nats, f"{first:.3f}" if first else ""]
         seen = f"{m['characters_seen'] / 1e6:,.1f} M"
         rows.append([*cells, seen, f"{m['seconds'] / 60:.0f} min, {m['device']}"])
     return _table(head, rows)
@@ -84,7 +87,8 @@ def _voices(models: Sequence[Metrics], runs: Path) -> str:
         other = m.get("others", {}).get("valid.txt", {})
         kept = f"{other['nats_per_character']:.3f}" if other.get("stories") == 100 else ""
         nats = f"{m['nats_per_character']:.3f}{also}"
-        rows.append([_link(m), f"{m['parameters']:,}", m["evaluation"]["data"], nats, "; ".join(beside), kept])
+        link = f"[{m['name']}](../artifacts/{m['name']})"
+        rows.append([link, f"{m['parameters']:,}", m["evaluation"]["data"], nats, "; ".join(beside), kept])
     head = ["model", "parameters", "held-out text", "nats per character", "beside", "TinyStories, first 100 stories"]
     return _table(head, rows)
 
@@ -107,6 +111,23 @@ def told(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
+def speeds() -> dict[str, str]:
+    """The tables of docs/engines.md by the name of their block."""
+    return {path.stem: bench.table(_read(path)) for path in sorted((ROOT / "docs").glob("bench-*.json"))}
+
+
+def renew(blocks: dict[str, str]) -> None:
+    """Puts each block into the page that has its marks. Raises ValueError for a block without a page."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        here = {name: block for name, block in blocks.items() if f"<!-- {name} -->" in text}
+        page.write_text(fill(text, here), encoding="utf-8")
+        found |= here.keys()
+    if lost := blocks.keys() - found:
+        raise ValueError(f"no page has the marks of {', '.join(sorted(lost))}")
+
+
 def fill(text: str, blocks: dict[str, str]) -> str:
     """`text` with what stands between <!-- name --> and <!-- /name --> replaced by the block of that name."""
     for name, block in blocks.items():
@@ -118,19 +139,13 @@ def fill(text: str, blocks: dict[str, str]) -> str:
     return text
 
 
-def _link(metrics: Metrics) -> str:
-    return f"[{metrics['name']}](artifacts/{metrics['name']})"
-
-
 def _read(path: Path) -> Metrics:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     Parser(prog="docs/tables.py", description=__doc__).parse_args(argv)
-    readme = ROOT / "README.md"
-    blocks = results(ROOT / "artifacts", ROOT / "docs/runs") | {"told": told(ROOT / "artifacts")}
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    renew(results(ROOT / "artifacts", ROOT / "docs/runs") | speeds() | {"told": told(ROOT / "artifacts")})
     return 0
 
 

@@ -77,14 +77,14 @@ def test_an_engine_that_crashes_is_named_and_the_others_continue(
     assert f"Not measured: {bench.BASE}: {result['skipped'][bench.BASE]}" in bench.table(result)
 
 
-def test_the_readme_quotes_the_whole_runs() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_engines_quotes_the_whole_runs() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     for name in ("storyteller", "pocket"):
         result = json.loads((ROOT / "docs" / f"bench-{name}.json").read_text())
         storyteller = model.load(ROOT / "artifacts" / name)
         assert result["rounds"] == 5 and result["parameters"] == storyteller.metrics["parameters"]
         assert result["weights"] == storyteller.hashes["model.safetensors"]
-        assert f"<!-- bench-{name} -->\n{bench.table(result)}\n<!-- /bench-{name} -->" in readme
+        assert f"<!-- bench-{name} -->\n{bench.table(result)}\n<!-- /bench-{name} -->" in page
 
 
 @pytest.mark.alone
