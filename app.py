@@ -20,14 +20,14 @@ from starlette.middleware import Middleware
 
 from page.answers import Answers
 from page.endpoints import Endpoints
-from page.gate import Gate
-from page.gradio_fixes import CalmStop, EarlyStop, NoFigures, WholeDocument
+from page.fair_queue import FairQueue, trust_the_hub
+from page.gradio_fixes import CompleteOpenApi, EmptyMonitoringSummary, StopBeforeEventId, StopWithoutError
 from page.limits import Refusal
-from page.looks import STYLE, THEME, head, view
-from page.share import FairQueue, trust_the_hub
-from page.shelf import Shelf
+from page.models import Models
+from page.request_checks import RequestChecks
 from page.slow_clients import end_stalled_connections
 from page.tabs import HERE, LOOKING, TELLING, compare_tab, look_tab, settings_column, tell_tab, training_tab
+from page.theme import STYLE, THEME, head, view
 from page.tools import serve_tools
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
@@ -51,17 +51,17 @@ class Page(gr.Blocks):
         return inputs
 
 
-def build(shelf: Shelf) -> Page:
-    """The page for what stands on the shelf; it is served by `launch()`."""
-    answers = Answers(shelf)
+def build(models: Models) -> Page:
+    """Builds the page for the models of a folder; `launch()` serves it."""
+    answers = Answers(models)
     with Page(title=ENGLISH["title"], analytics_enabled=False) as page:
         view("heading")
-        if shelf.storytellers:
+        if models.storytellers:
             view("settings", elem_id="settings_button", padding=False)
             with gr.Row():
                 # Made first, as the tabs listen to it, and put after them.
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
-                    settings = settings_column(shelf)
+                    settings = settings_column(models)
                 with gr.Column(scale=5, min_width=300), gr.Tabs():
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
                         story = tell_tab(page, answers, settings)
@@ -70,14 +70,14 @@ def build(shelf: Shelf) -> Page:
                     with gr.Tab(WORDS("compare_tab"), id="compare") as compare:
                         compare_tab(answers, settings)
                     with gr.Tab(WORDS("training_tab"), id="training") as training:
-                        training_tab(shelf)
+                        training_tab(models)
                 beside.render()
             for tab in (tell, look, compare, training):
                 tab.select(js=f"() => storyteller.enter('{tab.id}')", **HERE)
             api(answers.endpoints)
         else:
-            view("none", {"folder": shelf.folder.name})
-        for label, troubles in (("skipped", shelf.skipped), ("slower", shelf.warnings)):
+            view("none", {"folder": models.folder.name})
+        for label, troubles in (("skipped", models.skipped), ("slower", models.warnings)):
             if troubles:
                 lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
                 gr.Textbox(lines, label=WORDS(label), interactive=False, max_lines=8, elem_id=label)
@@ -105,10 +105,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # Gradio's greeting has a picture in it, and not every locale
     register()
     trust_the_hub()
-    shelf = Shelf(artifacts)
-    for name, reason in shelf.skipped.items():
+    models = Models(artifacts)
+    for name, reason in models.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
-    page = build(shelf)
+    page = build(models)
     page.launch(
         prevent_thread_lock=True,
         theme=THEME,
@@ -125,17 +125,17 @@ def main(argv: list[str] | None = None) -> None:
         footer_links=["api"],  # its settings would load the page anew in mid-story, and record the screen
         app_kwargs={
             "middleware": [
-                Middleware(Gate, page),
-                Middleware(CalmStop),
-                Middleware(EarlyStop, page),
-                Middleware(NoFigures),
-                Middleware(WholeDocument, page),
+                Middleware(RequestChecks, page),
+                Middleware(StopWithoutError),
+                Middleware(StopBeforeEventId, page),
+                Middleware(EmptyMonitoringSummary),
+                Middleware(CompleteOpenApi, page),
             ]
         },
     )
     serve_tools(page)
     end_stalled_connections(page.server)
-    threading.Thread(target=shelf.warm_up, daemon=True).start()
+    threading.Thread(target=models.warm_up, daemon=True).start()
     page.block_thread()
 
 

@@ -4,7 +4,7 @@ const storyteller = { views: {}, current: null };
 
 // The stories of this visit, which a reload keeps and the end of the tab ends. In a Space the page is a frame of another
 // site's, and a browser that blocks third-party cookies denies a frame its storage: then a reload forgets them.
-storyteller.shelf = (() => {
+storyteller.history = (() => {
   let kept = "[]";
   try {
     sessionStorage.length;
@@ -212,13 +212,13 @@ storyteller.keep = async () => {
   const telling = { ...current, steps, running: false, stopped };
   storyteller.address(steps);
   const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
-  const all = [telling, ...storyteller.shelf.read().filter((other) => !same(other))].slice(0, 20);
-  storyteller.shelf.write(all);
+  const all = [telling, ...storyteller.history.read().filter((other) => !same(other))].slice(0, 20);
+  storyteller.history.write(all);
   return [telling, all];
 };
 
 storyteller.forget = () => {
-  storyteller.shelf.write([]);
+  storyteller.history.write([]);
   return [[]];
 };
 

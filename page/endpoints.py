@@ -9,7 +9,7 @@ from model import Sampling, Storyteller
 from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import Refusal, check_sampling, check_text, check_whole
-from page.shelf import EXAMPLES, Shelf
+from page.models import EXAMPLES, Models
 from page.telling import figures
 from page.words import ENGLISH
 
@@ -23,8 +23,8 @@ class Endpoints:
     the type of one piece, and puts a comma after a line of `Returns`.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def tell(
         self,
@@ -58,7 +58,7 @@ class Endpoints:
             over, a line that says whether the model ended it or the length did.
         """
         settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
-        for telling in self.shelf.telling(model, prompt, *settings):
+        for telling in self._models.telling(model, prompt, *settings):
             yield telling["prompt"] + telling["text"], figures(telling)
 
     def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
@@ -76,12 +76,12 @@ class Endpoints:
             bits of surprise of each character
             dropped (the characters that the model does not know).
         """
-        storyteller = self.shelf.storyteller(model)
+        storyteller = self._models.storyteller(model)
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
             raise Refusal(ENGLISH["refused_letters"], "text")
         check_text("text", characters)  # an ellipsis is three characters to the model
-        said = log_softmax(self.shelf.read(storyteller.name, characters)[:-1])  # (T, V)
+        said = log_softmax(self._models.read(storyteller.name, characters)[:-1])  # (T, V)
         bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
             "model": storyteller.name,
@@ -118,7 +118,7 @@ class Endpoints:
             before (its probability as the model gives it)
             after (the probability with which it is drawn under these settings).
         """
-        storyteller = self.shelf.storyteller(model)
+        storyteller = self._models.storyteller(model)
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
         count = check_whole("count", count, 1, 256)
         logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
@@ -141,7 +141,7 @@ class Endpoints:
                 "context": storyteller.config.context,
                 "command": storyteller.metrics.get("command", ""),
             }
-            for name, storyteller in self.shelf.storytellers.items()
+            for name, storyteller in self._models.storytellers.items()
         ]
 
 

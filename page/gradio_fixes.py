@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class CalmStop:
+class StopWithoutError:
     """ASGI middleware: the end of a story that was stopped is no error.
 
     `/cancel` completes the event with an output that lacks `data`. The page's script stumbles over that and, if the
@@ -34,7 +34,7 @@ class CalmStop:
         await self.app(scope, receive, sent if stream else send)
 
 
-class EarlyStop:
+class StopBeforeEventId:
     """ASGI middleware: a story can be stopped before the reader's browser knows the number of its event.
 
     The page then sends null in its place, which Gradio refuses, and the story would go on.
@@ -76,7 +76,7 @@ class EarlyStop:
         return ""
 
 
-class NoFigures:
+class EmptyMonitoringSummary:
     """ASGI middleware: the page's API documentation always asks how often each endpoint was called.
 
     With monitoring off Gradio forbids that, which browsers log as an error; here the answer is that there are none.
@@ -99,11 +99,12 @@ EVENTS = ("generating", "heartbeat", "complete", "error")
 EVENT = {"type": "object", "properties": {"event": {"enum": EVENTS}, "data": {"type": "string"}}, "required": ["event"]}
 
 
-class WholeDocument:
-    """ASGI middleware: openapi.json says what the page takes and what it answers.
+class CompleteOpenApi:
+    """ASGI middleware: completes openapi.json, so that it describes all that the page takes and answers.
 
-    Gradio's lists an upload that the gate refuses and takes a stream of events for one string. It leaves out which
-    values must be given, what a refusal looks like, and that an answer is fetched by the number that its call is given.
+    Gradio's own document lists an upload that `page.request_checks` refuses, and describes a stream of events as one
+    string. It does not say which values are required, what a refusal looks like, or that a client fetches an answer by
+    the event id that its call returned.
     """
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:

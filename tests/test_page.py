@@ -25,7 +25,7 @@ from docs import reading
 from model.artifacts import add_graph, read
 from model.sampling import USUAL
 from page.answers import Answers
-from page.shelf import Shelf
+from page.models import Models
 
 STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as page/scheduler.py and app.py have them
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed", "drafts", "beams"]
@@ -362,8 +362,9 @@ def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_pat
     weights = read(tmp_path / "odd").hashes["model.safetensors"]
     add_graph(tmp_path / "odd", b"no graph either", weights)  # which is known when it is opened
     code = (
-        "import pathlib, sys; {} and sys.modules.update(torch=None); import page.shelf\n"
-        f"shelf = page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})); print(shelf.warnings, shelf.skipped, sep='\\n')"
+        "import pathlib, sys; {} and sys.modules.update(torch=None); import page.models\n"
+        f"models = page.models.Models(pathlib.Path({str(tmp_path)!r}))\n"
+        "print(models.warnings, models.skipped, sep='\\n')"
     )
 
     def troubles(without_torch):
@@ -395,8 +396,8 @@ def test_the_page_begins_with_the_settings_that_read_best():
 def test_a_look_and_its_colour_agree_and_the_text_is_read_once(tmp_path, monkeypatch, graph):
     """Also where the text is longer than the context, by whichever decoder."""
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True, graph=graph)
-    answers = Answers(Shelf(tmp_path))
-    storyteller = answers.shelf.storytellers["tiny"]
+    answers = Answers(Models(tmp_path))
+    storyteller = answers.models.storytellers["tiny"]
     reads = []
     read = storyteller.logits
     monkeypatch.setattr(storyteller, "logits", lambda ids: reads.append(len(ids)) or read(ids))

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from model import Sampling
-from page.looks import HERE, SCRIPTS, STYLE
+from page.theme import HERE, SCRIPTS, STYLE
 from page.words import ENGLISH, LANGUAGES, TABLE
 
 SAMPLER = [f"refused_{name}" for name in ("temperature", "top_k", "top_p", "min_p")]  # its words are the model's

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from serving import ROOT, Server, save_tiny, serve
 
+from page.fair_queue import WAIT_SECONDS
 from page.scheduler import STORIES
-from page.share import WAIT_SECONDS
 from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record
 

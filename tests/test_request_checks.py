@@ -18,10 +18,10 @@ import pytest
 import uvicorn
 from serving import serve_tiny
 
-from page import gate, slow_clients
+from page import request_checks, slow_clients
 from tests.torture.record import record
 
-COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"
+COMMAND = ".venv/bin/python -m pytest tests/test_request_checks.py"
 API = "/gradio_api"
 SECRET = "this line lies beside app.py"
 TELL = {
@@ -88,7 +88,7 @@ ATTEMPTS = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("gate")
+    home = tmp_path_factory.mktemp("request_checks")
     (home / "secret.txt").write_text(SECRET)
     return home
 
@@ -362,7 +362,7 @@ def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
 
 def test_nobody_takes_all_connections(monkeypatch):
     """Neither one visitor nor all together; those of this machine, as of a proxy on it, only all together."""
-    monkeypatch.setattr(gate, "MAX_OPEN", 2)
+    monkeypatch.setattr(request_checks, "MAX_OPEN", 2)
 
     async def crowd() -> tuple[list[int], list[int]]:
         left, statuses = asyncio.Event(), []
@@ -381,7 +381,7 @@ def test_nobody_takes_all_connections(monkeypatch):
             await door(asked | {"headers": [(b"host", b"here")]}, None, send)
 
         queue = type("Queue", (), {"pending_messages_per_session": {}})
-        door = gate.Gate(page, type("Page", (), {"_queue": queue}))
+        door = request_checks.RequestChecks(page, type("Page", (), {"_queue": queue}))
         door.room = 6
         visits = [asyncio.create_task(visit(host)) for host in ["198.51.100.7"] * 4 + ["127.0.0.1"] * 5]
         await asyncio.sleep(0.01)
@@ -394,7 +394,7 @@ def test_nobody_takes_all_connections(monkeypatch):
 
     refused, told = asyncio.run(crowd())
     assert refused == [429, 429, 503] and told == [200] * 7
-    assert gate.room_for_requests() >= 512
+    assert request_checks.room_for_requests() >= 512
 
 
 def test_a_head_of_the_tools_begins_no_stream(server):

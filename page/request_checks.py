@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from page.share import visitor
+from page.fair_queue import visitor
 
 MAX_BODY = 2**20  # bytes: the longest story that can be continued, with every character escaped, is half of it
 MAX_READ = 8 * MAX_BODY
@@ -63,7 +63,7 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
-class Gate:
+class RequestChecks:
     """ASGI middleware around everything that the page answers."""
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:

@@ -18,11 +18,11 @@ from gradio.server_messages import ProcessStartsMessage
 from serving import serve_tiny
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from page import share
+from page import fair_queue
 from page.scheduler import STORIES
 from tests.torture.record import record
 
-COMMAND = ".venv/bin/python -m pytest tests/test_share.py"
+COMMAND = ".venv/bin/python -m pytest tests/test_fair_queue.py"
 WAITING = 32  # as app.py has it
 LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7, 1, 1]
 REFUSED = "16 requests from your address wait, run or are unread, and that is the limit: let one of them end first"
@@ -30,7 +30,7 @@ REFUSED = "16 requests from your address wait, run or are unread, and that is th
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serve_tiny(tmp_path_factory.mktemp("share")) as server:
+    with serve_tiny(tmp_path_factory.mktemp("fair_queue")) as server:
         yield server
 
 
@@ -218,43 +218,44 @@ def request(host: str) -> Request:
 
 
 def test_whose_a_request_is():
-    assert [share.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
-    assert share.visitor(request("198.51.100.7")) == share.visitor(request("::ffff:198.51.100.7")) == "198.51.100.7"
-    assert share.visitor(request("::ffff:127.0.0.1")) is None
+    assert [fair_queue.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
+    for host in ("198.51.100.7", "::ffff:198.51.100.7"):
+        assert fair_queue.visitor(request(host)) == "198.51.100.7"
+    assert fair_queue.visitor(request("::ffff:127.0.0.1")) is None
     assert (
-        share.visitor(request("2001:db8:1:2:3::4"))
-        == share.visitor(request("2001:db8:1:2:9::9"))
+        fair_queue.visitor(request("2001:db8:1:2:3::4"))
+        == fair_queue.visitor(request("2001:db8:1:2:9::9"))
         == "2001:db8:1:2::/64"
     )
-    assert share.visitor(request("made up")) == share.visitor(request("something else")) == "unknown"
-    assert share.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
+    assert fair_queue.visitor(request("made up")) == fair_queue.visitor(request("something else")) == "unknown"
+    assert fair_queue.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
 
 
 def test_proxies_are_trusted_on_a_space_alone(monkeypatch):
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     monkeypatch.delenv("SPACE_ID", raising=False)
-    share.trust_the_hub()
-    assert "FORWARDED_ALLOW_IPS" not in share.os.environ
+    fair_queue.trust_the_hub()
+    assert "FORWARDED_ALLOW_IPS" not in fair_queue.os.environ
     monkeypatch.setenv("SPACE_ID", "ann/stories")
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1")
-    share.trust_the_hub()
-    assert share.os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
+    fair_queue.trust_the_hub()
+    assert fair_queue.os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    share.trust_the_hub()
-    trusted = _TrustedHosts(share.os.environ["FORWARDED_ALLOW_IPS"])
+    fair_queue.trust_the_hub()
+    trusted = _TrustedHosts(fair_queue.os.environ["FORWARDED_ALLOW_IPS"])
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
     assert "10.16.3.80" in trusted and "198.51.100.7" not in trusted
     assert trusted.get_trusted_client_address("192.0.2.1, 198.51.100.7, 10.0.0.1")[0] == "198.51.100.7"
 
 
 def test_who_waits_for_too_long_is_told():
-    async def wait() -> tuple[object, object, share.FairQueue]:
+    async def wait() -> tuple[object, object, fair_queue.FairQueue]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
+        queue = fair_queue.FairQueue(page, 4)
         body = PredictBodyInternal(data=[], fn_index=0, session_hash="late")
         _, event, _ = await queue.push(body, request("198.51.100.7"), None)
-        queue.event_ids_to_events[event].enqueue_time -= share.WAIT_SECONDS + 1
+        queue.event_ids_to_events[event].enqueue_time -= fair_queue.WAIT_SECONDS + 1
         started = queue.get_events()
         messages = queue.pending_messages_per_session["late"]
         messages.get_nowait()  # its place in the queue
@@ -271,21 +272,21 @@ def test_one_after_the_other_is_fair_as_well():
     async def serve() -> list[str]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 32)
+        queue = fair_queue.FairQueue(page, 32)
         for host in ("198.51.100.7",) * 4 + ("203.0.113.9",) * 2 + ("192.0.2.3",):
             await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=host), request(host), None)
         chosen = []
         while (found := queue.get_events()) is not None:
-            chosen.append(share.visitor(found[0][0].request))
+            chosen.append(fair_queue.visitor(found[0][0].request))
         return chosen
 
     first, second, third = "198.51.100.7", "203.0.113.9", "192.0.2.3"
     assert asyncio.run(serve()) == [first, second, third, first, second, first, first]
 
 
-def a_minute_later(queue: share.FairQueue) -> None:
+def a_minute_later(queue: fair_queue.FairQueue) -> None:
     """Looks again, at what has been unread for more than a minute."""
-    queue.unread = {name: (it, since - share.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
+    queue.unread = {name: (it, since - fair_queue.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
     queue.checked = 0
     queue._turn_away()
 
@@ -293,10 +294,10 @@ def a_minute_later(queue: share.FairQueue) -> None:
 def test_what_is_not_read_for_a_minute_is_dropped():
     """Also of who asks on without ever reading; who reads, and asks again just before each look, is not deaf."""
 
-    async def wait() -> share.FairQueue:
+    async def wait() -> fair_queue.FairQueue:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 9)
+        queue = fair_queue.FairQueue(page, 9)
 
         async def ask(name: str) -> None:
             await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=name), request("198.51.100.7"), None)
@@ -322,10 +323,10 @@ def test_what_is_not_read_for_a_minute_is_dropped():
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # in Gradio's own figures
 def test_an_event_that_gradio_fails_to_begin_is_answered():
-    async def fail() -> tuple[object, share.FairQueue]:
+    async def fail() -> tuple[object, fair_queue.FairQueue]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
+        queue = fair_queue.FairQueue(page, 4)
         queue.server_app = SimpleNamespace(get_blocks=lambda: page, iterators={}, root_path="")
         body = PredictBodyInternal(data=[], fn_index=0, session_hash="odd")
         await queue.push(body, request("198.51.100.7"), None)  # a request without an address, which Gradio needs

@@ -27,7 +27,7 @@ HAS_TORCH = find_spec("torch") is not None
 NEEDS_TORCH = "{name} has no model.onnx, which python -m train.export writes, and PyTorch is not installed"
 
 
-class Shelf:
+class Models:
     """The storytellers of a folder of artifacts, best first, why others were skipped, and why some are slow."""
 
     def __init__(self, folder: Path) -> None:
