@@ -13,14 +13,14 @@ from page.models import EXAMPLES, Models
 from page.telling import figures
 from page.words import ENGLISH
 
-LIKELIEST = 10  # next characters that are shown
+LIKELIEST = 10  # next characters to show
 
 
 class Endpoints:
     """The API. Its docstrings and types are its documentation, on the page and for MCP.
 
-    Gradio reads the types themselves, not their text (so nothing is imported from __future__ here), of what is streamed
-    the type of one piece, and puts a comma after a line of `Returns`.
+    Gradio reads the types themselves, not their text, so this file does not import annotations from __future__. For a
+    stream, Gradio reads the type of one piece. It puts a comma after each line of `Returns`.
     """
 
     def __init__(self, models: Models) -> None:
@@ -42,30 +42,30 @@ class Endpoints:
         """Tells a story that begins with the prompt, in simple English, as for small children.
 
         Args:
-            model: Name of the model that tells, as `models` has it; empty for the best.
+            model: Name of the model that tells, as `models` lists it; empty for the best.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
             length: Characters that the story may have at most, 1 to 4,000. With drafts it ends with a whole sentence.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
-            seed: The same seed tells the same story; -1 draws one.
+            seed: The same seed tells the same story; -1 draws a new seed.
             drafts: How often each sentence is drawn, 1 to 16; the best is kept, and only whole sentences are told.
-            beams: How many beginnings of the story go on at once until one is the best, 1 to 4; each has its drafts.
+            beams: How many versions of the story go on side by side until one is best, 1 to 4; each has its drafts.
 
         Returns:
-            The story so far with its prompt, and a line of figures: characters, characters per second, seed; when it is
-            over, a line that says whether the model ended it or the length did.
+            The story so far with its prompt, and a line of figures: characters, characters per second, seed. A finished
+            story has one more line: whether the model ended it, or it reached its length.
         """
         settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
         for telling in self._models.telling(model, prompt, *settings):
             yield telling["prompt"] + telling["text"], figures(telling)
 
     def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
-        """Says how well a model foresees a text, character by character.
+        """Says how well a model predicts a text, character by character.
 
         Args:
-            model: Name of the model that reads, as `models` has it; empty for the best.
+            model: Name of the model that reads, as `models` lists it; empty for the best.
             text: The text, 1 to 4,000 characters; it is read as a story from its start.
 
         Returns:
@@ -80,7 +80,7 @@ class Endpoints:
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
             raise Refusal(ENGLISH["refused_letters"], "text")
-        check_text("text", characters)  # an ellipsis is three characters to the model
+        check_text("text", characters)  # normalising can lengthen a text: an ellipsis becomes three characters
         said = log_softmax(self._models.read(storyteller.name, characters)[:-1])  # (T, V)
         bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
@@ -102,10 +102,10 @@ class Endpoints:
         min_p: float = USUAL.min_p,
         count: int = LIKELIEST,
     ) -> list[dict[str, Any]]:
-        """Says which characters a model expects after a text, before and after the settings of the sampler.
+        """Says which characters a model expects after a text, before and after the sampling settings are applied.
 
         Args:
-            model: Name of the model, as `models` has it; empty for the best.
+            model: Name of the model, as `models` lists it; empty for the best.
             prompt: The text so far, up to 4,000 characters.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
@@ -146,7 +146,7 @@ class Endpoints:
 
 
 def expected(storyteller: Storyteller, logits: np.ndarray, sampling: Sampling) -> list[dict[str, Any]]:
-    """Every symbol, the likeliest first, with its probability as the model gives it and as `sampling` draws it."""
+    """Every symbol, the likeliest first, with its probability from the model and its probability under `sampling`."""
     before = storyteller.chances(logits, Sampling(temperature=1.0))
     after = storyteller.chances(logits, sampling)
     return [

@@ -288,7 +288,7 @@ def a_minute_later(queue: fair_queue.FairQueue) -> None:
     """Looks again, at what has been unread for more than a minute."""
     queue.unread = {name: (it, since - fair_queue.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
     queue.checked = 0
-    queue._turn_away()
+    queue._check_waiting()
 
 
 def test_what_is_not_read_for_a_minute_is_dropped():
@@ -305,7 +305,7 @@ def test_what_is_not_read_for_a_minute_is_dropped():
         for name in ("deaf", "eager", "late"):
             await ask(name)
         queue.pending_messages_per_session["late"].get_nowait()  # who reads and waits is not deaf
-        queue._turn_away()
+        queue._check_waiting()
         assert queue.unread.keys() == {"deaf", "eager"}
         queue.pending_messages_per_session["eager"].get_nowait()
         for name in ("deaf", "eager"):

@@ -255,7 +255,7 @@ def test_steps_of_the_page_are_no_endpoints(server, client):
     assert len(steps) > 5
     for step in steps:
         message = refusal(server, step, '{"data": []}')
-        assert message == f"/{step} is a step of the page in the browser; call /tell"
+        assert message == f"/{step} runs in the browser only: call /tell"
 
 
 def test_the_queue_cannot_be_passed_by(server):
