@@ -42,11 +42,11 @@ def visitor(request: Request) -> str | None:
 
     The name of a session would not identify a visitor, because anybody can invent any number of names.
     """
-    return _share_of(request.client.host if request.client else "")
+    return _visitor_of(request.client.host if request.client else "")
 
 
 @lru_cache(1024)  # the queue calls this for all that wait, up to a thousand times a second
-def _share_of(host: str) -> str | None:
+def _visitor_of(host: str) -> str | None:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a host name, or invented text: all of those together count as one visitor

@@ -1,4 +1,4 @@
-"""Fixes for what Gradio 6.31 sends; drop each when its test passes without it."""
+"""Fixes for errors of Gradio 6.31; remove each one when its test passes without it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class StopWithoutError:
-    """ASGI middleware: the end of a story that was stopped is no error.
+    """ASGI middleware: makes a stopped story end without an error.
 
-    `/cancel` completes the event with an output that lacks `data`. The page's script stumbles over that and, if the
-    message comes after the answer to `/cancel` itself, leaves "Error" on the story. An empty `data` means "no change".
+    `/cancel` completes the event with an output that lacks `data`, and Gradio's script in the browser fails on that. If
+    the message arrives after the answer to `/cancel` itself, the script leaves "Error" on the story. An empty `data`
+    means "no change".
     """
 
     BARE, WHOLE = b'"output":{},', b'"output":{"data":[]},'
@@ -26,7 +27,7 @@ class StopWithoutError:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
-            if self.BARE in message.get("body", b""):  # not out of a story, where quotes are escaped
+            if self.BARE in message.get("body", b""):  # never the text of a story, where quotes are escaped
                 message["body"] = message["body"].replace(self.BARE, self.WHOLE)
             await send(message)
 
@@ -35,12 +36,12 @@ class StopWithoutError:
 
 
 class StopBeforeEventId:
-    """ASGI middleware: a story can be stopped before the reader's browser knows the number of its event.
+    """ASGI middleware: lets a reader stop a story before the browser knows the id of its event.
 
-    The page then sends null in its place, which Gradio refuses, and the story would go on.
+    The page then sends null as the event id. Gradio would refuse that, and the story would go on.
     """
 
-    SECONDS = 2  # for the event itself to arrive, which travels on another connection
+    SECONDS = 2  # longest wait for the event itself, which arrives on another connection
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
         self.app, self.page = app, page
@@ -52,7 +53,7 @@ class StopBeforeEventId:
         body = await Request(scope, receive).body()
         try:
             asked = json.loads(body)
-        except ValueError:  # Gradio says what is wrong with it
+        except ValueError:  # Gradio's answer says what is wrong with the body
             asked = None
         if isinstance(asked, dict) and asked.get("event_id", "") is None:
             body = json.dumps(asked | {"event_id": await self._event(asked)}).encode()
@@ -61,13 +62,13 @@ class StopBeforeEventId:
         async def again() -> Message:
             return pending.pop() if pending else await receive()
 
-        # Of two stops at once Gradio's second one stumbles over what the first has put away.
+        # One stop at a time: of two at once, Gradio's second one fails on what the first has removed.
         session = str(asked.get("session_hash")) if isinstance(asked, dict) else ""
         async with self.stops.setdefault(session, asyncio.Lock()):
             await self.app(scope, again, send)
 
     async def _event(self, asked: dict) -> str:
-        """The latest event of this session and function; empty if there is none, or nothing to look for."""
+        """The id of the latest event of this session and function. Empty if there is none, or no function is named."""
         for _ in range(self.SECONDS * 20 if "fn_index" in asked else 0):
             for number, event in reversed(self.page._queue.event_ids_to_events.items()):
                 if (event.session_hash, event.fn._id) == (asked.get("session_hash"), asked["fn_index"]):
@@ -77,9 +78,10 @@ class StopBeforeEventId:
 
 
 class EmptyMonitoringSummary:
-    """ASGI middleware: the page's API documentation always asks how often each endpoint was called.
+    """ASGI middleware: answers the request for call counts that Gradio's API documentation always sends.
 
-    With monitoring off Gradio forbids that, which browsers log as an error; here the answer is that there are none.
+    With monitoring off, Gradio refuses that request, and browsers log the refusal as an error. This answers that there
+    are no counts.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,7 +93,7 @@ class EmptyMonitoringSummary:
 
 
 REFUSED = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-WHY = {"400": "It does not fit", "404": "It is not there", "413": "It is too long", "503": "The queue is full"}
+WHY = {"400": "Invalid request", "404": "Not found", "413": "Body too long", "503": "The queue is full"}
 REFUSALS = {
     status: {"description": why, "content": {"application/json": {"schema": REFUSED}}} for status, why in WHY.items()
 }
@@ -119,9 +121,9 @@ class CompleteOpenApi:
             body.extend(message.get("body", b""))
 
         await self.app(scope, receive, kept)
-        await JSONResponse(self._whole(json.loads(body)))(scope, receive, send)
+        await JSONResponse(self._complete(json.loads(body)))(scope, receive, send)
 
-    def _whole(self, document: dict) -> dict:
+    def _complete(self, document: dict) -> dict:
         paths = {path: it for path, it in document["paths"].items() if not path.endswith("/upload")}
         parameters = {name: it["parameters"] for name, it in self.page.get_api_info()["named_endpoints"].items()}
         for path, methods in paths.items():

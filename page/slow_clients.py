@@ -19,7 +19,7 @@ def end_stalled_connections(server: Server) -> None:
             self.loop.call_later(SECONDS, self.check, self.state())
 
         def state(self) -> tuple[object, int]:
-            """The request and the count of unsent bytes. On a busy connection one of them changes between two checks."""
+            """The request and the number of unsent bytes. With an active client, one changes between two checks."""
             return self.cycle, self.transport.get_write_buffer_size()
 
         def check(self, before: tuple[object, int]) -> None:

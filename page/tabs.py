@@ -16,9 +16,9 @@ from page.scheduler import STORIES
 from page.theme import view
 from page.words import WORDS
 
-LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
+LOOKS_AT_ONCE = 2  # calls of "Look inside" at the same time: each takes a fraction of a second
 
-HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
+HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
 COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each is a story of every model
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
@@ -58,7 +58,7 @@ def settings_column(models: Models) -> Settings:
 
 
 def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
-    """Prompt, story, and what one does with a story; returns the story."""
+    """The prompt, the story and the buttons for it. Returns the story."""
     models = answers.models
     prompt = gr.Textbox(
         label=WORDS("prompt"),
@@ -102,7 +102,7 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     beginnings = json.dumps({name: models.prompts(name) for name in models.storytellers})
     settings.model.change(js=f"name => ({beginnings})[name]", inputs=settings.model, outputs=examples, **HERE)
 
-    # A link is opened: its settings are put into place, and its story is told.
+    # When a link is opened, the page takes its settings and tells its story.
     linked = [prompt, *settings]
     page.load(js="() => [storyteller.history.read()]", outputs=history, **HERE)
     page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
@@ -117,10 +117,10 @@ def tell_events(
     refusal: gr.HTML,
     buttons: tuple[gr.Button, gr.Button, gr.Button],
 ) -> list[Dependency]:
-    """A story that begins, another one, and the story continued: what each of the three buttons starts."""
+    """Connects the three buttons: tell a story, tell another one, continue the story."""
     tell, another, go_on = buttons
-    # A telling begins when any other has ended, as by Stop. A browser runs the listeners of a button one after the
-    # other, each to its end: so a story is no listener itself but follows the one that waits for that.
+    # A story begins only when any other has ended, for example by Stop. A browser runs the listeners of a button one
+    # after the other, each to its end. So the listener only waits for that end, and the story follows it with `then`.
     shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, api_visibility="private")
     begin = dict(js="storyteller.begin", **HERE)
     told = gr.on([tell.click, prompt.submit], **begin).then(
@@ -150,7 +150,7 @@ def tell_events(
 
 
 def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
-    """A text coloured by surprise; of each character, what else could have come; attention."""
+    """A text coloured by surprise, the alternatives at each character, and attention."""
     text = gr.Textbox(label=WORDS("look_text"), info=WORDS("look_info"), lines=3, max_lines=8, elem_id="text")
     with gr.Row(elem_classes="buttons"):
         look_story = gr.Button(WORDS("look_story"), elem_id="look_story")
@@ -179,7 +179,7 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
                 **LOOKING,
             )
             gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
-            colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
+            colours.change(js="() => null", outputs=attention, **HERE)  # it belonged to another text
         else:
             gr.Markdown(WORDS("attention_none"))
 
@@ -204,11 +204,11 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
         **private,
     )
     gr.on([control.change for control in sampler], js="storyteller.reselect", **HERE)
-    colours.change(js="() => null", outputs=chances, **HERE)  # which were of another text
+    colours.change(js="() => null", outputs=chances, **HERE)  # they belonged to another text
 
 
 def compare_tab(answers: Answers, settings: Settings) -> None:
-    """One prompt and one seed, every model side by side."""
+    """One prompt and one seed, told by every model side by side."""
     models = answers.models
     gr.Markdown(WORDS("compare_info"))
     if {"classic", "pocket"} <= models.storytellers.keys():
@@ -243,7 +243,7 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
 
 
 def training_tab(models: Models) -> None:
-    """Curves, figures and commands, all from the artifacts."""
+    """Curves, figures and commands, which all come from the artifacts."""
     gr.Markdown(WORDS("training_info"))
     scale = gr.Radio(
         [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"

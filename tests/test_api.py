@@ -119,7 +119,7 @@ async def use_tools(url: str) -> tuple[dict, dict]:
             steps.append(message)
 
         answers["progress"] = await session.call_tool("tell", calls["tell"], progress_callback=progressed)
-        assert steps and steps[-1] == "at work"
+        assert steps and steps[-1] == "running"
     return tools, answers
 
 

@@ -331,7 +331,7 @@ def test_the_link_of_a_story_longer_than_a_prompt_tells_all_of_it(browser, serve
         expect(other.story).to_have_text(story, use_inner_text=False)
 
     desktop.press("Edit and go on from here")
-    expect(desktop.alert).to_have_text("A prompt takes 4,000 characters: this is the end of the story.")
+    expect(desktop.alert).to_have_text("A prompt holds at most 4,000 characters, so this is only the end of the story.")
     written = desktop.prompt.input_value()
     assert story.endswith(written) and 3900 < len(written) <= 4000 and story[-len(written) - 1] == " "
     desktop.press("Tell")
@@ -693,12 +693,12 @@ def test_two_visitors_tell_apart(browser, server):
         (
             "en",
             (503, "Queue is full. Max size is 32 and size is 32."),
-            "So many ask at once that the queue is full: try",
+            "The queue is full, because many people are asking at once: try",
         ),
         (
             "de",
             (503, "Queue is full. Max size is 32 and size is 32."),
-            "Gerade fragen so viele, dass die Warteschlange",
+            "Die Warteschlange ist voll, weil gerade viele",
         ),
         ("en", (400, "one line of the server's"), "one line of the server's"),
     ],
@@ -738,12 +738,12 @@ def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
 
     desktop.enter("Look inside")  # which asks for the colours of the story
     refuse()
-    expect(desktop.alert).to_contain_text("So many ask at once")
+    expect(desktop.alert).to_contain_text("The queue is full")
     desktop.press("Colour this text")
     desktop.enter("Tell")
     expect(desktop.alert).to_have_count(0)
     refuse()
-    expect(desktop.alert).to_contain_text("So many ask at once")
+    expect(desktop.alert).to_contain_text("The queue is full")
     assert desktop.page.evaluate("storyteller.telling") is True
     desktop.page.unroute("**/queue/join*")
     desktop.troubles.clear()  # the browser logs such answers

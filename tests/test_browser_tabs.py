@@ -72,9 +72,9 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     bits = metrics_of("storyteller")["bits_per_character"]
     average = re.escape(f"the average of storyteller on stories that it had not seen is {bits:.2f}.")
     expect(status).to_have_text(re.compile(rf"[\d.]+ bits per character over \d+ characters; {average}"))
-    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).not_to_be_visible()
+    expect(desktop.page.get_by_text("Attention needs PyTorch, which is not installed")).not_to_be_visible()
     desktop.press("Attention ▼")
-    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).to_be_visible()
+    expect(desktop.page.get_by_text("Attention needs PyTorch, which is not installed")).to_be_visible()
 
 
 def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, server, desktop):

@@ -25,7 +25,7 @@ from tests.torture.record import record
 COMMAND = ".venv/bin/python -m pytest tests/test_fair_queue.py"
 WAITING = 32  # as app.py has it
 LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7, 1, 1]
-REFUSED = "16 requests from your address wait, run or are unread, and that is the limit: let one of them end first"
+REFUSED = "16 requests from your address are waiting, running or unread, which is the limit: wait until one ends"
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_story_that_was_left_cannot_be_read_again(server):
         until = time.monotonic() + 5
         while (again := reader.get(f"/call/tell/{event}")).status_code == 200:  # not noticed yet
             assert time.monotonic() < until
-        assert again.status_code == 404 and again.json()["detail"].startswith("event_id is unknown here")
+        assert again.status_code == 404 and again.json()["detail"].startswith("event_id is unknown: ")
         nameless = reader.post("/queue/join", json={"data": LONG, "fn_index": tell_number(server)})
         assert nameless.status_code == 400 and nameless.json()["detail"].startswith("session_hash must be")
 
@@ -263,7 +263,8 @@ def test_who_waits_for_too_long_is_told():
 
     started, told, queue = asyncio.run(wait())
     assert started is None and len(queue) == 0 and queue.event_ids_to_events == {}
-    assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
+    late = "your request did not start within 60 seconds, because others are waiting too: try again later"
+    assert told.output["error"] == late
 
 
 def test_one_after_the_other_is_fair_as_well():
@@ -336,5 +337,5 @@ def test_an_event_that_gradio_fails_to_begin_is_answered():
         return [messages.get_nowait() for _ in range(messages.qsize())][-1], queue
 
     told, queue = asyncio.run(fail())
-    assert told.output["error"] == "the page could not answer this" and not told.success
+    assert told.output["error"] == "the page could not answer this request: try again" and not told.success
     assert queue.event_ids_to_events == {} and queue.answered == set()

@@ -203,13 +203,13 @@ def test_the_documentation_shows_each_reader_its_own_address(server):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(server):
-    known = "no endpoint has this name; there are /tell, /score, /next_characters, /models"
+    known = "no endpoint has this name: call one of /tell, /score, /next_characters, /models"
     for path in ("call/nothing", "call/v2/nothing", "call/v2/go_on", "call/../tell"):
         status, _, text = ask(server, "POST", f"{API}/{path}", '{"data": []}')
         assert (status, json.loads(text)["detail"]) == (404, known)
     assert ask(server, "GET", f"{API}/call/tell/0123")[0] == 404
     told = ask(server, "POST", f"{API}/call/v2/score", '{"story": "Tom"}')[2]
-    assert json.loads(told)["detail"] == "one value is no parameter of /score; those are model, oauth_token, text"
+    assert json.loads(told)["detail"] == "a value is not a parameter of /score: these are model, oauth_token, text"
 
 
 @pytest.mark.parametrize("name", ["Host", "X_Forwarded_Host"])
@@ -217,7 +217,7 @@ def test_unknown_names_are_refused_with_the_known_ones(server):
 def test_names_of_hosts_are_checked(server, name, value):
     for path in ("/", "/config", f"{API}/openapi.json", f"{API}/mcp/"):
         status, _, text = ask(server, "GET", path, **{name: value})
-        refusal = f"{name.lower().replace('_', '-')} must be the name of a host, and a port if need be"
+        refusal = f"{name.lower().replace('_', '-')} must be a host name, with or without a port"
         assert (status, json.loads(text)["detail"]) == (400, refusal)
 
 
