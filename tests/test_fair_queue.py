@@ -159,7 +159,7 @@ def test_unread_answers_count_towards_the_share(server):
 
 @pytest.mark.alone
 def test_many_tool_calls_at_once_do_not_block_the_page(server):
-    """Gradio itself would hold one of the 40 threads that serve pages for each call, and notice too late who has left."""
+    """Gradio itself would hold one of the 40 threads that serve pages for each call, and notice leaving too late."""
     call = {
         "jsonrpc": "2.0",
         "id": 1,

@@ -361,7 +361,7 @@ def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
 
 
 def test_nobody_takes_all_connections(monkeypatch):
-    """One visitor has a limit, and all together have one. Only the second applies to this machine, as to a proxy on it."""
+    """One visitor has a limit, and all together have one. Only the second applies to this machine."""
     monkeypatch.setattr(request_checks, "MAX_OPEN", 2)
 
     async def crowd() -> tuple[list[int], list[int]]:
