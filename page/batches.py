@@ -27,7 +27,7 @@ class Story:
 
     def __init__(self, storyteller: Storyteller, teller: Teller | DraftTeller) -> None:
         self.storyteller, self.teller = storyteller, teller
-        self.stopped = False  # by its reader
+        self.stopped = False  # set when its reader leaves
         self.error: Exception | None = None
         self._written, self._news, self._due, self._over = "", threading.Event(), 0.0, False
         self._lock = threading.Lock()
@@ -186,7 +186,7 @@ class Drafting:
     """A story with several drafts, which form a batch of their own."""
 
     def __init__(self, story: Story) -> None:
-        self.stories, self.silent = [story], True  # until its first sentence
+        self.stories, self.silent = [story], True  # silent until its first sentence
         self.decoder = story.storyteller.decoder_of(story.teller)
 
     def advance(self) -> None:

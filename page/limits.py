@@ -29,7 +29,7 @@ class Refusal(gr.Error):
 
 
 def check_text(name: str, text: object, limit: int = MAX_TEXT, too_long: str = "refused_long") -> str:
-    """Returns the text. Raises Refusal if it is no string or too long."""
+    """Returns the text. Raises Refusal if it is not a string or too long."""
     if not isinstance(text, str):
         raise Refusal(f"{name} must be text, not {type(text).__name__}", name)
     if len(text) > limit:
@@ -38,7 +38,7 @@ def check_text(name: str, text: object, limit: int = MAX_TEXT, too_long: str = "
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> int:
-    """Returns the value. Raises Refusal if it is no whole number from `least` to `most`."""
+    """Returns the value. Raises Refusal if it is not a whole number from `least` to `most`."""
     value = whole(value)
     if type(value) is not int or not least <= value <= most:
         limits = dict(least=least, most=f"{most:,}")

@@ -26,7 +26,7 @@ from page.fair_queue import visitor
 MAX_BODY = 2**20  # bytes: twice the longest story that can be continued, with every character escaped
 MAX_READ = 8 * MAX_BODY
 MAX_OPEN = 256  # requests of one visitor at the same time; an open page has two
-BODY_SECONDS = 20  # for a body to arrive
+BODY_SECONDS = 20  # longest time for a body to arrive
 API = "/gradio_api"
 READ = {
     *("/", "/config", "/favicon.ico", "/robots.txt", "/manifest.json", "/theme.css", "/monitoring/summary"),

@@ -33,7 +33,7 @@ class Worker(threading.Thread):
         super().__init__(name="worker", daemon=True)
         self.scheduler, self.limit = scheduler, limit
         self.batches: dict[OnnxGraph | Story, Batch | Drafting] = {}
-        self.running = 0  # stories
+        self.running = 0  # how many stories
 
     def run(self) -> None:
         lower_priority()

@@ -20,7 +20,7 @@ LOOKS_AT_ONCE = 2  # calls of "Look inside" at the same time: each takes a fract
 
 HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
-COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each is a story of every model
+COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each tells a story with every model
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
 
 

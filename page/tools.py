@@ -39,9 +39,9 @@ class Tools:
         function = self.server.get_block_fn_from_endpoint_name(name)
         body = PredictBodyInternal(data=values, fn_index=function._id, session_hash=session, request=request)
         try:
-            taken, number, _ = await queue.push(body, request, None)
+            taken, id_or_reason, _ = await queue.push(body, request, None)
             if not taken:
-                raise RuntimeError(number)  # here it is the reason of the refusal
+                raise RuntimeError(id_or_reason)
             messages, message = queue.pending_messages_per_session[session], None
             while not isinstance(message, ProcessCompletedMessage):
                 message = await messages.get()
