@@ -1,4 +1,4 @@
-"""The page: puts its tabs, its API and its server together, out of page/; run it with `python app.py`."""
+"""The page: builds its tabs, its API and its server from the parts in page/; run it with `python app.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-# Gradio tabulates all calls at the end of each, with pandas, for a dashboard that this page does not have.
+# After each call Gradio tabulates all calls with pandas, for a dashboard that this page does not have: put that off.
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
 
@@ -20,48 +20,48 @@ from starlette.middleware import Middleware
 
 from page.answers import Answers
 from page.endpoints import Endpoints
-from page.gate import Gate
-from page.gradio_fixes import CalmStop, EarlyStop, NoFigures, WholeDocument
+from page.fair_queue import FairQueue, trust_the_hub
+from page.gradio_fixes import CompleteOpenApi, EmptyMonitoringSummary, StopBeforeEventId, StopWithoutError
 from page.limits import Refusal
-from page.looks import STYLE, THEME, head, view
-from page.share import FairQueue, trust_the_hub
-from page.shelf import Shelf
+from page.models import Models
+from page.request_checks import RequestChecks
 from page.slow_clients import end_stalled_connections
 from page.tabs import HERE, LOOKING, TELLING, compare_tab, look_tab, settings_column, tell_tab, training_tab
+from page.theme import STYLE, THEME, head, view
 from page.tools import serve_tools
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
 
-WAITING = 32  # calls queued behind those that are answered; more are turned away
-SESSIONS = 100  # whose form Gradio remembers, 0.1 MB each; the page does without that, so a reader loses nothing
+WAITING = 32  # calls that may wait in the queue; more are refused
+SESSIONS = 100  # sessions whose form Gradio remembers, 0.1 MB each; this page needs none of it, so dropping one is safe
 
 
 class Page(gr.Blocks):
-    """Blocks whose functions get the values as they were sent.
+    """Blocks that pass values to their functions as the client sent them.
 
-    Gradio's own checks, of components and of files among the values, answer `null` and log a traceback; those of
-    `page.limits` name the limit.
+    Gradio's own checks of components and of files among the values answer `null` and log a traceback. The checks in
+    `page.limits` name the limit instead.
     """
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *_: object) -> list:
         if block_fn.fn is None:
-            raise Refusal(f"/{block_fn.api_name} is a step of the page in the browser; call /tell", "")
+            raise Refusal(f"/{block_fn.api_name} runs in the browser only: call /tell", "")
         if len(inputs) != len(block_fn.inputs):
             raise Refusal(f"/{block_fn.api_name} takes {len(block_fn.inputs)} values, not {len(inputs)}", "")
         return inputs
 
 
-def build(shelf: Shelf) -> Page:
-    """The page for what stands on the shelf; it is served by `launch()`."""
-    answers = Answers(shelf)
+def build(models: Models) -> Page:
+    """Builds the page for the models of a folder; `launch()` serves it."""
+    answers = Answers(models)
     with Page(title=ENGLISH["title"], analytics_enabled=False) as page:
         view("heading")
-        if shelf.storytellers:
+        if models.storytellers:
             view("settings", elem_id="settings_button", padding=False)
             with gr.Row():
-                # Made first, as the tabs listen to it, and put after them.
+                # Created before the tabs, which listen to it, but placed after them.
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
-                    settings = settings_column(shelf)
+                    settings = settings_column(models)
                 with gr.Column(scale=5, min_width=300), gr.Tabs():
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
                         story = tell_tab(page, answers, settings)
@@ -70,25 +70,25 @@ def build(shelf: Shelf) -> Page:
                     with gr.Tab(WORDS("compare_tab"), id="compare") as compare:
                         compare_tab(answers, settings)
                     with gr.Tab(WORDS("training_tab"), id="training") as training:
-                        training_tab(shelf)
+                        training_tab(models)
                 beside.render()
             for tab in (tell, look, compare, training):
                 tab.select(js=f"() => storyteller.enter('{tab.id}')", **HERE)
             api(answers.endpoints)
         else:
-            view("none", {"folder": shelf.folder.name})
-        for label, troubles in (("skipped", shelf.skipped), ("slower", shelf.warnings)):
+            view("none", {"folder": models.folder.name})
+        for label, troubles in (("skipped", models.skipped), ("slower", models.warnings)):
             if troubles:
                 lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
                 gr.Textbox(lines, label=WORDS(label), interactive=False, max_lines=8, elem_id=label)
-    # Direct calls would pass the queue by and with it the limit on stories told at once.
+    # Direct calls would bypass the queue, and with it the limit on stories told at once.
     page.queue(api_open=False)
     page._queue = FairQueue(page, WAITING)
     return page
 
 
 def api(endpoints: Endpoints) -> None:
-    """What programs may call: documented on the page, and tools over MCP."""
+    """Adds the endpoints that programs may call: the page documents them, and MCP offers them as tools."""
     gr.api(endpoints.tell, api_name="tell", **TELLING)
     gr.api(endpoints.score, api_name="score", **LOOKING)
     gr.api(endpoints.next_characters, api_name="next_characters", **LOOKING)
@@ -102,13 +102,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     artifacts = parser.parse_args(argv).artifacts.resolve()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # Gradio's greeting has a picture in it, and not every locale
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale can print the emoji of Gradio's greeting
     register()
     trust_the_hub()
-    shelf = Shelf(artifacts)
-    for name, reason in shelf.skipped.items():
+    models = Models(artifacts)
+    for name, reason in models.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
-    page = build(shelf)
+    page = build(models)
     page.launch(
         prevent_thread_lock=True,
         theme=THEME,
@@ -122,20 +122,20 @@ def main(argv: list[str] | None = None) -> None:
         enable_monitoring=False,
         run_history=False,
         state_session_capacity=SESSIONS,
-        footer_links=["api"],  # its settings would load the page anew in mid-story, and record the screen
+        footer_links=["api"],  # Gradio's settings link would reload the page in mid-story, and record the screen
         app_kwargs={
             "middleware": [
-                Middleware(Gate, page),
-                Middleware(CalmStop),
-                Middleware(EarlyStop, page),
-                Middleware(NoFigures),
-                Middleware(WholeDocument, page),
+                Middleware(RequestChecks, page),
+                Middleware(StopWithoutError),
+                Middleware(StopBeforeEventId, page),
+                Middleware(EmptyMonitoringSummary),
+                Middleware(CompleteOpenApi, page),
             ]
         },
     )
     serve_tools(page)
     end_stalled_connections(page.server)
-    threading.Thread(target=shelf.warm_up, daemon=True).start()
+    threading.Thread(target=models.warm_up, daemon=True).start()
     page.block_thread()
 
 

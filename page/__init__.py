@@ -1,1 +1,1 @@
-"""What stands behind app.py: the answers, the words, the look and the browser's side of the page."""
+"""The parts of the page that app.py puts together: answers, texts, theme and browser scripts."""

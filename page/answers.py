@@ -1,4 +1,4 @@
-"""What the tabs of the page ask: stories to be continued or compared, colours, chances, attention."""
+"""What the tabs of the page call: continue a story, compare models, colours, chances, attention."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ from typing import Any
 from model import TorchDecoder
 from page.endpoints import LIKELIEST, Endpoints, expected
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
+from page.models import HAS_TORCH, Models
 from page.scheduler import at_low_priority
-from page.shelf import HAS_TORCH, Shelf
 from page.telling import Telling, named, stream, stream_together
 from page.words import ENGLISH
 
 
 class Answers:
-    """The answers for the tabs; those that programs get as well are `endpoints`."""
+    """The answers for the tabs. `endpoints` holds those that programs can call too."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf, self.endpoints = shelf, Endpoints(shelf)
+    def __init__(self, models: Models) -> None:
+        self.models, self.endpoints = models, Endpoints(models)
 
     def go_on(self, model: object, story: object, prompt_length: object, *settings: object) -> Iterator[Telling]:
-        """Continues the story that is shown, whose first `prompt_length` characters are the visitor's."""
-        storyteller = self.shelf.storyteller(model)
+        """Continues the story that the page shows. Its first `prompt_length` characters are the visitor's own."""
+        storyteller = self.models.storyteller(model)
         sampling = check_sampling(*settings)
         story = check_text("story", story, MAX_STORY, "refused_story_long")
         if not story:
             raise Refusal(ENGLISH["refused_none"], "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
         parts = dict(shown=story[:cut], before=story[cut:])
-        yield from stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.shelf.scheduler, **parts)
+        yield from stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.models.scheduler, **parts)
 
     def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
-        """The stories of all models from one prompt and one seed, together."""
+        """Tells the stories of all models at the same time, from one prompt and one seed."""
         sampling = check_sampling(*settings)
-        storytellers = [self.shelf.storytellers[name] for name in self.shelf.side_by_side()]
+        storytellers = [self.models.storytellers[name] for name in self.models.side_by_side()]
         yield from at_low_priority(stream_together(storytellers, check_text("prompt", prompt), sampling))
 
     def colours(self, model: object, text: object) -> dict[str, Any]:
-        """What `score` says, the bits of all characters in one string: Gradio copies a list of thousands at each event,
-        number by number, which took a click 0.2 seconds."""
+        """The answer of `score`, with the bits of all characters in one string.
+
+        Gradio copies a list number by number at each event: with thousands of numbers a click took 0.2 seconds.
+        """
         scored = self.endpoints.score(model, text)
         return scored | {"bits": json.dumps(scored["bits"]), "dropped": named(scored["dropped"])}
 
     def look(self, model: object, text: object, index: object, *settings: object) -> dict[str, Any]:
-        """What could have stood at `index` of a text that was scored, with the character that does, if any."""
-        storyteller, sampling = self.shelf.storyteller(model), check_sampling(1, *settings, 0)
+        """The likeliest characters at `index` of a scored text, and the character that the text has there, if any."""
+        storyteller, sampling = self.models.storyteller(model), check_sampling(1, *settings, 0)
         text = check_text("text", text)
         index = check_whole("index", index, 0, len(text))
         before, after = (storyteller.vocab.fit(part)[0] for part in (text[:index], text[index:]))
-        rows = expected(storyteller, self.shelf.read(storyteller.name, before + after)[len(before)], sampling)
+        rows = expected(storyteller, self.models.read(storyteller.name, before + after)[len(before)], sampling)
         here = text[index] if index < len(text) else None
         shown = [row for i, row in enumerate(rows) if i < LIKELIEST or row["character"] == here]
         return {"before": text[max(0, index - 20) : index], "here": here, "rows": shown}
 
     def attention(self, model: object, text: object, index: object, layer: object, head: object) -> dict[str, Any]:
-        """How much a head looks at each character before `index` of a text; layer and head count from 1."""
-        storyteller = self.shelf.storyteller(model)
+        """How much a head attends to each character before `index` of a text. Layers and heads count from 1."""
+        storyteller = self.models.storyteller(model)
         if not HAS_TORCH:
             raise Refusal("attention needs PyTorch: install it with pip install torch", "layer")
         text = check_text("text", text)
@@ -67,7 +69,7 @@ class Answers:
         head = check_whole("head", head, 1, config.heads)
         read = storyteller.prepare(text[:index])
         weights = TorchDecoder(storyteller.network).attention(read.ids, layer - 1, head - 1)[-1]
-        opened = len(read.ids) > len(read.text)  # the mark that opens a story still fits into the context
+        opened = len(read.ids) > len(read.text)  # the context still holds the mark that opens a story
         return {
             "text": read.text[read.cut :],
             "weights": [round(float(weight), 4) for weight in weights[opened:]],

@@ -1,10 +1,10 @@
-// What every view uses: words, elements, links, the keyboard, and the steps that never leave the browser.
+// What all views use: texts, elements, links, the keyboard, and the steps that run only in the browser.
 
 const storyteller = { views: {}, current: null };
 
-// The stories of this visit, which a reload keeps and the end of the tab ends. In a Space the page is a frame of another
-// site's, and a browser that blocks third-party cookies denies a frame its storage: then a reload forgets them.
-storyteller.shelf = (() => {
+// The stories of this visit. They survive a reload, and are lost when the tab is closed. In a Space the page is a frame
+// in another site. A browser that blocks third-party cookies gives such a frame no storage: then a reload loses them.
+storyteller.history = (() => {
   let kept = "[]";
   try {
     sessionStorage.length;
@@ -17,7 +17,7 @@ storyteller.shelf = (() => {
   };
 })();
 
-// A function of one value that remembers: to look up a language or a format for each of 4,000 characters takes long.
+// Caches a function of one value: looking up a language or a format for each of 4,000 characters would be slow.
 storyteller.once = (make) => {
   const made = new Map();
   return (key) => {
@@ -28,11 +28,11 @@ storyteller.once = (make) => {
 
 storyteller.words = storyteller.once(() => {
   const tables = window.gradio_config.i18n_translations;
-  const languages = [navigator.language, navigator.language.split("-")[0]]; // the one that Gradio's own words take
+  const languages = [navigator.language, navigator.language.split("-")[0]]; // as Gradio chooses its own texts
   return { ...tables.en, ...tables[languages.find((name) => name in tables)] };
 });
 
-// The word of this key in the visitor's language, its braces filled in; what is filled in stays text.
+// The text of this key in the visitor's language, with its braces filled in. Inserted values stay plain text.
 storyteller.say = (key, values = {}) =>
   storyteller.words()[key].replace(/\{(\w+)\}/g, (braces, name) => values[name] ?? braces);
 
@@ -47,7 +47,7 @@ storyteller.percents = storyteller.once(
 );
 storyteller.percent = (share) => storyteller.percents(share < 0.1 ? 2 : 1).format(share);
 
-// The server refuses in English: this is the same in the visitor's language, what has no word of its own as it is.
+// Patterns of the server's English refusals, to translate them. A refusal that matches none is shown as it is.
 storyteller.refusals = storyteller.once(() => {
   const { en } = window.gradio_config.i18n_translations;
   const literal = (text) => text.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
@@ -64,13 +64,13 @@ storyteller.refused = (said) => {
     for (const [name, value] of Object.entries(values)) {
       if (/^\d{1,3}(,\d{3})+$/.test(value)) values[name] = storyteller.number(BigInt(value.replaceAll(",", "")));
     }
-    if (values.name in words) values.name = `“${words[values.name]}”`; // a field is called what its label says
+    if (values.name in words) values.name = `“${words[values.name]}”`; // use the field's label as its name
     return storyteller.say(key, values);
   }
   return said;
 };
 
-// An element with attributes and children; a string becomes text, never HTML.
+// An element with attributes and children. A string becomes text, never HTML.
 storyteller.make = (name, attributes = {}, ...children) => {
   const svg = ["svg", "path", "line", "text", "circle", "g"].includes(name);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -79,17 +79,18 @@ storyteller.make = (name, attributes = {}, ...children) => {
   return element;
 };
 
-// A character as one can see it.
+// A character in visible form.
 storyteller.visible = (character) => {
   const names = { " ": "blank", "\n": "line_break", "<|endoftext|>": "end_of_story" };
   return character in names ? storyteller.say(names[character]) : character;
 };
 
-// What Gradio says in a toast that vanishes, of a full queue for one, stays where the visitor is until the next press.
+// Gradio shows some errors, such as a full queue, in a toast that vanishes. This shows them in the open tab instead,
+// until the next click or key.
 new MutationObserver((changes) => {
   for (const node of changes.flatMap((change) => [...change.addedNodes])) {
     if (!(node instanceof HTMLElement)) continue;
-    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed(); // in whatever tab one is
+    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed(); // whichever tab is open
     if (!node.className.includes("toast")) continue;
     const said = node.querySelector('.error[data-testid="toast-text"]')?.textContent.trim();
     const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();
@@ -98,15 +99,15 @@ new MutationObserver((changes) => {
     const busy = said.startsWith("This application is currently busy");
     refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
     node.querySelector('[data-testid="toast-close"]').click();
-    const pressed = new AbortController(); // either press ends the wait for both
-    for (const press of ["click", "keydown"]) { // not pointerdown: a button would move away from under the pointer
+    const pressed = new AbortController(); // the first of the two removes both listeners
+    for (const press of ["click", "keydown"]) { // not pointerdown: the button under the pointer would move away
       const away = () => [pressed.abort(), (refusal.textContent = "")];
       document.addEventListener(press, away, { signal: pressed.signal, capture: true });
     }
   }
 }).observe(document, { childList: true, subtree: true });
 
-// Draws a view now and whenever its value changes.
+// Draws a view now, and again whenever its value changes.
 storyteller.drawn = (element, props, watch, draw) => {
   const root = element.firstElementChild;
   const redraw = () => draw(root, props.value);
@@ -114,10 +115,10 @@ storyteller.drawn = (element, props, watch, draw) => {
   redraw();
 };
 
-// A story is told in steps, Tell and each Continue, and what tells it again are the settings of all. The address bar
-// carries them after a #: that is not sent to the server.
+// A story has steps: Tell, and each Continue. The settings of all steps tell it again. The address bar holds them after
+// a #, which the browser does not send to the server.
 const SETTINGS = ["length", "temperature", "top_k", "top_p", "min_p", "seed", "drafts", "beams"];
-const FORMER = SETTINGS.slice(0, 6); // those of a link from when there were no drafts: it tells its story with one
+const FORMER = SETTINGS.slice(0, 6); // in links from before there were drafts: these mean one draft and one beam
 
 storyteller.address = (steps) => {
   const [first, ...more] = steps ?? [];
@@ -125,7 +126,7 @@ storyteller.address = (steps) => {
   for (const step of more) link.append("then", [...SETTINGS.map((name) => step[name]), step.model].join());
   const hash = steps ? `#${link}` : "";
   history.replaceState(null, "", location.pathname + location.search + hash);
-  // In a Space the page is a frame; the Hub then writes its own address bar.
+  // In a Space the page is a frame: the Hub writes the link into its own address bar.
   if (window.parent !== window) window.parent.postMessage({ hash: hash.slice(1) }, "https://huggingface.co");
 };
 
@@ -141,7 +142,7 @@ storyteller.open = () => {
   });
   return ["prompt", "model", ...SETTINGS].map((name, i) => {
     if (isFormer && !names.includes(name) && i > 1) return 1;
-    if (!link.has(name)) return undefined; // which changes nothing: the visitor may be writing already
+    if (!link.has(name)) return undefined; // changes nothing, because the visitor may already be typing
     return i < 2 ? link.get(name) : number(link.get(name));
   });
 };
@@ -150,28 +151,29 @@ storyteller.tellLink = () => {
   if (new URLSearchParams(location.hash.slice(1)).has("seed")) document.querySelector("#tell").click();
 };
 
-// The next step of a link, once the one before is told.
+// Continues with the next step of a link when the step before it is told.
 storyteller.coming = [];
 storyteller.follow = () => {
   if (storyteller.coming.length && !storyteller.telling) document.querySelector("#go_on").click();
 };
-window.addEventListener("hashchange", () => location.reload()); // a link was put into the address bar of an open page
+// The visitor has pasted a link into the address bar of the open page.
+window.addEventListener("hashchange", () => location.reload());
 
 storyteller.pause = () => new Promise((done) => setTimeout(done, 50));
 
-// Ends what is being told, if anything is, and waits until it has its place in the history.
+// Stops the story that is being told, if any, and waits until it is in the history.
 storyteller.ended = async () => {
   if (storyteller.telling) document.querySelector("#stop").click();
   for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
 };
 
-// A story begins, with a turn of its own: what still comes of the turn before leaves it alone.
+// Begins a story with a new turn number, so that late events of the turn before do not change it.
 storyteller.turn = 0;
 storyteller.begin = async () => {
   await storyteller.ended();
   storyteller.turn += 1;
   storyteller.telling = true;
-  storyteller.continued = []; // the steps before
+  storyteller.continued = []; // the earlier steps
   storyteller.address(null);
 };
 
@@ -181,7 +183,7 @@ storyteller.failed = () => {
   storyteller.address(storyteller.current?.steps);
 };
 
-// Gradio shows a story that is being told by its status; what is on its way when one stops comes before that ends.
+// Waits until Gradio's status of the story is gone: pieces that were on their way at a stop arrive before that.
 storyteller.settled = async () => {
   for (let i = 0; i < 100; i++) {
     await storyteller.pause();
@@ -190,39 +192,40 @@ storyteller.settled = async () => {
   return false;
 };
 
-// The settings that tell the story again, with what is told of it if it is stopped.
+// The settings that tell the story again. For a stopped story, the length is what was told of it.
 storyteller.steps = ({ steps, settings, running, written }) => {
   const step = { ...settings, length: (running && written) || settings.length };
-  if (storyteller.continued.length) delete step.prompt; // it is the story so far
+  if (storyteller.continued.length) delete step.prompt; // the prompt is the story so far
   return steps ?? [...storyteller.continued, step];
 };
 
-// The story is over: it gets its address and its place in the history.
+// The story is over: puts its link into the address bar, and the story into the history.
 storyteller.keep = async () => {
   const { turn } = storyteller;
   const over = await storyteller.settled();
-  if (!over || turn !== storyteller.turn) return [undefined, undefined]; // which changes nothing
+  if (!over || turn !== storyteller.turn) return [undefined, undefined]; // changes nothing
   storyteller.telling = false;
   const { current } = storyteller;
-  if (!current || current.running || current.steps) storyteller.coming = []; // it was refused, or is stopped
+  if (!current || current.running || current.steps) storyteller.coming = []; // refused or stopped
   if (!current) return [null, undefined];
-  // To go on, and write nothing, is no step.
+  // A Continue that wrote nothing is not a step.
   const steps = current.written || !storyteller.continued.length ? storyteller.steps(current) : storyteller.continued;
-  const stopped = current.running || Boolean(current.stopped); // this runs for Stop, and for the end of the telling
+  const stopped = current.running || Boolean(current.stopped); // this runs for Stop, and again at the end
   const telling = { ...current, steps, running: false, stopped };
   storyteller.address(steps);
   const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
-  const all = [telling, ...storyteller.shelf.read().filter((other) => !same(other))].slice(0, 20);
-  storyteller.shelf.write(all);
+  const all = [telling, ...storyteller.history.read().filter((other) => !same(other))].slice(0, 20);
+  storyteller.history.write(all);
   return [telling, all];
 };
 
 storyteller.forget = () => {
-  storyteller.shelf.write([]);
+  storyteller.history.write([]);
   return [[]];
 };
 
-// An array is a list of outputs, even where there is one output: so one that is an array itself stands in another.
+// Gradio reads an array as the list of outputs, even where there is only one. So an output that is itself an array stands
+// in another array.
 storyteller.halt = async () => {
   await storyteller.settled();
   const halted = ({ running, ...telling }) => ({ ...telling, running: false, stopped: running });
@@ -230,11 +233,11 @@ storyteller.halt = async () => {
 };
 
 storyteller.clear = async () => {
-  storyteller.turn += 1; // nothing is kept
+  storyteller.turn += 1; // so that `keep` does not store the story
   storyteller.telling = false;
   storyteller.coming = [];
   await storyteller.settled();
-  storyteller.current = null; // which a late end of the story would keep
+  storyteller.current = null; // a late end of the story would store it otherwise
   storyteller.address(null);
   return ["", null, null];
 };
@@ -242,13 +245,13 @@ storyteller.clear = async () => {
 storyteller.recall = async () => {
   const { chosen } = storyteller;
   await storyteller.ended();
-  const steps = chosen.steps.map((step) => ({ drafts: 1, beams: 1, ...step })); // a tab may be older than drafts
+  const steps = chosen.steps.map((step) => ({ drafts: 1, beams: 1, ...step })); // older stories lack them
   storyteller.address(steps);
   const [first] = steps;
   return [{ ...chosen, steps }, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
 };
 
-// The same settings, and a seed that is yet to be drawn.
+// The same settings with seed -1, so that the server draws a new one.
 storyteller.reseeded = (settings) => settings.map((value, i) => (SETTINGS[i] === "seed" ? -1 : value));
 storyteller.another = (model, prompt, ...settings) => [model, prompt, ...storyteller.reseeded(settings)];
 
@@ -256,9 +259,9 @@ storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
 
 storyteller.continuing = (model, telling, again, ...settings) => {
   storyteller.continued = telling?.steps ?? [];
-  // Of a link its step; else what is set, with another seed: the same would repeat itself.
+  // The next step of a link, or else the current settings with a new seed: the same seed would repeat the same text.
   const [teller, ...how] = storyteller.coming.shift() ?? [model, ...storyteller.reseeded(settings)];
-  const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model would end it again
+  const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model ends the story again
   return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
 };
 
@@ -285,7 +288,7 @@ storyteller.copy = async () => {
   try {
     await navigator.clipboard.writeText(storyteller.whole(storyteller.current));
   } catch {
-    done = "not_copied"; // without https there is no clipboard
+    done = "not_copied"; // without https a page has no clipboard
   }
   button.textContent = storyteller.say(done);
   storyteller.announce(storyteller.say(done));
@@ -307,11 +310,12 @@ storyteller.download = () => {
   return null;
 };
 
-// To look inside.
+// For the tab "Look inside".
 storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-storyteller.limit);
-storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text]; // who told it
+// The model that told the story reads it, whichever is chosen now.
+storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text];
 storyteller.looking = (model, colours, again, ...sampler) => [
-  colours.model, // which read the text, whatever is chosen by now
+  colours.model, // the model that read the text, even if another is chosen now
   colours.characters,
   storyteller.index,
   ...sampler,
@@ -333,7 +337,7 @@ storyteller.enter = (tab) => {
   }
 };
 
-// Gradio takes an empty box beside a slider for its least value; what was in there before is meant.
+// Gradio reads an empty box beside a slider as its least value. This restores the value that was there before.
 let before = "";
 window.addEventListener("focusin", ({ target }) => (before = target.value ?? ""));
 window.addEventListener(
@@ -343,7 +347,7 @@ window.addEventListener(
     target.value = before;
     target.dispatchEvent(new Event("input", { bubbles: true }));
   },
-  true, // before Gradio hears of it
+  true, // capture: before Gradio's own listener
 );
 
 window.addEventListener("keydown", (event) => {
@@ -351,6 +355,6 @@ window.addEventListener("keydown", (event) => {
   const compared = Array.isArray(storyteller.compared) ? storyteller.compared : [];
   const runs = { stop: storyteller.telling, compare_stop: compared.some((telling) => telling?.running) };
   for (const button of document.querySelectorAll("button.stop")) {
-    if (button.offsetParent || runs[button.id]) button.click(); // also from another tab
+    if (button.offsetParent || runs[button.id]) button.click(); // also while another tab is open
   }
 });

@@ -1,7 +1,7 @@
-"""Stories as a worker tells them, a step at a time: those of one draft together, those with drafts each on its own.
+"""Stories as a worker tells them, a step at a time. Stories of one draft share a batch; one with drafts has its own.
 
-One run of a graph for several stories costs less than a run for each, as the weights are read once for all. The logits
-are bit for bit those of each story alone, so a story does not depend on who else is listening.
+One run of a graph for several stories costs less than one run for each story, because it reads the weights only once.
+The logits are bit for bit those of each story alone, so a story does not depend on the other stories in its batch.
 
 Shapes: L applications of a block, B stories, H heads, T time, D head width, V vocabulary.
 """
@@ -18,27 +18,27 @@ from model.decoder import CHUNK, OnnxGraph, Place
 from model.storyteller import Storyteller
 from model.teller import DraftTeller, Teller
 
-HEARTBEAT_SECONDS = 0.2  # between the pieces of a story with drafts at most
-PIECE_SECONDS = 0.05  # an update of the page costs over a millisecond, so characters travel in groups
+HEARTBEAT_SECONDS = 0.2  # longest time between two pieces of a story with drafts
+PIECE_SECONDS = 0.05  # an update of the page costs over a millisecond, so characters are sent in groups
 
 
 class Story:
-    """A story that is being told: a worker writes what its teller tells, its reader waits for `pieces`."""
+    """A story that is being told: a worker writes the text of its teller, and its reader waits for `pieces`."""
 
     def __init__(self, storyteller: Storyteller, teller: Teller | DraftTeller) -> None:
         self.storyteller, self.teller = storyteller, teller
-        self.stopped = False  # by its reader
+        self.stopped = False  # set when its reader leaves
         self.error: Exception | None = None
         self._written, self._news, self._due, self._over = "", threading.Event(), 0.0, False
         self._lock = threading.Lock()
 
     def write(self, text: str) -> None:
-        """What its teller has added."""
+        """Adds text that the teller has told."""
         with self._lock:
             self._written += text
         if self.teller.over:
             self.end()
-        elif self._written and time.monotonic() >= self._due:  # the first character leaves at once
+        elif self._written and time.monotonic() >= self._due:  # the first character is sent at once
             self._due = time.monotonic() + PIECE_SECONDS
             self._news.set()
 
@@ -51,9 +51,10 @@ class Story:
         return self._over or self.stopped
 
     def pieces(self) -> Iterator[str]:
-        """What was written since the last piece, about every `PIECE_SECONDS`; raises what its worker raised.
+        """Yields what was written since the last piece, about every `PIECE_SECONDS`; raises what the worker raised.
 
-        While drafts are drawn it is nothing: whoever stops a story is noticed at its next piece.
+        While a worker draws drafts, the pieces are empty. They are sent all the same, because Gradio stops a story only
+        when its next piece comes.
         """
         over, drafts = False, isinstance(self.teller, DraftTeller)
         while not over:
@@ -69,28 +70,28 @@ class Story:
 
 
 class Row:
-    """A story of one draft, and what of it a batch has read."""
+    """A story of one draft, and which of its symbols a batch has read."""
 
     def __init__(self, story: Story, context: int) -> None:
         self.story, self.unread = story, story.teller.unread
         self.read: list[int] = []  # the symbols that its cache holds
-        self.ahead = 0  # so many of their newer half are read again already, for when the context is full
+        self.ahead = 0  # symbols of the newer half that were read again in advance, for when the context is full
         self.overflows = len(self.unread) + story.teller.left - 1 > context
 
     def write(self, logits: np.ndarray) -> None:
-        """The next symbol out of its logits (V,)."""
+        """Picks the next symbol from its logits (V,), and writes the text that follows from it."""
         self.story.write(self.story.teller.take(logits))
         self.unread = self.story.teller.unread
 
 
 class Batch:
-    """Stories of one draft and of one graph, a row each in the arrays that it reads and writes; the first are in use.
+    """Stories of one draft and of one graph. Each has a row in the arrays; the first `len(rows)` rows are in use.
 
-    A prompt is read in chunks, with a step of the others between them. A context that will be full has its newer half
-    read again ahead of time, so that no reader waits for that.
+    A batch reads a prompt in chunks, and advances the other stories by a step between two chunks. Where a context will
+    become full, the batch reads its newer half again in advance, so that no reader waits for that.
     """
 
-    silent = False  # each step tells something
+    silent = False  # each step tells a character
 
     def __init__(self, graph: OnnxGraph, rows: int) -> None:
         config = graph.config
@@ -100,7 +101,7 @@ class Batch:
         self.ahead = graph.new_cache(max(self.half, 1), rows)
         self.ids, self.place = np.zeros((rows, 1), np.int64), Place(self.context, rows=rows)
         self.logits = np.zeros((rows, 1, config.vocab_size), np.float32)
-        # Bound once for each number of stories: nothing is allocated for a character.
+        # Bound once for each number of stories, so that a step allocates nothing.
         self.steps = [
             graph.bind(self.ids[:n], self.place.first(n), self.cache[:, :n], self.logits[:n])
             for n in range(1, rows + 1)
@@ -114,7 +115,7 @@ class Batch:
         self.rows.append(Row(story, self.context))
 
     def advance(self) -> None:
-        """A symbol more of each story whose prompt is read, and a chunk more of one that has yet to be read."""
+        """Adds a symbol to each story whose prompt has been read, and reads a chunk of one other story."""
         for place in reversed(range(len(self.rows))):
             if self.rows[place].story.over:
                 self._drop(place)
@@ -122,7 +123,7 @@ class Batch:
         self._step()
 
     def _drop(self, place: int) -> None:
-        """The last row moves to where one becomes free."""
+        """Removes the row at `place`, and moves the last row there."""
         last = self.rows.pop()
         if place < len(self.rows):
             self.rows[place] = last
@@ -131,7 +132,10 @@ class Batch:
                 cache[:, place, :, :length] = cache[:, end, :, :length]
 
     def _read_chunk(self) -> None:
-        """Of the story with the least to be read; of none, what one will need again when its context is full."""
+        """Reads a chunk of the prompt that has the least left to read.
+
+        Without such a prompt, reads in advance what a story will read again when its context is full.
+        """
         waiting = [place for place, row in enumerate(self.rows) if len(row.unread) > 1]
         if waiting:
             place = min(waiting, key=lambda place: len(self.rows[place].unread))
@@ -150,7 +154,10 @@ class Batch:
                 return
 
     def _step(self) -> None:
-        """All rows take part; that of a story which has more to read writes where its next chunk will write again."""
+        """Runs the graph for all rows.
+
+        A row that still has a prompt to read takes part too: what it writes, its next chunk overwrites.
+        """
         for place, row in enumerate(self.rows):
             if len(row.read) == self.context and not row.story.over:
                 self._go_back(place, row)
@@ -168,7 +175,7 @@ class Batch:
             self.rows[place].write(self.logits[place, 0])
 
     def _go_back(self, place: int, row: Row) -> None:
-        """The context is full: its newer half is read again, of which most was read ahead."""
+        """The context is full: starts again with its newer half, most of which was read in advance."""
         newer = row.read[self.context - self.half :] + row.unread
         self.cache[:, place, :, : row.ahead] = self.ahead[:, place, :, : row.ahead]
         row.read, row.unread, row.ahead = newer[: row.ahead], newer[row.ahead :], 0
@@ -176,14 +183,14 @@ class Batch:
 
 
 class Drafting:
-    """A story with several drafts, which are a batch by themselves."""
+    """A story with several drafts, which form a batch of their own."""
 
     def __init__(self, story: Story) -> None:
-        self.stories, self.silent = [story], True  # until its first sentence
+        self.stories, self.silent = [story], True  # silent until its first sentence
         self.decoder = story.storyteller.decoder_of(story.teller)
 
     def advance(self) -> None:
-        """A symbol more of each draft, or a chunk more of what is to be read before."""
+        """Adds a symbol to each draft, or reads a chunk of the text before them."""
         [story] = self.stories
         text = story.teller.step(self.decoder)
         self.silent = self.silent and not text

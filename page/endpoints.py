@@ -9,22 +9,22 @@ from model import Sampling, Storyteller
 from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import Refusal, check_sampling, check_text, check_whole
-from page.shelf import EXAMPLES, Shelf
+from page.models import EXAMPLES, Models
 from page.telling import figures
 from page.words import ENGLISH
 
-LIKELIEST = 10  # next characters that are shown
+LIKELIEST = 10  # next characters to show
 
 
 class Endpoints:
     """The API. Its docstrings and types are its documentation, on the page and for MCP.
 
-    Gradio reads the types themselves, not their text (so nothing is imported from __future__ here), of what is streamed
-    the type of one piece, and puts a comma after a line of `Returns`.
+    Gradio reads the types themselves, not their text, so this file does not import annotations from __future__. For a
+    stream, Gradio reads the type of one piece. It puts a comma after each line of `Returns`.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def tell(
         self,
@@ -42,30 +42,30 @@ class Endpoints:
         """Tells a story that begins with the prompt, in simple English, as for small children.
 
         Args:
-            model: Name of the model that tells, as `models` has it; empty for the first of them.
+            model: Name of the model that tells, as `models` lists it; empty for the first of them.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
             length: Characters that the story may have at most, 1 to 4,000. With drafts it ends with a whole sentence.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
-            seed: The same seed tells the same story; -1 draws one.
+            seed: The same seed tells the same story; -1 draws a new seed.
             drafts: How often each sentence is drawn, 1 to 16; the best is kept, and only whole sentences are told.
-            beams: How many beginnings of the story go on at once until one is the best, 1 to 4; each has its drafts.
+            beams: How many versions of the story go on side by side until one is best, 1 to 4; each has its drafts.
 
         Returns:
-            The story so far with its prompt, and a line of figures: characters, characters per second, seed; when it is
-            over, a line that says whether the model ended it or the length did.
+            The story so far with its prompt, and a line of figures: characters, characters per second, seed. A finished
+            story has one more line: whether the model ended it, or it reached its length.
         """
         settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
-        for telling in self.shelf.telling(model, prompt, *settings):
+        for telling in self._models.telling(model, prompt, *settings):
             yield telling["prompt"] + telling["text"], figures(telling)
 
     def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
-        """Says how well a model foresees a text, character by character.
+        """Says how well a model predicts a text, character by character.
 
         Args:
-            model: Name of the model that reads, as `models` has it; empty for the first of them.
+            model: Name of the model that reads, as `models` lists it; empty for the first of them.
             text: The text, 1 to 4,000 characters; it is read as a story from its start.
 
         Returns:
@@ -76,12 +76,12 @@ class Endpoints:
             bits of surprise of each character
             dropped (the characters that the model does not know).
         """
-        storyteller = self.shelf.storyteller(model)
+        storyteller = self._models.storyteller(model)
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
             raise Refusal(ENGLISH["refused_letters"], "text")
-        check_text("text", characters)  # an ellipsis is three characters to the model
-        said = log_softmax(self.shelf.read(storyteller.name, characters)[:-1])  # (T, V)
+        check_text("text", characters)  # normalising can lengthen a text: an ellipsis becomes three characters
+        said = log_softmax(self._models.read(storyteller.name, characters)[:-1])  # (T, V)
         bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
             "model": storyteller.name,
@@ -102,10 +102,10 @@ class Endpoints:
         min_p: float = USUAL.min_p,
         count: int = LIKELIEST,
     ) -> list[dict[str, Any]]:
-        """Says which characters a model expects after a text, before and after the settings of the sampler.
+        """Says which characters a model expects after a text, before and after the sampling settings are applied.
 
         Args:
-            model: Name of the model, as `models` has it; empty for the first of them.
+            model: Name of the model, as `models` lists it; empty for the first of them.
             prompt: The text so far, up to 4,000 characters.
             temperature: 0 always takes the likeliest character, 2 is wild.
             top_k: Only the k likeliest characters may come next; 0 for all.
@@ -118,7 +118,7 @@ class Endpoints:
             before (its probability as the model gives it)
             after (the probability with which it is drawn under these settings).
         """
-        storyteller = self.shelf.storyteller(model)
+        storyteller = self._models.storyteller(model)
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
         count = check_whole("count", count, 1, 256)
         logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
@@ -143,12 +143,12 @@ class Endpoints:
                 "context": storyteller.config.context,
                 "command": storyteller.metrics.get("command", ""),
             }
-            for name, storyteller in self.shelf.storytellers.items()
+            for name, storyteller in self._models.storytellers.items()
         ]
 
 
 def expected(storyteller: Storyteller, logits: np.ndarray, sampling: Sampling) -> list[dict[str, Any]]:
-    """Every symbol, the likeliest first, with its probability as the model gives it and as `sampling` draws it."""
+    """Every symbol, the likeliest first, with its probability from the model and its probability under `sampling`."""
     before = storyteller.chances(logits, Sampling(temperature=1.0))
     after = storyteller.chances(logits, sampling)
     return [

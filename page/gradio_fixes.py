@@ -1,4 +1,4 @@
-"""Fixes for what Gradio 6.31 sends; drop each when its test passes without it."""
+"""Fixes for errors of Gradio 6.31; remove each one when its test passes without it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class CalmStop:
-    """ASGI middleware: the end of a story that was stopped is no error.
+class StopWithoutError:
+    """ASGI middleware: makes a stopped story end without an error.
 
-    `/cancel` completes the event with an output that lacks `data`. The page's script stumbles over that and, if the
-    message comes after the answer to `/cancel` itself, leaves "Error" on the story. An empty `data` means "no change".
+    `/cancel` completes the event with an output that lacks `data`, and Gradio's script in the browser fails on that. If
+    the message arrives after the answer to `/cancel` itself, the script leaves "Error" on the story. An empty `data`
+    means "no change".
     """
 
     BARE, WHOLE = b'"output":{},', b'"output":{"data":[]},'
@@ -26,7 +27,7 @@ class CalmStop:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
-            if self.BARE in message.get("body", b""):  # not out of a story, where quotes are escaped
+            if self.BARE in message.get("body", b""):  # never the text of a story, where quotes are escaped
                 message["body"] = message["body"].replace(self.BARE, self.WHOLE)
             await send(message)
 
@@ -34,13 +35,13 @@ class CalmStop:
         await self.app(scope, receive, sent if stream else send)
 
 
-class EarlyStop:
-    """ASGI middleware: a story can be stopped before the reader's browser knows the number of its event.
+class StopBeforeEventId:
+    """ASGI middleware: lets a reader stop a story before the browser knows the id of its event.
 
-    The page then sends null in its place, which Gradio refuses, and the story would go on.
+    The page then sends null as the event id. Gradio would refuse that, and the story would go on.
     """
 
-    SECONDS = 2  # for the event itself to arrive, which travels on another connection
+    SECONDS = 2  # longest wait for the event itself, which arrives on another connection
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
         self.app, self.page = app, page
@@ -52,7 +53,7 @@ class EarlyStop:
         body = await Request(scope, receive).body()
         try:
             asked = json.loads(body)
-        except ValueError:  # Gradio says what is wrong with it
+        except ValueError:  # Gradio's answer says what is wrong with the body
             asked = None
         if isinstance(asked, dict) and asked.get("event_id", "") is None:
             body = json.dumps(asked | {"event_id": await self._event(asked)}).encode()
@@ -61,13 +62,13 @@ class EarlyStop:
         async def again() -> Message:
             return pending.pop() if pending else await receive()
 
-        # Of two stops at once Gradio's second one stumbles over what the first has put away.
+        # One stop at a time: of two at once, Gradio's second one fails on what the first has removed.
         session = str(asked.get("session_hash")) if isinstance(asked, dict) else ""
         async with self.stops.setdefault(session, asyncio.Lock()):
             await self.app(scope, again, send)
 
     async def _event(self, asked: dict) -> str:
-        """The latest event of this session and function; empty if there is none, or nothing to look for."""
+        """The id of the latest event of this session and function. Empty if there is none, or no function is named."""
         for _ in range(self.SECONDS * 20 if "fn_index" in asked else 0):
             for number, event in reversed(self.page._queue.event_ids_to_events.items()):
                 if (event.session_hash, event.fn._id) == (asked.get("session_hash"), asked["fn_index"]):
@@ -76,10 +77,11 @@ class EarlyStop:
         return ""
 
 
-class NoFigures:
-    """ASGI middleware: the page's API documentation always asks how often each endpoint was called.
+class EmptyMonitoringSummary:
+    """ASGI middleware: answers the request for call counts that Gradio's API documentation always sends.
 
-    With monitoring off Gradio forbids that, which browsers log as an error; here the answer is that there are none.
+    With monitoring off, Gradio refuses that request, and browsers log the refusal as an error. This answers that there
+    are no counts.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,7 +93,7 @@ class NoFigures:
 
 
 REFUSED = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-WHY = {"400": "It does not fit", "404": "It is not there", "413": "It is too long", "503": "The queue is full"}
+WHY = {"400": "Invalid request", "404": "Not found", "413": "Body too long", "503": "The queue is full"}
 REFUSALS = {
     status: {"description": why, "content": {"application/json": {"schema": REFUSED}}} for status, why in WHY.items()
 }
@@ -99,11 +101,12 @@ EVENTS = ("generating", "heartbeat", "complete", "error")
 EVENT = {"type": "object", "properties": {"event": {"enum": EVENTS}, "data": {"type": "string"}}, "required": ["event"]}
 
 
-class WholeDocument:
-    """ASGI middleware: openapi.json says what the page takes and what it answers.
+class CompleteOpenApi:
+    """ASGI middleware: completes openapi.json, so that it describes all that the page takes and answers.
 
-    Gradio's lists an upload that the gate refuses and takes a stream of events for one string. It leaves out which
-    values must be given, what a refusal looks like, and that an answer is fetched by the number that its call is given.
+    Gradio's own document lists an upload that `page.request_checks` refuses, and describes a stream of events as one
+    string. It does not say which values are required, what a refusal looks like, or that a client fetches an answer by
+    the event id that its call returned.
     """
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
@@ -118,9 +121,9 @@ class WholeDocument:
             body.extend(message.get("body", b""))
 
         await self.app(scope, receive, kept)
-        await JSONResponse(self._whole(json.loads(body)))(scope, receive, send)
+        await JSONResponse(self._complete(json.loads(body)))(scope, receive, send)
 
-    def _whole(self, document: dict) -> dict:
+    def _complete(self, document: dict) -> dict:
         paths = {path: it for path, it in document["paths"].items() if not path.endswith("/upload")}
         parameters = {name: it["parameters"] for name, it in self.page.get_api_info()["named_endpoints"].items()}
         for path, methods in paths.items():

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: the limits, and refusals that name the value, the limit and the field."""
+"""The limits on what a visitor may ask for, and refusals that name the value, the limit and the field."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from model import Sampling
 from model.sampling import shown
 from page.words import ENGLISH
 
-MAX_LENGTH = 4_000  # characters that one press of Tell or Continue writes
-MAX_TEXT = 4_000  # characters of a prompt, and of a text that is scored
-MAX_STORY = 40_000  # characters of a story that can still be continued
+MAX_LENGTH = 4_000  # characters that Tell or Continue adds at most
+MAX_TEXT = 4_000  # characters of a prompt, or of a text to score
+MAX_STORY = 40_000  # characters of a story to continue
 
 
 class Refusal(gr.Error):
-    """One line for the visitor alone, absent from the log. `text` is plain, `field` the input that it is about.
+    """One line for the visitor, which the log leaves out. `text` is that line, and `field` the input that it is about.
 
-    Clients that show errors take HTML, as Gradio's own page does, so for them the line is escaped.
+    Clients such as Gradio's own page show an error as HTML, so the message of the exception is the escaped line.
     """
 
     def __init__(self, text: str, field: str) -> None:
@@ -29,7 +29,7 @@ class Refusal(gr.Error):
 
 
 def check_text(name: str, text: object, limit: int = MAX_TEXT, too_long: str = "refused_long") -> str:
-    """The text, unless it is something else or too long."""
+    """Returns the text. Raises Refusal if it is not a string or too long."""
     if not isinstance(text, str):
         raise Refusal(f"{name} must be text, not {type(text).__name__}", name)
     if len(text) > limit:
@@ -38,7 +38,7 @@ def check_text(name: str, text: object, limit: int = MAX_TEXT, too_long: str = "
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> int:
-    """The value, unless it is no whole number from `least` to `most`."""
+    """Returns the value. Raises Refusal if it is not a whole number from `least` to `most`."""
     value = whole(value)
     if type(value) is not int or not least <= value <= most:
         limits = dict(least=least, most=f"{most:,}")
@@ -56,7 +56,7 @@ def check_sampling(
     drafts: object = 1,
     beams: object = 1,
 ) -> Sampling:
-    """The settings, which may be anything that JSON can say, checked; a seed is drawn where none is given."""
+    """Checks the settings, which may be any JSON values. Draws a seed where none is given. Raises Refusal."""
     length = check_whole("length", length, 1, MAX_LENGTH)
     seed = None if seed is None else check_whole("seed", seed, -1, 2**63 - 1)
     try:
@@ -75,14 +75,14 @@ def check_sampling(
 
 
 def whole(value: object) -> object:
-    """A browser has one kind of number: 600.0 is 600."""
+    """Turns 600.0 into 600, because a browser has only one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def in_place(answer: Callable) -> Callable[..., Iterator[tuple]]:
-    """The answer beside None; instead of raising a refusal, what was shown beside what the page shows of it.
+    """Makes `answer` yield (value, None), or (no change, the refusal's text and field) where it raises a refusal.
 
-    So the page says what is wrong where the visitor is, marks the field, and keeps what was there.
+    The page can then show the refusal where the visitor is, mark the field, and keep the last answer.
     """
 
     def answered(*inputs: object) -> Iterator[tuple]:

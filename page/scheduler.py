@@ -1,6 +1,6 @@
-"""Stories of several readers at once: a few worker threads, each of which advances its stories step by step.
+"""Tells the stories of several readers at once: a few worker threads, each of which advances its stories step by step.
 
-Stories join and leave at any step.
+A story can join or leave at any step.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from model.teller import DraftTeller, Teller, told
 from page.batches import PIECE_SECONDS, Batch, Drafting, Story
 
 T = TypeVar("T")
-STORIES = 8  # told at once; more wait
-THREADS = 2  # a free Space has two cores; four stories a thread are the fastest, with eight the cache is too small
-NICE = 5  # of these threads, so that requests are answered before stories go on
-HURRY = 8  # steps of the story that has told nothing yet while all others have one
+STORIES = 8  # told at the same time; further ones wait
+THREADS = 2  # a free Space has two cores; four stories per thread are fastest, and eight are too many for the CPU cache
+NICE = 5  # niceness of these threads, so that the server answers requests before stories go on
+HURRY = 8  # extra steps, per step of the others, for a story that has told nothing yet
 
 
 class Worker(threading.Thread):
-    """A thread that tells up to `limit` of the scheduler's stories at once, a step of each in turn."""
+    """A thread that tells up to `limit` of the scheduler's stories at once: one step of each in turn."""
 
     def __init__(self, scheduler: Scheduler, limit: int) -> None:
         super().__init__(name="worker", daemon=True)
         self.scheduler, self.limit = scheduler, limit
         self.batches: dict[OnnxGraph | Story, Batch | Drafting] = {}
-        self.running = 0  # stories
+        self.running = 0  # how many stories
 
     def run(self) -> None:
         lower_priority()
@@ -41,7 +41,7 @@ class Worker(threading.Thread):
             for story in self.scheduler.admit(self):
                 try:
                     self.begin(story)
-                except Exception as error:  # its reader raises it
+                except Exception as error:  # raised again in the reader's thread
                     story.end(error)
             for key in list(self.batches):
                 self.advance(key)
@@ -62,7 +62,7 @@ class Worker(threading.Thread):
             del self.batches[key]
         else:
             if not batch.stories:
-                del self.batches[key]  # and its memory
+                del self.batches[key]  # frees its memory
 
     def begin(self, story: Story) -> None:
         if isinstance(story.teller, DraftTeller):
@@ -75,9 +75,9 @@ class Worker(threading.Thread):
 
 
 class Scheduler:
-    """The workers of a process, which start with the first story, and the stories that wait for them.
+    """The workers of a process, which start with the first story, and the stories that wait for a worker.
 
-    All workers share one queue: a story that waited for one worker would go on waiting when another has room.
+    All workers share one queue. With a queue for each worker, a story could wait while another worker has room.
     """
 
     def __init__(self) -> None:
@@ -86,9 +86,9 @@ class Scheduler:
         self.changed = threading.Condition()
 
     def tell(self, storyteller: Storyteller, teller: Teller | DraftTeller) -> Iterator[str]:
-        """What `storyteller.tell` tells, in pieces of `PIECE_SECONDS`; PyTorch's run in the reader's thread.
+        """Yields what `storyteller.tell` tells, in pieces of `PIECE_SECONDS`. PyTorch decodes in the reader's thread.
 
-        Closing the iterator ends the story: its place is free a step later.
+        Closing the iterator ends the story, and frees its place one step later.
         """
         if storyteller.open_graph() is None:
             with closing(told(teller, storyteller.decoder_of(teller))) as pieces:
@@ -111,7 +111,7 @@ class Scheduler:
             self.changed.notify_all()
 
     def admit(self, worker: Worker) -> list[Story]:
-        """The stories that `worker` begins now, if no other runs fewer; blocks while it has none to run."""
+        """The stories that `worker` begins now: none while another runs fewer. Blocks while it has nothing to run."""
         admitted = []
         with self.changed:
             while True:
@@ -124,20 +124,20 @@ class Scheduler:
 
 
 def lower_priority() -> None:
-    """Lowers the priority of this thread on Linux, so that requests go first. Only root could raise it again."""
+    """Lowers the priority of this thread on Linux, so that requests come first. Only root could raise it again."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def at_low_priority(items: Iterator[T]) -> Iterator[T]:
-    """The items, none of them None, each computed in a thread of low priority. Closing it closes `items`."""
+    """Yields `items`, each computed in a thread of low priority. No item may be None. Closing this closes `items`."""
     with closing(items), ThreadPoolExecutor(1, initializer=lower_priority) as thread:
         while (item := thread.submit(next, items, None).result()) is not None:
             yield item
 
 
 def grouped(characters: Iterable[str]) -> Iterator[str]:
-    """Joins characters that come within `PIECE_SECONDS` of each other; the first leaves at once."""
+    """Joins the characters of each `PIECE_SECONDS` into one piece. The first character is sent at once, alone."""
     piece, due = "", 0.0
     for character in characters:
         piece += character

@@ -6,11 +6,11 @@ import asyncio
 
 from uvicorn import Server
 
-SECONDS = 15  # between two checks of a connection; one that stalls is ended at the second or third
+SECONDS = 15  # between two checks of a connection; the second or third check ends one that stalls
 
 
 def end_stalled_connections(server: Server) -> None:
-    """Makes a running server check its connections; uvicorn's own timeout holds only between two requests."""
+    """Makes a running server check its connections: uvicorn's own timeout applies only between two requests."""
     protocol = server.config.http_protocol_class
 
     class Watched(protocol):
@@ -19,11 +19,11 @@ def end_stalled_connections(server: Server) -> None:
             self.loop.call_later(SECONDS, self.check, self.state())
 
         def state(self) -> tuple[object, int]:
-            """What changes between two checks of a connection in use: the request, and the bytes not yet sent."""
+            """The request and the number of unsent bytes. With an active client, one changes between two checks."""
             return self.cycle, self.transport.get_write_buffer_size()
 
         def check(self, before: tuple[object, int]) -> None:
-            """Ends a connection that since the last check completed no request head, or read nothing."""
+            """Ends a connection whose client, since the last check, sent no complete request head, or read nothing."""
             if self.transport.is_closing():
                 return
             cycle, unsent = self.state()

@@ -11,16 +11,16 @@ from gradio.events import Dependency
 from model.sampling import USUAL
 from page.answers import Answers
 from page.limits import MAX_LENGTH, in_place
-from page.looks import view
+from page.models import HAS_TORCH, Models
 from page.scheduler import STORIES
-from page.shelf import HAS_TORCH, Shelf
+from page.theme import view
 from page.words import WORDS
 
-LOOKS_AT_ONCE = 2  # texts scored at the same time, and the like: each takes a fraction of a second
+LOOKS_AT_ONCE = 2  # calls of "Look inside" at the same time: each takes a fraction of a second
 
-HERE = dict(fn=None, queue=False, api_visibility="private")  # in the browser, without the server
+HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
-COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each is a story of every model
+COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each tells a story with every model
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
 
 
@@ -38,13 +38,13 @@ class Settings(NamedTuple):
     beams: gr.Slider
 
 
-def settings_column(shelf: Shelf) -> Settings:
-    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in shelf.storytellers.items()]
+def settings_column(models: Models) -> Settings:
+    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in models.storytellers.items()]
 
     def slider(name: str, least: float, most: float, value: float, step: float, **more: object) -> gr.Slider:
         return gr.Slider(least, most, value, step=step, label=WORDS(name), elem_id=name, buttons=[], **more)
 
-    model = gr.Dropdown(names, value=shelf.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
+    model = gr.Dropdown(names, value=models.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
     length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
     temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
     drafts = slider("drafts", 1, 16, USUAL.drafts, 1, info=WORDS("drafts_info"))
@@ -58,8 +58,8 @@ def settings_column(shelf: Shelf) -> Settings:
 
 
 def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
-    """Prompt, story, and what one does with a story; returns the story."""
-    shelf = answers.shelf
+    """The prompt, the story and the buttons for it. Returns the story."""
+    models = answers.models
     prompt = gr.Textbox(
         label=WORDS("prompt"),
         info=WORDS("prompt_info"),
@@ -70,7 +70,7 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     )
     refusal = view("refusal")
     with gr.Row(elem_classes="chips"):
-        examples = [gr.Button(text, size="sm", min_width=0) for text in shelf.prompts(shelf.default)]
+        examples = [gr.Button(text, size="sm", min_width=0) for text in models.prompts(models.default)]
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
         stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
@@ -82,29 +82,29 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
             for name in ("go_on", "another", "edit", "copy", "download")
         )
     with gr.Accordion(WORDS("history"), open=False):
-        shelf_of_stories = view("history", [])
+        history = view("history", [])
         forget = gr.Button(WORDS("forget"), size="sm")
 
     tellings = tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on))
     gr.on([stop.click, clear.click], cancels=tellings, **HERE)
-    kept = dict(js="storyteller.keep", outputs=[story, shelf_of_stories], **HERE)
+    kept = dict(js="storyteller.keep", outputs=[story, history], **HERE)
     for over in tellings:
         over.then(**kept).then(js="storyteller.follow", **HERE)
     stop.click(**kept)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
-    forget.click(js="storyteller.forget", outputs=shelf_of_stories, **HERE)
-    shelf_of_stories.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
+    forget.click(js="storyteller.forget", outputs=history, **HERE)
+    history.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
     edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", outputs=refusal, **HERE)
     download.click(js="storyteller.download", outputs=refusal, **HERE)
     for button in examples:
         button.click(js="text => text", inputs=button, outputs=prompt, **HERE)
-    beginnings = json.dumps({name: shelf.prompts(name) for name in shelf.storytellers})
+    beginnings = json.dumps({name: models.prompts(name) for name in models.storytellers})
     settings.model.change(js=f"name => ({beginnings})[name]", inputs=settings.model, outputs=examples, **HERE)
 
-    # A link is opened: its settings are put into place, and its story is told.
+    # When a link is opened, the page takes its settings and tells its story.
     linked = [prompt, *settings]
-    page.load(js="() => [storyteller.shelf.read()]", outputs=shelf_of_stories, **HERE)
+    page.load(js="() => [storyteller.history.read()]", outputs=history, **HERE)
     page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
     return story
 
@@ -117,21 +117,21 @@ def tell_events(
     refusal: gr.HTML,
     buttons: tuple[gr.Button, gr.Button, gr.Button],
 ) -> list[Dependency]:
-    """A story that begins, another one, and the story continued: what each of the three buttons starts."""
+    """Connects the three buttons: tell a story, tell another one, continue the story."""
     tell, another, go_on = buttons
-    # A telling begins when any other has ended, as by Stop. A browser runs the listeners of a button one after the
-    # other, each to its end: so a story is no listener itself but follows the one that waits for that.
+    # A story begins only when any other has ended, for example by Stop. A browser runs the listeners of a button one
+    # after the other, each to its end. So the listener only waits for that end, and the story follows it with `then`.
     shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, api_visibility="private")
     begin = dict(js="storyteller.begin", **HERE)
     told = gr.on([tell.click, prompt.submit], **begin).then(
-        in_place(answers.shelf.telling),
+        in_place(answers.models.telling),
         [settings.model, prompt, *settings[1:]],
         api_name="tell_here",
         **shown,
         **TELLING,
     )
     retold = another.click(**begin).then(
-        in_place(answers.shelf.telling),
+        in_place(answers.models.telling),
         [settings.model, prompt, *settings[1:]],
         js="storyteller.another",
         api_name="tell_another",
@@ -150,7 +150,7 @@ def tell_events(
 
 
 def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
-    """A text coloured by surprise; of each character, what else could have come; attention."""
+    """A text coloured by surprise, the alternatives at each character, and attention."""
     text = gr.Textbox(label=WORDS("look_text"), info=WORDS("look_info"), lines=3, max_lines=8, elem_id="text")
     with gr.Row(elem_classes="buttons"):
         look_story = gr.Button(WORDS("look_story"), elem_id="look_story")
@@ -182,14 +182,14 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
         **private,
     )
     gr.on([control.change for control in sampler], js="storyteller.reselect", **HERE)
-    colours.change(js="() => null", outputs=chances, **HERE)  # which were of another text
+    colours.change(js="() => null", outputs=chances, **HERE)  # they belonged to another text
 
 
 def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refusal: gr.HTML) -> None:
     """Where one head of the network looks; it takes PyTorch."""
     with gr.Accordion(WORDS("attention"), open=False):
-        most_layers = max(it.config.layers * it.config.loops for it in answers.shelf.storytellers.values())
-        most_heads = max(it.config.heads for it in answers.shelf.storytellers.values())
+        most_layers = max(it.config.layers * it.config.loops for it in answers.models.storytellers.values())
+        most_heads = max(it.config.heads for it in answers.models.storytellers.values())
         gr.Markdown(WORDS("attention_info"))
         layer, head = (
             gr.Slider(1, max(most, 2), 1, step=1, label=WORDS(name), elem_id=name, buttons=[], visible=most > 1)
@@ -211,15 +211,15 @@ def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refus
 
 
 def compare_tab(answers: Answers, settings: Settings) -> None:
-    """One prompt and one seed, every model side by side."""
-    shelf = answers.shelf
+    """One prompt and one seed, told by every model side by side."""
+    models = answers.models
     gr.Markdown(WORDS("compare_info"))
-    if {"classic", "pocket"} <= shelf.storytellers.keys():
+    if {"classic", "pocket"} <= models.storytellers.keys():
         gr.Markdown(WORDS("compare_recipes"))
-    if len(shelf.storytellers) == 1:
+    if len(models.storytellers) == 1:
         gr.Markdown(WORDS("compare_one"))
     prompt = gr.Textbox(
-        shelf.prompts(shelf.default)[0],
+        models.prompts(models.default)[0],
         label=WORDS("compare_prompt"),
         info=WORDS("prompt_info"),
         max_lines=8,
@@ -229,8 +229,8 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
     with gr.Row(elem_classes="buttons"):
         compare = gr.Button(WORDS("compare"), variant="primary")
         stop = gr.Button(WORDS("compare_stop"), elem_classes="stop", elem_id="compare_stop")
-    models = {each["name"]: each for each in answers.endpoints.models()}
-    stories = view("stories", models=[models[name] for name in shelf.side_by_side()])
+    described = {each["name"]: each for each in answers.endpoints.models()}
+    stories = view("stories", models=[described[name] for name in models.side_by_side()])
     told = gr.on([compare.click, prompt.submit], **HERE).then(
         in_place(answers.compare),
         [prompt, *settings[1:]],
@@ -245,12 +245,12 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
     stop.click(js="storyteller.halt", outputs=stories, **HERE)
 
 
-def training_tab(shelf: Shelf) -> None:
-    """Curves, figures and commands, all from the artifacts."""
+def training_tab(models: Models) -> None:
+    """Curves, figures and commands, which all come from the artifacts."""
     gr.Markdown(WORDS("training_info"))
     scale = gr.Radio(
         [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"
     )
-    runs = [{"name": name, "log": it.log, "metrics": it.metrics} for name, it in shelf.storytellers.items()]
+    runs = [{"name": name, "log": it.log, "metrics": it.metrics} for name, it in models.storytellers.items()]
     curves = view("training", "linear", runs=runs)
     scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)

@@ -1,4 +1,4 @@
-"""Stories as they grow: one model's, or those of all models together, in pieces that a browser can keep up with."""
+"""Streams stories as they grow, of one model or of all together, no faster than a browser can show them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from page.words import ENGLISH
 
 
 class Telling(TypedDict):
-    """A story so far, and what is known about it; the page shows it, and keeps it in its history."""
+    """A story so far, with its figures. The page shows it, and keeps it in its history."""
 
     prompt: str  # what the visitor wrote, as the page shows it
     text: str  # what the model wrote
-    settings: dict[str, object]  # model, prompt, length, ..., seed: what tells this story again
+    settings: dict[str, object]  # model, prompt, length, ..., seed: these tell the same story again
     written: int  # characters that the model wrote in this telling
     speed: float  # characters per second
     running: bool
     ended: bool  # the model closed the story by itself
     dropped: list[str]  # characters of the prompt that the model does not know
-    kept: int | None  # where the text is longer than the context: how many of its characters were read
+    kept: int | None  # how many characters the model read, where the text is longer than its context
 
 
 def stream(
@@ -39,8 +39,8 @@ def stream(
 ) -> Iterator[Telling]:
     """Yields the story as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
 
-    It is told by `scheduler` together with other readers' stories, or in this thread. The story begins with `shown`,
-    None standing for what the model knows of the prompt, then `before`, which a model wrote earlier.
+    The `scheduler` tells it together with other readers' stories; without one, this thread tells it. The story begins
+    with `shown` (None: the characters of the prompt that the model knows) and `before`, which a model wrote earlier.
     """
     teller = storyteller.teller(prompt, sampling)
     read = teller.prompt
@@ -68,7 +68,7 @@ def stream(
 
 
 def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: Sampling) -> Iterator[list[Telling]]:
-    """Yields the stories of all, which take turns; each one's speed is that of its own turns."""
+    """Yields the stories of all models, which take turns. The speed of a story counts only its own turns."""
     streams, tellings = [], []
     with ExitStack() as stack:
         for storyteller in storytellers:
@@ -86,12 +86,12 @@ def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: 
 
 
 def named(characters: Iterable[str]) -> list[str]:
-    """The characters as one can see them."""
+    """The characters in visible form."""
     return [each if each.isprintable() else f"U+{ord(each):04X}" for each in characters]
 
 
 def figures(telling: Telling) -> str:
-    """The lines about a story, in English, for those who call the page's endpoint."""
+    """The lines about a story, in English, for programs that call the endpoint."""
     seed = telling["settings"]["seed"]
     lines = [ENGLISH["figures"].format(written=f"{telling['written']:,}", speed=f"{telling['speed']:,.0f}", seed=seed)]
     if not telling["running"]:

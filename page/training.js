@@ -3,7 +3,7 @@
   const { views, say, make, number, drawn } = storyteller;
   const LEFT = 56;
 
-  // Round numbers between two others; of a logarithmic scale round multiples of powers of ten.
+  // Round numbers from low to high; on a logarithmic scale, round multiples of powers of ten.
   function ticks(low, high, log) {
     if (log) {
       const found = [];
@@ -26,7 +26,7 @@
 
   const short = (value) => value.toLocaleString(navigator.language, { maximumSignificantDigits: 3, notation: "compact" });
 
-  // One panel, as wide as its place: lines of {kind, points: [[x, y], ...]} over steps 0 to last.
+  // One panel of the given width: lines of {kind, points: [[x, y], ...]} over steps 0 to last.
   function panel(width, top, height, last, lines, log, title) {
     const values = lines.flatMap(({ points }) => points.map(([, y]) => y));
     const low = log ? Math.min(...values) : 0;
@@ -85,7 +85,7 @@
     ["table_data", (it) => it.data?.name],
   ];
 
-  // A command in a box that scrolls by itself, on a phone too.
+  // A command in a box that scrolls on its own, on a phone too.
   const command = (text, label) => make("pre", { tabindex: "0", "aria-label": label, role: "region" }, text);
 
   function tableAndCommands(runs) {
@@ -116,7 +116,7 @@
     const figures = make("div", { class: "figures" });
     element.firstElementChild.append(figures, ...tableAndCommands(props.runs));
     drawn(element, props, watch, (root, scale) => {
-      const width = Math.min(Math.max(root.clientWidth, 280), 560); // so that letters keep their size on a phone
+      const width = Math.min(Math.max(root.clientWidth, 280), 560); // so that letters are not scaled down on a phone
       figures.replaceChildren(...props.runs.map((run) => figure(run, scale, width)));
     });
   };

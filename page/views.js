@@ -1,4 +1,4 @@
-// The views: each draws its value, as text.
+// The views: each draws its value. They write text as text, never as HTML.
 (() => {
   const { views, say, make, number, percent, visible, drawn } = storyteller;
 
@@ -20,7 +20,7 @@
     );
   };
 
-  // On a phone the settings are shown and hidden by a button.
+  // On a phone a button shows and hides the settings.
   views.settings = (element) => {
     const button = make("button", { type: "button", "aria-controls": "settings" }, say("settings"));
     storyteller.showSettings = (open) => button.setAttribute("aria-expanded", String(open));
@@ -29,13 +29,13 @@
       const open = button.getAttribute("aria-expanded") === "false";
       storyteller.showSettings(open);
       const settings = document.querySelector("#settings");
-      settings.setAttribute("tabindex", "-1"); // they come before the tabs on a phone, and after them in the document
+      settings.setAttribute("tabindex", "-1"); // on a phone they are above the tabs, but after them in the document
       if (open) settings.focus();
     });
     element.firstElementChild.append(button);
   };
 
-  // The inputs of a field, brought to light. Gradio makes those of a closed accordion when it is first opened.
+  // Makes the inputs of a field visible, and returns them. Gradio creates those in an accordion when it first opens.
   async function revealed(field) {
     const inputs = () => document.querySelectorAll(`#${field} :is(input, textarea)`);
     const folded = document.querySelector("#more") && ["beams", "top_k", "top_p", "min_p", "seed"].includes(field);
@@ -46,7 +46,7 @@
     return inputs();
   }
 
-  // What was refused, and why; the field that it is about is marked until the next answer.
+  // Shows why a request was refused, and marks the field at fault until the next answer.
   views.refusal = (element, props, watch) => {
     const root = element.firstElementChild;
     root.setAttribute("role", "alert");
@@ -60,9 +60,9 @@
       beside?.remove();
       const field = refusal?.field && (props.fields?.[refusal.field] ?? refusal.field);
       const inputs = field ? await revealed(field) : [];
-      if (refusal !== props.value) return; // another came meanwhile
+      if (refusal !== props.value) return; // another refusal came meanwhile
       marked = inputs;
-      // A setting may be far from here: it is said there as well.
+      // A setting may be far from here, so the refusal is shown beside it as well.
       beside = inputs[0]?.type && inputs[0].type !== "textarea" ? make("p", { class: "refusal", "aria-hidden": "true" }) : null;
       if (beside) {
         beside.textContent = root.textContent;
@@ -127,11 +127,12 @@
     });
   };
 
-  // Six shades, by the value that each begins at; the last two arguments write a value and the legend's title.
+  // Which of six shades a value gets: `steps` are the values at which the shades begin.
   function shade(value, steps) {
     return steps.findLastIndex((step) => value >= step);
   }
 
+  // The legend of the shades; `write` turns a value into text.
   function legend(title, steps, write) {
     const shades = steps.map((step, i) => {
       const range = i + 1 < steps.length ? `${write(step)} – ${write(steps[i + 1])}` : `≥ ${write(step)}`;
@@ -143,7 +144,7 @@
   const BITS = [0, 0.1, 0.5, 1, 2, 4];
   const SHARES = [0, 0.01, 0.03, 0.1, 0.2, 0.4];
 
-  // A list of characters, one of which can be chosen; only one is in the order of tabs, arrows move between them.
+  // A list of characters, one of which can be chosen. Only one is in the tab order; arrow keys move between them.
   function characters(list, choose) {
     const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
     const pick = (option) => {

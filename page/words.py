@@ -1,7 +1,7 @@
-"""The words of the page, out of the one table words.json: a new language is one more column there.
+"""The texts of the page, from the table words.json: a new language is one more column there.
 
-Words in braces are filled in, by Python or by the browser. What a model says stays English. The server refuses in
-English, for programs read that too, and the browser says it in the visitor's language.
+Python or the browser fills in the words in braces. What a model writes stays English. The server's refusals are in
+English, because programs read them too; the browser translates them into the visitor's language.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""ZeroGPU, the free hardware of a Space: it starts no page without a function marked for the GPU."""
+"""ZeroGPU, the free hardware of a Space, starts a page only if it has a function marked for the GPU."""
 
 from __future__ import annotations
 
 
 def register() -> bool:
-    """Marks one function for the GPU where the package `spaces` is installed, as it is on every Gradio Space.
+    """Marks one function for the GPU where the package `spaces` is installed, as on every Gradio Space.
 
-    Call it before torch is imported. Stories are told on the CPU, so nobody waits for a GPU or spends a quota.
+    Call it before torch is imported. Stories are told on the CPU, so no visitor waits for a GPU or uses up a quota.
     """
     try:
         import spaces
@@ -19,4 +19,4 @@ def register() -> bool:
 
 
 def on_the_gpu() -> None:
-    """Never called: it is there to be marked."""
+    """Does nothing, and is never called: it exists only to be marked."""

@@ -1,4 +1,4 @@
-"""For the tests of the page in Chromium: a visitor's page, its parts by their roles and labels."""
+"""Helpers for the tests of the page in Chromium: a visitor's page, with its parts found by role and label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKUP = "<img src=x onerror=\"document.title='hacked'\"><script>document.title=
 
 @dataclass
 class Reader:
-    """A visitor's page, its parts by their labels, and what went wrong in it."""
+    """A visitor's page, its parts by their labels, and the errors that occurred in it."""
 
     page: Page
     troubles: list[str] = field(default_factory=list)
@@ -57,13 +57,13 @@ class Reader:
         self.button(button).click()
 
     def show_settings(self) -> None:
-        """On a phone they are behind a button."""
+        """Opens the settings, which are behind a button on a phone."""
         button = self.button("Model and settings")
         if button.is_visible() and button.get_attribute("aria-expanded") == "false":
             button.click()
 
     def fill(self, box: Locator, value: object) -> None:
-        """Gradio makes a field with the press that opens its part of the page, then sets it, quicker than any hand."""
+        """Waits, then fills a field: Gradio creates it when its part of the page opens, and sets it a moment later."""
         expect(box).to_be_visible()
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         box.fill(str(value))
@@ -82,7 +82,7 @@ class Reader:
         field.press("Tab")
 
     def one_draft(self) -> None:
-        """Settings under which a story comes character by character, and fills every length."""
+        """Chooses one draft and one beam, so that a story comes character by character and fills its length."""
         self.set("Drafts", 1)
         self.press("More settings ▼")
         self.set("Beams", 1)
@@ -93,7 +93,7 @@ class Reader:
         self.page.get_by_role("option", name=re.compile(rf"^{model} ")).click()
 
     def enter(self, tab: str) -> None:
-        """Opens a tab, on a phone perhaps from the menu that Gradio puts those into that have no room."""
+        """Opens a tab. On a phone it may be in the menu where Gradio puts tabs for which there is no room."""
         button, menu = self.page.get_by_role("tab", name=tab), self.page.get_by_role("button", name="More tabs")
         expect(button.or_(menu).filter(visible=True).first).to_be_visible()
         if not button.is_visible():
@@ -102,13 +102,13 @@ class Reader:
         button.click()
 
     def wait_for_longer(self, than: str) -> str:
-        """The story once it is longer than `than`, which it must begin with."""
+        """Waits until the story is longer than `than`, with which it must begin; returns the story."""
         expect(self.story).to_have_text(re.compile(rf"^{re.escape(than)}.+", re.DOTALL))
         return self.story.text_content()
 
     def wait_until_told(self) -> str:
-        """The story once it is over and its address is there."""
-        here = "typeof storyteller !== 'undefined' && storyteller.current"  # not yet where the page is just opened
+        """Waits until the story is over and the address bar has its link; returns the story."""
+        here = "typeof storyteller !== 'undefined' && storyteller.current"  # undefined while the page is loading
         over = f"{here} && !storyteller.current.running && location.hash.includes('seed=')"
         self.page.wait_for_function(over)
         return self.story.text_content()
@@ -130,13 +130,13 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **settings: object) -> Iterator[Reader]:
-    """A fresh visitor, whose console must stay clean and whose page must not scroll sideways."""
+    """A new visitor, whose console must stay empty and whose page must not scroll sideways."""
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, **settings)
     context.set_default_timeout(5_000)
     reader = Reader(context.new_page()).open(url, link)
     yield reader
-    # while it is laid out it may be wider
+    # while the page is being laid out, it may be wider
     reader.page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
     assert reader.troubles == []
     context.close()

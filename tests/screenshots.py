@@ -1,4 +1,4 @@
-"""Takes the pictures of the README: the page in Chromium, with the models of artifacts/, always the same story."""
+"""Takes the README's pictures of the page: in Chromium, with the models of artifacts/, always with the same story."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 300_000  # bytes
 
 
 def prepare(reader: Reader, tab: str) -> None:
-    """Has the tab show something."""
+    """Makes the tab show an example."""
     reader.wait_until_told()
     reader.enter(tab)
     if tab == "Look inside":
@@ -34,7 +34,7 @@ def prepare(reader: Reader, tab: str) -> None:
             expect(card).to_have_attribute("aria-busy", "false")
     reader.page.mouse.move(0, 0)
     reader.page.evaluate("scrollTo(0, 0)")
-    reader.page.wait_for_timeout(500)  # for what fades
+    reader.page.wait_for_timeout(500)  # until fading has finished
 
 
 def main() -> None:

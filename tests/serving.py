@@ -1,4 +1,4 @@
-"""For the tests of the page: tiny artifacts with random weights, app.py as a process that serves them, Chromium."""
+"""Helpers for the tests of the page: tiny artifacts with random weights, a process of app.py, and Chromium."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.export.onnx import build
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM_MISSING = "no Chromium found; on Debian install it with: apt-get install chromium"
-CHROMIUM_FLAGS = [  # it runs as root in CI, and calls nobody but the page
+CHROMIUM_FLAGS = [  # it runs as root in CI, and must call nothing but the page
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -33,14 +33,14 @@ CHROMIUM_FLAGS = [  # it runs as root in CI, and calls nobody but the page
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # what its address bar would show: half of what a page costs, in a browser that shows none
+    # pages for the address bar's menu, which take half of a page's time, although nothing shows them here
     "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
 ]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A page that runs: its address, its log, the seconds from its start to its first answer, its process."""
+    """A running page: its address, its log, the seconds from its start to its first answer, its process id."""
 
     url: str
     log: Path
@@ -48,14 +48,14 @@ class Server:
     pid: int
 
     def post(self, path: str, body: str) -> dict[str, Any]:
-        """What the page's interface answers, under gradio_api/."""
+        """The answer to a POST under /gradio_api."""
         request = urllib.request.Request(f"{self.url}/gradio_api{path}", body.encode())
         request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.load(answer)
 
     def call(self, endpoint: str, body: str) -> HTTPResponse:
-        """The stream of events that a call over plain HTTP is answered with; who closes it leaves."""
+        """The stream of events that answers a call over plain HTTP. Closing it means that the client leaves."""
         event = self.post(f"/call/{endpoint}", body)["event_id"]
         return urllib.request.urlopen(f"{self.url}/gradio_api/call/{endpoint}/{event}", timeout=20)
 
@@ -68,8 +68,11 @@ class Server:
 def save_tiny(
     folder: Path, *, nats: float, ends: bool, prompts: object = None, graph: bool = False, heads: int = 2
 ) -> None:
-    """An artifact that babbles: one that `ends` its stories itself after about a hundred characters, or a slower one
-    without an end mark, which fills every length and knows no digit. With a `graph` it is wider, and as slow."""
+    """Saves an artifact with random weights.
+
+    With `ends`, it ends its stories itself after about a hundred characters. Otherwise it is slower, has no end mark,
+    fills every length, and its vocabulary has no digits. With a `graph` it is wider, and just as slow.
+    """
     vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
     shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=heads, width=192 if graph else 32)
     config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
@@ -88,7 +91,7 @@ def save_tiny(
 
 
 def save_broken(folder: Path) -> None:
-    """An artifact whose weights were cut short."""
+    """Saves an artifact whose weights file is truncated."""
     save_tiny(folder, nats=0.1, ends=True)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -96,7 +99,7 @@ def save_broken(folder: Path) -> None:
 
 @contextmanager
 def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server]:
-    """Serves `artifacts` from a copy in `home` of what a Space needs: app.py, page/ and model/, and no train/."""
+    """Serves `artifacts` from a copy, in `home`, of what a Space needs: app.py, page/ and model/, without train/."""
     shutil.copy(ROOT / "app.py", home)
     for package in ("page", "model"):
         shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -127,7 +130,7 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
 
 @contextmanager
 def serve_tiny(home: Path, *, name: str = "tiny", ends: bool = False) -> Iterator[Server]:
-    """Serves one babbling artifact, with nothing in the log in the end that no visitor should be able to cause."""
+    """Serves one tiny artifact, and checks at the end that the log has no line that a visitor should not cause."""
     save_tiny(home / "artifacts" / name, nats=1.0, ends=ends)
     with serve(home, home / "artifacts") as server:
         yield server

@@ -59,7 +59,7 @@ def test_next_characters_before_and_after_the_settings(client, storyteller):
 
 
 def test_the_documented_examples_work(client):
-    """What the page's API link offers to copy: each parameter's default, or its example where it has none."""
+    """The examples on the page's API link: each parameter's default, or its example where it has no default."""
     for name, endpoint in client.view_api(return_format="dict")["named_endpoints"].items():
         values = {
             it["parameter_name"]: it["parameter_default"] if it["parameter_has_default"] else it["example_input"]
@@ -99,7 +99,7 @@ def test_bad_input_is_refused(client, endpoint, values, message):
 
 
 async def use_tools(url: str) -> tuple[dict, dict]:
-    """The tools that a server offers by name, and what each answers."""
+    """The tools of a server by name, and what each answers."""
     calls = {
         "tell": {"prompt": "Once", "length": 40, "seed": 7},
         "score": {"model": "ending", "text": "Tom ran."},
@@ -120,7 +120,7 @@ async def use_tools(url: str) -> tuple[dict, dict]:
             steps.append(message)
 
         answers["progress"] = await session.call_tool("tell", calls["tell"], progress_callback=progressed)
-        assert steps and steps[-1] == "at work"
+        assert steps and steps[-1] == "running"
     return tools, answers
 
 

@@ -15,7 +15,7 @@ def batches(seed: int = 1, text: np.ndarray = TEXT) -> Batches:
     return Batches(text, context=8, batch_size=4, seed=seed)
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_step() -> None:
     one, other = batches(), batches()
     other.batch(99)
     torch.manual_seed(5)
@@ -33,7 +33,7 @@ def test_targets_are_the_inputs_one_character_later() -> None:
 
 
 def test_neighbouring_seeds_share_no_rows() -> None:
-    """A seed that only shifted the counter would replay the rows of the seed beside it."""
+    """If a seed only shifted the counter, neighbouring seeds would draw the same rows."""
     text = np.random.default_rng(0).integers(0, 97, 100_000, dtype=np.uint8)
     rows = [{tuple(row.tolist()) for s in range(50) for row in batches(seed, text).batch(s)[0]} for seed in (1, 2)]
     assert not rows[0] & rows[1]
@@ -80,7 +80,7 @@ def test_shortened_windows_hold_as_many_characters_of_the_same_text() -> None:
 
 
 def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.batches.PIECE", 16)  # the text is looked through in pieces
+    monkeypatch.setattr("train.batches.PIECE", 16)  # the text is searched in pieces
     text = TEXT.copy()
     text[[3, 50, 245]] = 252  # the last one is too near the end
     made, plain = (Batches(text, context=8, batch_size=4, seed=1, opens=252, opening=share) for share in (0.5, 0.0))
@@ -112,14 +112,14 @@ def test_a_counter_on_the_device_draws_what_a_number_does() -> None:
         assert all(map(torch.equal, source.batch(torch.tensor(step)), source.batch(step)))
 
 
-def test_stretches_of_a_text_are_one_text() -> None:
+def test_parts_of_a_text_are_one_text() -> None:
     whole, parts = batches(), Batches([TEXT[:40], TEXT[40:]], context=8, batch_size=4, seed=1)
     assert torch.equal(parts.text, whole.text)
     assert all(map(torch.equal, parts.batch(3), whole.batch(3)))
 
 
 def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> None:
-    """Each lies wholly in one of the two texts, and every window of either may come."""
+    """Each window is wholly in one of the two texts, and every window of either can be drawn."""
     other = np.full(30, 252, dtype=np.uint8)
     other[::3] = 253
     made = Batches(TEXT, context=8, batch_size=4, seed=1, replay=other, replay_share=0.25)
@@ -131,15 +131,15 @@ def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> No
     assert len({tuple(row) for row in rows[replayed].tolist()}) == 3  # the text repeats itself every three characters
     plain = Batches(TEXT, context=8, batch_size=4, seed=1)
     same = ~replayed[:4]
-    assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay where they were
+    assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay the same
     with pytest.raises(
         ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give more of it"
     ):
         Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)
 
 
-def test_a_text_without_stories_teaches_what_the_mark_opens() -> None:
-    """One row in eight opens with it; all else is as without."""
+def test_a_text_without_stories_has_the_mark_before_some_windows() -> None:
+    """One row in eight begins with the mark. All else is the same as without a mark."""
     made, plain = (Batches(TEXT, context=8, batch_size=4, seed=1, mark=mark) for mark in (255, None))
     marked = 0
     for step in range(500):

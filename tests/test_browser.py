@@ -1,4 +1,4 @@
-"""Telling stories in a real Chromium, by role and label, as a reader meets it."""
+"""Telling stories in a real Chromium, with elements found by role and label, as a reader finds them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def desktop(browser, server):
 
 @pytest.fixture(params=[("desktop", "light"), ("phone", "dark")], ids="-".join)
 def reader(browser, server, request):
-    """A fresh visitor in each size."""
+    """A new visitor in each size."""
     size, scheme = request.param
     with visit(browser, server.url, size=size, color_scheme=scheme) as reader:
         yield reader
 
 
 def tell_long(reader, prompt=LONG):
-    """Has a long story begun by a model that does not end it."""
+    """Begins a long story, told by a model that does not end it."""
     reader.choose("endless")
     reader.set("Length, in characters", 4000)
     reader.prompt.fill(prompt)
@@ -92,7 +92,7 @@ def test_enter_tells_escape_stops_and_it_goes_on(reader):
 
 
 def test_stop_shows_no_error_however_late_its_answer(desktop):
-    """Gradio's page ends a story twice: when its stream does, and when the request to stop it is answered."""
+    """Gradio's page ends a story twice: when its stream ends, and when the request to stop it is answered."""
     tell_long(desktop)
     desktop.page.evaluate(
         """() => {
@@ -107,7 +107,7 @@ def test_stop_shows_no_error_however_late_its_answer(desktop):
     assert desktop.page.evaluate("window.seen") is False
 
 
-def test_a_story_that_was_stopped_before_its_first_sentence_has_a_link_to_all_of_it(desktop):
+def test_a_story_stopped_before_its_first_sentence_keeps_its_whole_length_in_the_link(desktop):
     tell_long(desktop)
     desktop.press("Stop")
     desktop.wait_until_told()
@@ -120,7 +120,7 @@ def test_a_story_that_was_stopped_before_its_first_sentence_has_a_link_to_all_of
     assert length == 4000
 
 
-def test_a_story_of_a_tab_that_is_older_than_drafts_goes_on_with_one(desktop):
+def test_a_stored_story_from_before_drafts_continues_with_one_draft(desktop):
     old = dict(model="endless", prompt="Tom", length=60, temperature=0.8, top_k=0, top_p=1, min_p=0, seed=7)
     telling = dict(prompt="Tom", text=" ran.", settings=old, steps=[old], written=5, speed=1, dropped=[], kept=None)
     telling |= dict(running=False, ended=False)
@@ -137,7 +137,7 @@ def test_a_story_of_a_tab_that_is_older_than_drafts_goes_on_with_one(desktop):
 
 
 def test_stop_before_the_story_has_begun(desktop):
-    """What tells the story is still on its way back from the server when Stop is pressed."""
+    """Stop is pressed before the server's answer to Tell has arrived."""
     desktop.choose("endless")
     desktop.set("Length, in characters", 4000)
 
@@ -163,7 +163,7 @@ def test_shift_enter_breaks_the_line(desktop):
     expect(desktop.story).to_have_text("Your story appears here.")
 
 
-def test_a_model_offers_beginnings_of_its_own(desktop):
+def test_a_model_offers_its_own_prompts(desktop):
     own = desktop.page.get_by_role("button", name="ROMEO:")
     common = desktop.page.get_by_role("button", name="One rainy day, Tom and his cat")
     expect(common).to_be_visible()
@@ -177,7 +177,7 @@ def test_a_model_offers_beginnings_of_its_own(desktop):
     expect(common).to_be_visible()
 
 
-def test_a_chip_fills_the_prompt_and_a_new_telling_replaces_the_old(desktop):
+def test_an_example_fills_the_prompt_and_a_new_story_replaces_the_old(desktop):
     chip = "The dragon was afraid of the dark."
     desktop.choose("endless")
     desktop.set("Length, in characters", 60)
@@ -191,7 +191,7 @@ def test_a_chip_fills_the_prompt_and_a_new_telling_replaces_the_old(desktop):
     desktop.wait_for_longer("A cat")
 
 
-def test_tell_takes_over_from_continue_and_back(desktop):
+def test_tell_replaces_a_story_that_is_being_continued(desktop):
     told = tell_long(desktop, "A cat")
     desktop.press("Continue")
     desktop.wait_for_longer(told)
@@ -210,7 +210,7 @@ def test_tell_in_mid_story_begins_anew_and_keeps_what_was_told(desktop):
     desktop.press("Tell another")
     expect(desktop.about).to_have_text(re.compile("characters · "))
     desktop.page.wait_for_timeout(1200)
-    assert desktop.page.evaluate("location.hash") == "", "it is told still"
+    assert desktop.page.evaluate("location.hash") == "", "it must still be running"
     expect(desktop.story).to_have_attribute("aria-busy", "true")
     desktop.press("Stop")
     assert desktop.wait_until_told().startswith("A dog")
@@ -235,7 +235,7 @@ def test_a_story_that_is_recalled_in_mid_story_stays(desktop):
 
 
 def test_a_link_tells_the_same_story(browser, server, desktop):
-    desktop.choose("endless")  # the other model may end before the first character that it continues with
+    desktop.choose("endless")  # the other model may end the story before it writes a character
     desktop.set("Length, in characters", 120)
     desktop.set("Temperature", 1.2)
     desktop.set_seed(11)
@@ -254,7 +254,7 @@ def test_a_link_tells_the_same_story(browser, server, desktop):
         link = other.page.url.split("/")[-1]
     with visit(browser, server.url, link) as third:
         expect(third.story).to_have_text(longer, use_inner_text=False)
-        expect(third.story.locator(".given")).to_have_text("Tom  Ann    ", use_inner_text=False)  # what it knows
+        expect(third.story.locator(".given")).to_have_text("Tom  Ann    ", use_inner_text=False)  # known ones
         third.page.wait_for_function("location.hash.includes('then=')")
         assert third.page.url.split("/")[-1] == link
 
@@ -277,7 +277,7 @@ def test_a_link_from_before_there_were_drafts_tells_the_story_that_it_told(brows
         expect(reader.story).to_have_text(whole, use_inner_text=False)
 
 
-def test_that_drafts_are_weighed_is_shown(desktop):
+def test_the_page_shows_that_drafts_are_compared(desktop):
     desktop.prompt.fill("Tom")
     tell_long(desktop, "Tom")
     expect(desktop.story).to_have_class(re.compile("weighing"))
@@ -293,7 +293,7 @@ def test_that_drafts_are_weighed_is_shown(desktop):
 
 
 def test_the_link_of_a_stopped_story_tells_it_to_where_it_stopped(browser, server, desktop):
-    """With drafts, as the page has it: what was stopped are whole sentences."""
+    """With drafts, as on the page: a stopped story consists of whole sentences."""
     tell_long(desktop, "A cat")
     desktop.press("Stop")
     stopped = desktop.wait_until_told()
@@ -331,7 +331,7 @@ def test_the_link_of_a_story_longer_than_a_prompt_tells_all_of_it(browser, serve
         expect(other.story).to_have_text(story, use_inner_text=False)
 
     desktop.press("Edit and go on from here")
-    expect(desktop.alert).to_have_text("A prompt takes 4,000 characters: this is the end of the story.")
+    expect(desktop.alert).to_have_text("A prompt holds at most 4,000 characters, so this is only the end of the story.")
     written = desktop.prompt.input_value()
     assert story.endswith(written) and 3900 < len(written) <= 4000 and story[-len(written) - 1] == " "
     desktop.press("Tell")
@@ -376,7 +376,7 @@ def test_stop_ends_all_steps_of_a_link(browser, server):
         ),
     ],
 )
-def test_a_setting_that_is_refused_is_brought_to_light(browser, server, size, setting, label, said):
+def test_a_refused_setting_is_made_visible(browser, server, size, setting, label, said):
     with visit(browser, server.url, f"#prompt=Tom&{setting}", size=size) as reader:
         expect(reader.alert).to_have_text(said)
         field = reader.page.get_by_label(label)
@@ -386,11 +386,11 @@ def test_a_setting_that_is_refused_is_brought_to_light(browser, server, size, se
         expect(beside).to_have_text(said)
         expect(beside).to_be_in_viewport()
         reader.page.evaluate("history.replaceState(null, '', location.pathname)")
-        reader.press("Copy")  # which is refused for another reason
+        reader.press("Copy")  # this is refused for another reason
         expect(beside).to_have_count(0)
         if label != "number input for Temperature":
             reader.press("More settings ▼")
-        reader.press("Tell")  # once more, out of an accordion that was open and is closed
+        reader.press("Tell")  # once more, with the field in an accordion that was open and is closed
         expect(field).to_be_visible()
         expect(beside).to_be_in_viewport()
 
@@ -443,12 +443,12 @@ def test_a_continue_that_writes_nothing_is_no_step(desktop):
     assert (kept, desktop.page.url) == (1, link)
 
 
-def test_on_a_phone_the_way_to_the_interface_is_there(browser, server):
+def test_on_a_phone_the_api_link_is_visible(browser, server):
     with visit(browser, server.url, size="phone") as reader:
         expect(reader.page.get_by_role("button", name="Use via API or MCP")).to_be_visible()
 
 
-def test_on_a_phone_the_settings_are_one_press_away(browser, server):
+def test_on_a_phone_one_button_opens_the_settings(browser, server):
     with visit(browser, server.url, size="phone") as reader:
         length = reader.page.get_by_role("spinbutton", name="number input for Length, in characters")
         expect(length).not_to_be_visible()
@@ -463,7 +463,7 @@ def test_on_a_phone_the_settings_are_one_press_away(browser, server):
         assert "length=40" in (reader.wait_until_told(), reader.page.url)[1]
 
 
-def test_an_emptied_box_has_its_value_again(desktop):
+def test_an_emptied_box_gets_its_value_back(desktop):
     for label, value in (("Length, in characters", str(USUAL.length)), ("Temperature", str(USUAL.temperature))):
         box = desktop.page.get_by_role("spinbutton", name=f"number input for {label}")
         box.fill("")
@@ -488,8 +488,8 @@ def test_clear_in_mid_story_leaves_nothing(desktop):
     expect(desktop.page.get_by_role("listitem").get_by_role("button")).to_have_count(0)
 
 
-def test_what_is_announced(browser, server):
-    """A story that ends, a copy that was made; not a story that was stopped, nor one that is shown again."""
+def test_what_screen_readers_announce(browser, server):
+    """A finished story and a copy are announced; a stopped story and one that is shown again are not."""
     with visit(browser, server.url, permissions=["clipboard-read", "clipboard-write"]) as reader:
         status = reader.page.locator("#story").get_by_role("status")
         tell_long(reader, "A cat")
@@ -563,7 +563,7 @@ def test_the_history_stays_in_the_browser(browser, server, desktop):
     desktop.choose("endless")
     kept.nth(1).click()
     expect(desktop.story).to_have_text(stories[0])
-    expect(desktop.prompt).to_have_value("Tom")  # with what told it in place, for Tell another and Continue
+    expect(desktop.prompt).to_have_value("Tom")  # its settings are back, for Tell another and Continue
     expect(desktop.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^ending "))
 
     with visit(browser, server.url) as other:  # another visitor sees nothing of it
@@ -579,7 +579,7 @@ def test_the_history_stays_in_the_browser(browser, server, desktop):
     second.close()
 
     desktop.page.reload()
-    desktop.wait_until_told()  # the link's story is told again, and kept
+    desktop.wait_until_told()  # the story of the link is told again, and kept once
     desktop.press("Stories of this visit ▼")
     expect(kept).to_have_count(2)
     desktop.press("Forget them")
@@ -625,7 +625,7 @@ def test_a_link_with_markup_is_text(browser, server):
         assert reader.page.title() == "Storyteller"
 
 
-def test_the_server_s_refusals_are_said_in_the_visitor_s_language(browser, server):
+def test_the_server_s_refusals_are_shown_in_the_visitor_s_language(browser, server):
     with visit(browser, server.url, "#prompt=Tom&length=-5&seed=1", locale="hi-IN") as reader:
         expect(reader.alert).to_have_text("“लंबाई, अक्षरों में” (-5) 1 से 4,000 तक की पूर्ण संख्या होनी चाहिए।")
     with visit(browser, server.url, locale="de-DE") as reader:
@@ -654,8 +654,8 @@ def test_a_refusal_stays_in_place_with_its_field_marked(desktop):
     expect(desktop.prompt).not_to_have_attribute("aria-invalid", "true")
 
 
-def test_who_leaves_frees_the_slot(browser, server):
-    """Eight stories fill the page; as one teller closes it and one loads it anew, those who wait are told theirs."""
+def test_a_visitor_who_leaves_frees_the_slot(browser, server):
+    """Eight stories fill the page. When one visitor closes it and one reloads it, the waiting stories begin."""
     with ExitStack() as stack:
         others = ["endless", "Tom", 4000, 0.8, 0, 1, 0, 1, 1, 1]
         for _ in range(6):
@@ -693,17 +693,17 @@ def test_two_visitors_tell_apart(browser, server):
         (
             "en",
             (503, "Queue is full. Max size is 32 and size is 32."),
-            "So many ask at once that the queue is full: try",
+            "The queue is full, because many people are asking at once: try",
         ),
         (
             "de",
             (503, "Queue is full. Max size is 32 and size is 32."),
-            "Gerade fragen so viele, dass die Warteschlange",
+            "Die Warteschlange ist voll, weil gerade viele",
         ),
         ("en", (400, "one line of the server's"), "one line of the server's"),
     ],
 )
-def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale, answer, said):
+def test_gradio_s_toasts_are_shown_in_place_instead(browser, server, locale, answer, said):
     status, detail = answer
     with visit(browser, server.url, locale=locale) as reader:
         page = reader.page
@@ -719,13 +719,13 @@ def test_what_gradio_would_say_in_a_toast_stays_in_place(browser, server, locale
         expect(page.locator("#story").get_by_text("Error", exact=True).filter(visible=True)).to_have_count(0)
         reader.troubles.clear()  # the browser logs such answers
         page.unroute("**/queue/join*")
-        page.locator("#tell").click(delay=100)  # as a hand does: nothing may move away from under it
+        page.locator("#tell").click(delay=100)  # as slowly as a hand: the button must not move away meanwhile
         expect(reader.alert).to_have_count(0)
         page.wait_for_function("link => location.href !== link && location.hash.includes('seed=')", arg=link)
 
 
-def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
-    """Wherever the visitor is by then: in that tab, or back where the story is told."""
+def test_a_failure_in_another_tab_does_not_stop_a_story(desktop):
+    """Whether the visitor is still in that tab, or back in the tab of the story."""
     told = tell_long(desktop, "A cat")
     full = {"status": 503, "json": {"detail": "Queue is full. Max size is 32 and size is 32."}}
     asked = []
@@ -736,14 +736,14 @@ def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
             desktop.page.wait_for_timeout(10)
         asked.pop().fulfill(**full)
 
-    desktop.enter("Look inside")  # which asks for the colours of the story
+    desktop.enter("Look inside")  # this requests the colours of the story
     refuse()
-    expect(desktop.alert).to_contain_text("So many ask at once")
+    expect(desktop.alert).to_contain_text("The queue is full")
     desktop.press("Colour this text")
     desktop.enter("Tell")
     expect(desktop.alert).to_have_count(0)
     refuse()
-    expect(desktop.alert).to_contain_text("So many ask at once")
+    expect(desktop.alert).to_contain_text("The queue is full")
     assert desktop.page.evaluate("storyteller.telling") is True
     desktop.page.unroute("**/queue/join*")
     desktop.troubles.clear()  # the browser logs such answers
@@ -753,7 +753,7 @@ def test_what_fails_in_another_tab_leaves_a_story_alone(desktop):
 
 @contextmanager
 def blog(folder, frame):
-    """Another site's page with the page in a frame: to Chromium localhost is another site than 127.0.0.1."""
+    """A page of another site, with our page in a frame: to Chromium, localhost and 127.0.0.1 are different sites."""
     (folder / "index.html").write_text(f'<!doctype html><iframe src="{frame}" width="800" height="700"></iframe>')
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as blog:
         Thread(target=blog.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The tabs beside Tell in a real Chromium, with the models of artifacts/ and without PyTorch; every tab under axe."""
+"""The other tabs in a real Chromium, with the models of artifacts/ and without PyTorch; axe checks every tab."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def metrics_of(name: str) -> dict:
 
 
 def shares(reader) -> list[tuple[str, str]]:
-    """The bars' figures, before and after the settings."""
+    """The percentages of the bars, before and after the settings."""
     rows = reader.page.get_by_role("table").get_by_role("row").all()[1:]
     return [tuple(row.get_by_role("cell").all_text_contents()) for row in rows]
 
@@ -72,9 +72,9 @@ def test_the_story_is_coloured_with_a_legend_and_values(desktop):
     bits = metrics_of("storyteller")["bits_per_character"]
     average = re.escape(f"the average of storyteller on stories that it had not seen is {bits:.2f}.")
     expect(status).to_have_text(re.compile(rf"[\d.]+ bits per character over \d+ characters; {average}"))
-    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).not_to_be_visible()
+    expect(desktop.page.get_by_text("Attention needs PyTorch, which is not installed")).not_to_be_visible()
     desktop.press("Attention ▼")
-    expect(desktop.page.get_by_text("Attention is shown where PyTorch is installed")).to_be_visible()
+    expect(desktop.page.get_by_text("Attention needs PyTorch, which is not installed")).to_be_visible()
 
 
 def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, server, desktop):
@@ -86,7 +86,7 @@ def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, se
     desktop.press("Tell")
     story = desktop.wait_until_told()
     expect(desktop.about).to_contain_text("The model ended the story here.")
-    # As of a link, so that its seed is known: with some the model writes no more than "The end."
+    # As a step of a link, so that the seed is fixed: with some seeds the model writes only "The end."
     desktop.page.evaluate("storyteller.coming = [['storyteller', 60, 0.5, 0, 1, 0.02, 3, 1, 1]]")
     desktop.press("Continue")
     desktop.wait_for_longer(f"{story}\n")
@@ -97,8 +97,8 @@ def test_a_story_that_its_model_has_ended_goes_on_in_a_new_paragraph(browser, se
         expect(other.story).to_have_text(longer, use_inner_text=False, timeout=20_000)
 
 
-def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
-    """A story is read by who told it; a character's chances are those of its colours, whatever is chosen by now."""
+def test_look_inside_uses_the_model_that_read_the_text(desktop):
+    """The model that told a story reads it, and the model of the colours gives the chances, whichever is chosen now."""
     desktop.choose("pocket")
     desktop.set("Length, in characters", 100)
     desktop.prompt.fill(TEXT)
@@ -115,7 +115,7 @@ def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
     box.fill("My own text.")
     desktop.press("Colour this text")
     expect(desktop.page.get_by_text("the average of classic on stories")).to_be_visible()
-    expect(desktop.page.get_by_role("caption")).to_have_count(0)  # they were of another text
+    expect(desktop.page.get_by_role("caption")).to_have_count(0)  # it belonged to another text
     desktop.enter("Tell")
     desktop.press("Tell another")
     desktop.wait_until_told()
@@ -123,7 +123,7 @@ def test_what_is_looked_into_is_of_the_model_that_read_it(desktop):
     expect(box).to_have_value("My own text.")
 
 
-def test_a_character_shows_its_rivals_and_the_sliders_move_them(desktop):
+def test_a_character_shows_its_alternatives_and_the_sliders_change_them(desktop):
     options = colour(desktop)
     options.nth(len("Once u")).click()
     expect(desktop.page.get_by_role("caption")).to_have_text("The ten likeliest characters after “Once u”")
@@ -185,7 +185,7 @@ def test_compare_says_which_two_to_compare(desktop):
     expect(desktop.page.get_by_text(recipes)).to_be_visible()
 
 
-def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop):
+def test_dropped_characters_are_named_in_visible_form(desktop):
     desktop.enter("Look inside")
     desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom \x07☃")
     desktop.press("Colour this text")
@@ -193,7 +193,7 @@ def test_what_a_text_has_that_no_model_reads_is_named_as_one_can_see_it(desktop)
 
 
 def test_lines_are_about_65_characters_wide(desktop):
-    """Those of the shipped storyteller's English, in whatever serif this machine has."""
+    """For the English of the shipped storyteller, in any serif font of this machine."""
     desktop.set("Length, in characters", 600)
     desktop.prompt.fill(TEXT)
     desktop.press("Tell")
@@ -262,7 +262,7 @@ def tab_to(page, goal: Locator) -> None:
             return
         page.keyboard.press("Tab")
     here = page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
-    pytest.fail(f"the keyboard does not reach {goal}, but {here}")
+    pytest.fail(f"the Tab key does not reach {goal}; the focus is on {here}")
 
 
 def test_the_keyboard_suffices(desktop):
@@ -314,7 +314,7 @@ def test_reduced_motion_is_respected(browser, server):
 
 
 def test_with_one_model_and_with_pytorch(browser, tmp_path):
-    """Attention is there, Compare says what is missing, and a broken model is named."""
+    """Attention can be shown, Compare says what is missing, and a broken model is named."""
     save_tiny(tmp_path / "models" / "ending", nats=1.0, ends=True, heads=1)
     save_broken(tmp_path / "models" / "broken")
     with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:

@@ -140,11 +140,11 @@ def test_the_page_runs_without_torch(tiny_onnx: Path, tiny_classic_onnx: Path, t
 import sys
 from pathlib import Path
 import app
-shelf = app.Shelf(Path({str(tmp_path)!r}))
-app.build(shelf)
-shelf.warm_up()
-for name in shelf.storytellers:
-    *_, (story, _) = app.Endpoints(shelf).tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
+models = app.Models(Path({str(tmp_path)!r}))
+app.build(models)
+models.warm_up()
+for name in models.storytellers:
+    *_, (story, _) = app.Endpoints(models).tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
     print(len(story))
 print("torch" in sys.modules)
 """

@@ -1,4 +1,4 @@
-"""FUZZ_REQUESTS generated requests, at every address: an answer, or a refusal that names the field."""
+"""Sends FUZZ_REQUESTS generated requests to every address: each gets an answer, or a refusal that names the field."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.torture.record import record
 
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "120"))
 COMMAND = "FUZZ_REQUESTS=2000 .venv/bin/python -m pytest tests/test_fuzz.py"
-# What an answer may not hold: the marks of a traceback, and where things lie on the server.
+# What an answer must not contain: parts of a traceback, and paths of the server.
 INSIDE = ("Traceback", 'File "', "site-packages", "/app.py", str(ROOT), sys.prefix, sys.base_prefix)
 SAMPLER = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 SETTINGS = {"length": 20, **SAMPLER, "seed": 7, "drafts": 2, "beams": 1}
-# The parameters of every endpoint, public and private, with values that fit.
+# The parameters of every endpoint, public and private, with valid values.
 ENDPOINTS = {
     "tell": {"model": "tiny", "prompt": "Tom", **SETTINGS},
     "score": {"model": "tiny", "text": "Tom ran."},
@@ -67,7 +67,7 @@ BROKEN = st.binary(max_size=50) | st.sampled_from(
 
 @st.composite
 def arguments(draw: st.DrawFn, name: str) -> dict[str, object]:
-    """Those of an endpoint, most of them as they should be."""
+    """The arguments of an endpoint, most of them valid."""
     return {
         field: draw(VALUES) if draw(st.integers(0, 4)) == 0 else fitting for field, fitting in ENDPOINTS[name].items()
     }
@@ -75,7 +75,7 @@ def arguments(draw: st.DrawFn, name: str) -> dict[str, object]:
 
 @st.composite
 def envelopes(draw: st.DrawFn, body: dict[str, object]) -> bytes:
-    """The body with, now and then, a field that Gradio reads, of any value; or no JSON at all."""
+    """The body as JSON, sometimes with fields that Gradio reads, of any value; or something that is not JSON."""
     if draw(st.integers(0, 9)) == 0:
         return draw(BROKEN)
     if draw(st.integers(0, 3)) == 0:
@@ -150,11 +150,11 @@ def server(tmp_path_factory):
 
 
 def ask(client: httpx.Client, method: str, path: str, body: bytes) -> tuple[int, str, str | None]:
-    """The status of the first answer, all text that came, and the refusal that a stream ended with, if any."""
+    """The status of the first answer, all text of the answers, and the refusal at the end of a stream, if any."""
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     url = client.base_url.copy_with(raw_path=quote(path.encode("utf-8", "surrogatepass"), safe="/?=&%.:").encode())
     with client.stream(method, url, content=body, headers=headers) as answer:
-        if "heartbeat" in path:  # it has no end
+        if "heartbeat" in path:  # this stream has no end
             return answer.status_code, next(answer.iter_text(), ""), None
         text = answer.read().decode()
     if answer.status_code != 200 or not text.startswith('{"event_id"'):
@@ -168,7 +168,7 @@ def ask(client: httpx.Client, method: str, path: str, body: bytes) -> tuple[int,
 
 
 def names_a_field(text: str) -> bool:
-    """Whether a refusal has the name of a field or of an endpoint as one of its words, or is one of JSON-RPC."""
+    """Whether a refusal contains the name of a field or an endpoint as a word, or is an error of JSON-RPC."""
     fields = {field for each in ENDPOINTS.values() for field in each} | {*ENVELOPE, *ENDPOINTS, "endpoint"}
     return not fields.isdisjoint(re.findall(r"\w+", text)) or '"code":-32' in text
 
@@ -184,7 +184,7 @@ def test_whatever_is_asked_is_answered_or_refused_by_name(server):
         assert status < 500, text
         assert not [mark for mark in (*INSIDE, str(server.log.parent)) if mark in text], text
         if status >= 400 or refused is not None:
-            assert refused is None or refused, f"no word about what is wrong: {text}"
+            assert refused is None or refused, f"the refusal does not say what is wrong: {text}"
             assert status == 404 or names_a_field(refused or text), text
         tried["refused" if status >= 400 or refused else "answered"] += 1
 
@@ -209,7 +209,7 @@ def test_whatever_is_asked_is_answered_or_refused_by_name(server):
 
 
 def test_the_page_does_what_its_openapi_document_says(server):
-    """Of schemathesis: answers, refusals and streams as documented; what fits is taken; a call's answer is fetched."""
+    """Schemathesis checks answers, refusals and streams, that valid calls are accepted, and fetches their answers."""
     checks = "not_a_server_error status_code_conformance content_type_conformance response_schema_conformance"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/gradio_api/openapi.json", "--seed=7"]
     command += [f"--checks={','.join([*checks.split(), 'positive_data_acceptance'])}", "--phases=coverage,stateful"]

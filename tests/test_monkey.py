@@ -1,4 +1,4 @@
-"""A seeded monkey presses, types and drags for MONKEY_SECONDS in all: no error in the console, none in the log."""
+"""Seeded random clicks, typing and dragging for MONKEY_SECONDS in all: no error in the console or in the log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serving import ROOT, serve
 SECONDS = float(os.environ.get("MONKEY_SECONDS", "60")) / len(SIZES)
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
-# What was drawn went away meanwhile, or something lies over it.
+# The element has disappeared meanwhile, or another element covers it.
 GONE = ("Timeout", "not attached", "not visible", "Malformed")
-# Svelte about Gradio's own panel "Use via API", where it is closed while it waits for what it shows.
+# A warning of Svelte when Gradio's panel "Use via API" is closed while it still loads.
 CLOSED_EARLY = "https://svelte.dev/e/derived_inert"
-# What a visitor can act on, apart from links that lead away.
+# The elements that a visitor can use, without links to other pages.
 TARGETS = "button, [role=tab], [role=option], [role=combobox], textarea, input"
-# The first of them from a place on that can be scrolled to, has nothing lie over it, and takes what one writes.
-# There may be none: a dialog has just opened over them. A coloured text has thousands, which stay in the page.
+# The first of them, from a given place on, that can be scrolled to, is not covered, and can be written to. There may be
+# none, when a dialog has just opened over them. This runs in the page, because a coloured text has thousands of them.
 CHOOSE = """([targets, place]) => {
   const all = [...document.querySelectorAll(targets)];
   const start = Math.floor(place * all.length);
@@ -35,7 +35,7 @@ CHOOSE = """([targets, place]) => {
 
 
 def act(page, draw: random.Random) -> None:
-    """Does one thing to one thing that is there."""
+    """Does one random action on one random element."""
     target = page.evaluate_handle(CHOOSE, [TARGETS, draw.random()]).as_element()
     if target is None or draw.random() < 0.2:
         page.keyboard.press(draw.choice(KEYS))
@@ -54,7 +54,7 @@ def act(page, draw: random.Random) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_nothing_breaks_under_a_monkey(tmp_path, size):
+def test_random_actions_break_nothing(tmp_path, size):
     draw = random.Random(int(os.environ.get("MONKEY_SEED", "1")))
     with (
         serve(tmp_path, ROOT / "artifacts", torch=False) as server,
@@ -71,7 +71,7 @@ def test_nothing_breaks_under_a_monkey(tmp_path, size):
             assert set(reader.troubles) <= {CLOSED_EARLY}, f"after {done} actions"
         assert done > SECONDS / 2
         reader.page.goto("about:blank")
-        reader.troubles.clear()  # whoever leaves in the midst of an answer aborts it
+        reader.troubles.clear()  # leaving the page in the midst of an answer aborts it
         reader.page.goto(server.url)
         reader.prompt.fill("Tom")
         reader.press("Tell")

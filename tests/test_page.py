@@ -25,9 +25,9 @@ from docs import reading
 from model.artifacts import add_graph, read
 from model.sampling import USUAL
 from page.answers import Answers
-from page.shelf import Shelf
+from page.models import Models
 
-STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as page/scheduler.py and app.py have them
+STORIES_AT_ONCE, STORIES_WAITING = 8, 32  # as in page/scheduler.py and app.py
 PARAMETERS = ["model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed", "drafts", "beams"]
 FIGURES = re.compile(r"([\d,]+) characters · [\d,]+ characters/s · seed (\d+)")
 LIMIT = "The story reached its length limit here."
@@ -63,7 +63,7 @@ REFUSALS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The better model never ends a story, the other does, a third is broken."""
+    """Three models: the best never ends a story, the second does, the third is broken."""
     home = tmp_path_factory.mktemp("page")
     save_tiny(home / "artifacts" / "endless", nats=1.0, ends=False, graph=True)
     save_tiny(home / "artifacts" / "ending", nats=2.0, ends=True)
@@ -75,7 +75,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def visitor(server):
-    """Makes clients; each is a visitor of its own."""
+    """Makes clients; each is a separate visitor."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(closing(Client(server.url, verbose=False)))
 
@@ -96,17 +96,17 @@ def tell(client, **changes):
     return client.predict(**settings(**changes), api_name="/tell")
 
 
-def first_piece(job, patience=20):
+def first_piece(job, timeout=20):
     """Waits for the first output of a job."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not job.outputs():
-        assert time.monotonic() < deadline, f"no story within {patience} s: {job.status()}"
+        assert time.monotonic() < deadline, f"no story within {timeout} s: {job.status()}"
         time.sleep(0.002)
     return time.monotonic()
 
 
 def call(server: Server, endpoint: str, body: str) -> tuple[str, object]:
-    """The kind of the last event that a call is answered with, and its data."""
+    """The kind and the data of the last event of a call's answer."""
     with server.call(endpoint, body) as answer:
         *_, kind, data, _ = answer.read().decode().split("\n")[:-1]
     return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
@@ -119,7 +119,7 @@ def refusal(server: Server, endpoint: str, body: str) -> str:
 
 
 def in_place(server: Server, endpoint: str, *values: object) -> str:
-    """The refusal that the page shows beside what it has, of a call that one of its tabs makes."""
+    """The refusal of a tab's call, which the page shows without changing the last answer."""
     kind, (kept, refused) = call(server, endpoint, json.dumps({"data": values}))
     assert kind == "complete" and kept["__type__"] == "update" and "value" not in kept
     return refused["text"]
@@ -250,15 +250,15 @@ def test_the_tabs_refuse_in_place(server):
     assert in_place(server, "attention_here", model, "Tom", 3, 1, 0) == "head (0) must be a whole number from 1 to 2"
 
 
-def test_steps_of_the_page_are_no_endpoints(server, client):
+def test_browser_steps_are_not_endpoints(server, client):
     steps = [each["api_name"] for each in client.config["dependencies"] if not each["backend_fn"]]
     assert len(steps) > 5
     for step in steps:
         message = refusal(server, step, '{"data": []}')
-        assert message == f"/{step} is a step of the page in the browser; call /tell"
+        assert message == f"/{step} runs in the browser only: call /tell"
 
 
-def test_the_queue_cannot_be_passed_by(server):
+def test_the_queue_cannot_be_bypassed(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
         server.post("/run/tell", json.dumps({"data": list(settings().values())}))
     assert refused.value.code == 404
@@ -279,9 +279,9 @@ def test_the_first_character_comes_within_300_ms(client):
 
 @pytest.fixture
 def begin(server):
-    """Has a story told to a program of its own, over plain HTTP: its stream of events, for as long as the test lasts.
+    """Begins a story over plain HTTP, and returns its stream of events, which stays open until the test ends.
 
-    A Gradio client for each would be too busy here to say what is quick there.
+    A Gradio client for each story would take so much time that the measured times would be wrong.
     """
     with ExitStack() as stack:
         yield lambda length: stack.enter_context(
@@ -291,7 +291,7 @@ def begin(server):
 
 @pytest.fixture
 def fill(begin):
-    """Has long stories told, until the test is over."""
+    """Begins long stories, which go on until the test ends."""
 
     def fill(count=STORIES_AT_ONCE):
         streams = [begin(4000) for _ in range(count)]
@@ -303,7 +303,7 @@ def fill(begin):
 
 
 def seconds_to_a_story(waiting, leave):
-    """From when somebody leaves to the first piece for who waits, and has none before."""
+    """Seconds from when a client leaves to the first piece of the story that waits, which has none before."""
     assert select([waiting], [], [], 0.2)[0] == []
     left = time.monotonic()
     leave()
@@ -360,10 +360,11 @@ def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_pat
     (tmp_path / "tiny" / "model.onnx").write_bytes(b"no graph")
     save_tiny(tmp_path / "odd", nats=1.0, ends=True)
     weights = read(tmp_path / "odd").hashes["model.safetensors"]
-    add_graph(tmp_path / "odd", b"no graph either", weights)  # which is known when it is opened
+    add_graph(tmp_path / "odd", b"no graph either", weights)  # found out when it is opened
     code = (
-        "import pathlib, sys; {} and sys.modules.update(torch=None); import page.shelf\n"
-        f"shelf = page.shelf.Shelf(pathlib.Path({str(tmp_path)!r})); print(shelf.warnings, shelf.skipped, sep='\\n')"
+        "import pathlib, sys; {} and sys.modules.update(torch=None); import page.models\n"
+        f"models = page.models.Models(pathlib.Path({str(tmp_path)!r}))\n"
+        "print(models.warnings, models.skipped, sep='\\n')"
     )
 
     def troubles(without_torch):
@@ -386,17 +387,17 @@ def test_the_page_begins_with_the_settings_that_read_best():
     assert {"real stories", reading.name(USUAL), reading.name(reading.BEFORE)} <= grades.keys() and len(grades) > 6
     told = {name: each for name, each in grades.items() if name != "real stories"}
     assert max(told, key=lambda name: sum(told[name])) == reading.name(USUAL)
-    for name in ("storyteller", "pocket"):  # and its stories were judged under these
+    for name in ("storyteller", "pocket"):  # their stories were judged with these settings
         judged = json.loads((ROOT / "artifacts" / name / "metrics.json").read_text())["stories"]["sampling"]
         assert replace(USUAL, **judged) == USUAL
 
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_look_and_its_colour_agree_and_the_text_is_read_once(tmp_path, monkeypatch, graph):
-    """Also where the text is longer than the context, by whichever decoder."""
+    """With either decoder, and where the text is longer than the context."""
     save_tiny(tmp_path / "tiny", nats=1.0, ends=True, graph=graph)
-    answers = Answers(Shelf(tmp_path))
-    storyteller = answers.shelf.storytellers["tiny"]
+    answers = Answers(Models(tmp_path))
+    storyteller = answers.models.storytellers["tiny"]
     reads = []
     read = storyteller.logits
     monkeypatch.setattr(storyteller, "logits", lambda ids: reads.append(len(ids)) or read(ids))
@@ -411,4 +412,4 @@ def test_a_look_and_its_colour_agree_and_the_text_is_read_once(tmp_path, monkeyp
         assert -math.log2(here["before"]) == pytest.approx(bits, abs=1e-3) == pytest.approx(of_record[index], abs=1e-3)
     after = answers.look("tiny", text, len(text), 0.5, 0, 1, 0)
     assert after["here"] is None and after["rows"]
-    assert reads == [len(text) + 1, len(text)], "once for all of the looks, and once for score of the model itself"
+    assert reads == [len(text) + 1, len(text)], "once for all looks, and once for the model's own score"

@@ -1,4 +1,4 @@
-"""Stories told together: each is the one that it is alone, and nobody waits for the whole story of another."""
+"""Stories told together: each is the same as alone, and no story waits until another is complete."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from page.scheduler import NICE, STORIES, Scheduler, at_low_priority, grouped
 from train.export import onnx as export_onnx
 
 ROOT = Path(__file__).parent.parent
-LONG = ModelConfig(context=4 * CHUNK, layers=2, heads=2, width=32)  # its newer half is two chunks
+LONG = ModelConfig(context=4 * CHUNK, layers=2, heads=2, width=32)  # half of the context is two chunks
 
 
 @pytest.fixture(scope="module", params=["tiny_onnx", "tiny_classic_onnx", "long", "rounded"])
 def storyteller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Storyteller:
-    """Contexts of half a chunk and of four, weights of 32 bits and of 8."""
+    """Contexts of half a chunk and of four chunks, and weights of 32 and of 8 bits."""
     if "tiny" in request.param:
         return model.load(request.getfixturevalue(request.param))
     folder = tmp_path_factory.mktemp("batching") / request.param
@@ -50,14 +50,14 @@ def settings(i: int, length: int) -> Sampling:
 
 
 def recorded(story: Story) -> list[np.ndarray]:
-    """The logits that it draws from, from now on."""
+    """A list that collects the logits from which the story is drawn, from now on."""
     logits, take = [], story.teller.take
     story.teller.take = lambda row: (logits.append(row.copy()), take(row))[1]
     return logits
 
 
 def test_logits_are_bit_for_bit_those_of_each_story_alone(storyteller: Storyteller) -> None:
-    """Stories of all lengths come and go, and go on through several contexts."""
+    """Stories of all lengths join and leave, and some are longer than several contexts."""
     graph, batch = storyteller.open_graph(), Batch(storyteller.open_graph(), 4)
     tellers = [storyteller.teller(prompt, settings(i, 20 + 40 * i)) for i, prompt in enumerate(PROMPTS)]
     coming = [Story(storyteller, teller) for teller in tellers]
@@ -103,7 +103,7 @@ def test_a_story_ends_where_its_model_ends_it(tiny_onnx: Path) -> None:
 
 @pytest.fixture
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
-    """One that tells endless stories of a tiny model, each step slow enough to be watched."""
+    """A scheduler whose steps are slow enough to be watched."""
     advance = Batch.advance
     monkeypatch.setattr(Batch, "advance", lambda batch: (time.sleep(0.002), advance(batch)))
     yield Scheduler()
@@ -114,7 +114,7 @@ def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
 
 
 @pytest.mark.alone
-def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx: Path) -> None:
+def test_the_next_in_line_begins_when_any_story_leaves(scheduler: Scheduler, tiny_onnx: Path) -> None:
     storyteller = model.load(tiny_onnx)
     stories = [endless(scheduler, storyteller) for _ in range(STORIES)]
     assert all(next(story) for story in stories)
@@ -137,7 +137,7 @@ def test_the_next_in_line_begins_whoever_leaves(scheduler: Scheduler, tiny_onnx:
         time.sleep(0.005)
 
 
-def test_what_fails_reaches_its_readers_and_nobody_else(scheduler: Scheduler, tiny_onnx: Path) -> None:
+def test_a_failure_reaches_only_its_own_readers(scheduler: Scheduler, tiny_onnx: Path) -> None:
     broken, sound = model.load(tiny_onnx), model.load(tiny_onnx)
     broken.open_graph().session = None
     with pytest.raises(AttributeError):
@@ -147,8 +147,8 @@ def test_what_fails_reaches_its_readers_and_nobody_else(scheduler: Scheduler, ti
     )
 
 
-def test_who_may_not_change_priorities_tells_all_the_same(tiny_onnx: Path) -> None:
-    """An ordinary user may lower a priority, and never raise it: begun under nice 10 the threads stay there."""
+def test_a_user_who_may_not_raise_priorities_can_tell(tiny_onnx: Path) -> None:
+    """An ordinary user may lower a priority but never raise it: threads that start at nice 10 stay there."""
     code = f"""
 import os, model
 from page.scheduler import Scheduler
@@ -166,7 +166,7 @@ print("".join(Scheduler().tell(storyteller, teller)))
     assert run.stdout == "".join(model.load(tiny_onnx).tell("", Sampling(length=30, seed=1))) + "\n"
 
 
-def test_the_first_character_leaves_at_once_and_those_behind_it_together(
+def test_the_first_character_is_sent_at_once_and_the_next_ones_together(
     tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -204,7 +204,7 @@ def test_characters_are_joined_by_time() -> None:
     assert 3 < len(pieces) < 9
 
 
-def test_items_at_low_priority_are_computed_in_a_thread_of_their_own_and_closed() -> None:
+def test_items_at_low_priority_are_computed_in_their_own_thread_and_closed() -> None:
     closed = []
 
     def priorities() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The storyteller: stories that seeds reproduce, prompts of every kind, scores, and the shelf of models."""
+"""The storyteller: stories that seeds reproduce, prompts of every kind, scores, and the list of models."""
 
 from __future__ import annotations
 

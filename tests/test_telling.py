@@ -1,4 +1,4 @@
-"""Stories as they grow: one, one that goes on, and several together."""
+"""Streaming stories: one story, a continued one, and several together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_story_grows_to_what_the_model_tells(storyteller):
     assert ENGLISH["ended"] not in figures(tellings[0]) and ENGLISH["limit"] not in figures(tellings[0])
 
 
-def test_drafts_come_by_sentences_and_say_so_before_the_first(storyteller):
+def test_drafts_come_by_sentences_and_are_announced_before_the_first(storyteller):
     sampling = Sampling(length=200, seed=3, drafts=3, beams=2)
     first, *tellings = stream(storyteller, "Tom", sampling)
     assert (first["prompt"], first["text"], first["running"]) == ("Tom", "", True)
@@ -38,13 +38,13 @@ def test_drafts_come_by_sentences_and_say_so_before_the_first(storyteller):
     assert tellings[-1]["text"] == "".join(storyteller.tell("Tom", sampling))
 
 
-def test_what_goes_on_keeps_what_was(storyteller):
+def test_a_continued_story_keeps_its_beginning(storyteller):
     telling = last(stream(storyteller, "Tom ran.", Sampling(length=5, seed=1), shown="Tom", before=" ran."))
     assert telling["prompt"] == "Tom" and telling["text"].startswith(" ran.")
     assert len(telling["text"]) == len(" ran.") + telling["written"]
 
 
-def test_together_each_tells_what_it_tells_alone(storyteller):
+def test_each_tells_the_same_together_as_alone(storyteller):
     sampling = Sampling(length=200, seed=5)
     alone = "".join(storyteller.tell("Ann", sampling))
     tellings = last(stream_together([storyteller, storyteller], "Ann", sampling))
@@ -52,10 +52,10 @@ def test_together_each_tells_what_it_tells_alone(storyteller):
     assert not any(telling["running"] for telling in tellings)
 
 
-def test_what_is_lost_is_named(storyteller):
+def test_dropped_and_unread_text_is_named(storyteller):
     telling = last(stream(storyteller, "☃\x07" + "a" * 40, Sampling(length=1, seed=1)))
     assert telling["dropped"] == ["☃", "U+0007"]
     assert telling["kept"] == storyteller.config.context == 32
     drafts = last(stream(storyteller, "a" * 42, Sampling(length=1, seed=1, drafts=2)))
-    assert drafts["kept"] == 17, "half of the context is left to a sentence"
+    assert drafts["kept"] == 17, "half of the context must be left for a sentence"
     assert "☃ U+0007" in figures(telling) and "the last 32 characters" in figures(telling)

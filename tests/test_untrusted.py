@@ -1,4 +1,4 @@
-"""Folders that mean harm: each is refused by name, in little memory and little time, and nothing outside is read."""
+"""Malicious folders: each is refused by name, in little memory and time, and no file outside the folder is read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from model.artifacts import FILES, GRAPH
 from tests.torture.record import record
 
 COMMAND = ".venv/bin/python -m pytest tests/test_untrusted.py"
-MEGABYTES, SECONDS = 256, 5  # that a refusal may take, beyond what the program has before it looks
-SECRET = b"this lies outside"
-# Opens each folder in turn, as the page does, and prints what it is told and how long it took.
+MEGABYTES, SECONDS = 256, 5  # limits of a refusal; the memory is beyond what the program has already
+SECRET = b"this is outside"
+# Opens each folder in turn, as the page does, and prints the result and the time that it took.
 OPEN = """
 import json, resource, sys, time
 import onnxruntime
@@ -68,7 +68,7 @@ def header(size: int, **tensor: object) -> bytes:
 
 
 def outside(folder: Path, location: str) -> None:
-    """The graph, its first weights said to lie in another file."""
+    """Makes the graph say that its first weights are in another file."""
     graph = onnx.load_from_string((folder / GRAPH).read_bytes())
     tensor = graph.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -80,7 +80,7 @@ def outside(folder: Path, location: str) -> None:
 
 GIANT = {"dtype": "F32", "shape": [2**30, 2**10], "data_offsets": [0, 2**42]}
 NO_SAFETENSORS, NO_JSON, NO_GRAPH = "is no sound safetensors file", "is no sound JSON", "cannot be opened by ONNX"
-# What is done to a folder, and what is then said of which file.
+# What is done to a folder, and a part of the refusal that follows.
 HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     **{f"{name} is a link": (lambda it, name=name: link(it, name, it.parent / "secret"), f"{name} is not a plain file")
        for name in (*FILES, GRAPH)},
@@ -120,7 +120,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def told(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
-    """By harm what was said, and the seconds that it took."""
+    """The result of each kind of harm, and the seconds that it took."""
     home = tmp_path_factory.mktemp("untrusted")
     (home / "secret").write_bytes(SECRET)
     folders = []
@@ -134,15 +134,17 @@ def told(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return dict(zip(("no harm", *HARM), map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-def test_harmless_ones_are_opened(told: dict[str, tuple[str, float]]) -> None:
+def test_a_harmless_folder_is_opened(told: dict[str, tuple[str, float]]) -> None:
     assert told["no harm"][0] == "opened"
 
 
-def test_harmful_ones_are_refused_by_name(told: dict[str, tuple[str, float]]) -> None:
+def test_malicious_folders_are_refused_by_name(told: dict[str, tuple[str, float]]) -> None:
     for harm, (_, words) in HARM.items():
         assert words in told[harm][0], (harm, told[harm])
         assert "\n" not in told[harm][0]
     slowest = max(seconds for _, seconds in told.values())
     assert slowest < SECONDS
-    outcome = f"each refused with a line that names the file, within {MEGABYTES} MB and {SECONDS} s; none was followed"
-    record("artifacts that mean harm", len(HARM), outcome, COMMAND, section="The page")
+    outcome = (
+        f"each refused with a line that names the file, within {MEGABYTES} MB and {SECONDS} s; no link was followed"
+    )
+    record("malicious artifacts", len(HARM), outcome, COMMAND, section="The page")

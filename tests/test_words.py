@@ -1,4 +1,4 @@
-"""The table of words is whole in each language, and small enough; so is the page's own code."""
+"""The table of texts is complete in each language, and the page's files are small enough."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 import pytest
 
 from model import Sampling
-from page.looks import HERE, SCRIPTS, STYLE
+from page.theme import HERE, SCRIPTS, STYLE
 from page.words import ENGLISH, LANGUAGES, TABLE
 
-SAMPLER = [f"refused_{name}" for name in ("temperature", "top_k", "top_p", "min_p")]  # its words are the model's
+SAMPLER = [f"refused_{name}" for name in ("temperature", "top_k", "top_p", "min_p")]  # these texts come from model/
 CODE = "".join(path.read_text() for path in [HERE.parent / "app.py", *HERE.glob("*.py"), *SCRIPTS])
 
 
 @pytest.mark.parametrize("key", TABLE)
-def test_every_word_is_in_each_language_and_used(key):
+def test_every_text_is_in_each_language_and_used(key):
     words = TABLE[key]
     assert tuple(words) == LANGUAGES and all(words.values())
     assert {frozenset(re.findall(r"\{\w+\}", text)) for text in words.values()} == {

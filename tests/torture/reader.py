@@ -1,4 +1,4 @@
-"""A reader of the page without a browser: one story over plain HTTP, and when each of its pieces came."""
+"""A reader without a browser: requests one story over plain HTTP, and notes when each piece arrives."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from itertools import pairwise
 from serving import Server
 
 from model.sampling import SETTINGS, Sampling
-from page.share import WAIT_SECONDS
+from page.fair_queue import WAIT_SECONDS
 
 PROMPT = "Once upon a time there was an "  # 30 characters
 PLAIN = Sampling(temperature=0.8)  # one draft
 
 
 class Reader:
-    """Asks for a story as somebody at an `address` of their own; `refused` is why there is none."""
+    """Requests a story as a visitor at `address`. If there is no story, `refused` is the reason."""
 
     def __init__(
         self,
@@ -46,22 +46,22 @@ class Reader:
         self.answer = self.connection.getresponse()
 
     def _event(self) -> dict[str, str]:
-        """The next event of the stream by its fields; none at the end of the stream."""
+        """The fields of the next event of the stream; empty at the end of the stream."""
         lines = iter(lambda: self.answer.readline().decode().rstrip("\n"), "")
         return dict(line.split(": ", 1) for line in lines)
 
     def piece(self) -> bool:
-        """Waits for the next piece; False after the last, or where there is none."""
+        """Waits for the next piece. False after the last one, or where the request was refused."""
         while not self.refused:
             event = self._event()
-            assert event, "an answer without an end"
+            assert event, "the stream ended without a last event"
             if event["event"] == "error":
                 self.refused = json.loads(event["data"])["error"]
             elif event["event"] == "complete":
                 break
             elif event["event"] == "generating":
                 text = json.loads(event["data"])[0]
-                if text == self.text:  # drafts are drawn
+                if text == self.text:  # empty while drafts are drawn
                     continue
                 self.times.append(time.monotonic())
                 self.text = text
@@ -80,12 +80,12 @@ class Reader:
 
     @property
     def first(self) -> float:
-        """Seconds until there was more than the prompt."""
+        """Seconds until the first piece."""
         return self.times[0] - self.asked
 
     @property
     def last(self) -> float:
-        """Seconds until its last piece."""
+        """Seconds until the last piece."""
         return self.times[-1] - self.asked
 
     @property
@@ -96,7 +96,7 @@ class Reader:
 def together(
     server: Server, readers: int, length: int, seed: int, prompt: str = PROMPT, sampling: Sampling = PLAIN
 ) -> list[Reader]:
-    """As many stories at once, told to their end, each to somebody else."""
+    """Reads `readers` complete stories at the same time, each as another visitor."""
 
     def read(i: int) -> Reader:
         return Reader(server, length, seed + i, prompt, f"198.51.100.{i}", sampling).whole()

@@ -1,6 +1,7 @@
-"""More readers than the page has places for, and readers who leave: all are answered, and nothing stays behind.
+"""More readers than the page has places for, and readers who leave: all are answered, and no resource is leaked.
 
-With TORTURE=1 on the best model of artifacts/, the readers on the same two cores; else a short form on a tiny one.
+With TORTURE=1 this uses the best model of artifacts/, with the readers on the same two cores; otherwise it is a short
+form with a tiny model.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 from serving import ROOT, Server, save_tiny, serve
 
+from page.fair_queue import WAIT_SECONDS
 from page.scheduler import STORIES
-from page.share import WAIT_SECONDS
 from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record
 
@@ -39,13 +40,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def footprint(server: Server) -> tuple[float, int]:
-    """Megabytes in memory, and threads."""
+    """Megabytes of resident memory, and the number of threads."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"])
 
 
 def quiet(server: Server, threads: int) -> tuple[float, int]:
-    """The footprint in silence. Idle threads go after ten seconds, when something is asked again."""
+    """The footprint when idle. Idle threads end after ten seconds, at the next request."""
     end = time.monotonic() + 40
     while (now := footprint(server))[1] > threads and time.monotonic() < end:
         time.sleep(2)

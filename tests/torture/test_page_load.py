@@ -1,6 +1,6 @@
-"""The page's figures over HTTP, with the best model of artifacts/: for two cores that do nothing else meanwhile.
+"""The page's speeds over HTTP, with the best model of artifacts/, on two cores that do nothing else meanwhile.
 
-Those who read share the cores with the page. What is asserted are the targets.
+The readers share the cores with the page. The assertions are the targets.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.torture.reader import Reader, together
 
 
 def speed(readers: list[Reader]) -> float:
-    """Characters per second of all together."""
+    """Characters per second of all readers together."""
     seconds = max(each.times[-1] for each in readers) - min(each.asked for each in readers)
     return sum(len(each.text) - len(each.prompt) for each in readers) / seconds
 
 
 def report(what: str, seconds: list[float]) -> float:
-    """Prints median and 95th percentile in milliseconds, of which it returns the first."""
+    """Prints the median and the 95th percentile in milliseconds; returns the median."""
     ranked = sorted(1000 * each for each in seconds)
     median, p95, worst = statistics.median(ranked), ranked[int(0.95 * len(ranked))], ranked[-1]
     print(f"\n{what}: median {median:.0f} ms, p95 {p95:.0f}, worst {worst:.0f} ({len(ranked)} times)", end="")
@@ -38,7 +38,7 @@ def report(what: str, seconds: list[float]) -> float:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Warm, without PyTorch."""
+    """A warmed-up server without PyTorch."""
     with serve(tmp_path_factory.mktemp("load"), ROOT / "artifacts", torch=False) as server:
         together(server, STORIES, 600, 1)
         yield server
@@ -68,7 +68,7 @@ def test_eight_readers_at_once(server):
 
 
 def test_drafts_of_one_reader_and_of_eight(server):
-    """Stories as the page begins: the best of several drafts, a sentence at a time."""
+    """Stories with the page's default settings: the best of several drafts, a sentence at a time."""
     alone = [together(server, 1, USUAL.length, seed, sampling=USUAL)[0] for seed in range(15)]
     crowd = [each for seed in (100, 200, 300) for each in together(server, STORIES, USUAL.length, seed, sampling=USUAL)]
     first = report("first sentence, one reader", [each.first for each in alone])
@@ -82,7 +82,7 @@ def test_drafts_of_one_reader_and_of_eight(server):
 
 
 def test_eight_readers_while_others_compare(server):
-    """Four people ask for comparisons, one after the other: of those, one at a time is told."""
+    """Four visitors request comparisons all the time; the page tells one comparison at a time."""
     functions = httpx.get(f"{server.url}/config").json()["dependencies"]
     number = next(it["id"] for it in functions if it["api_name"] == "compare")
     over = threading.Event()
@@ -111,7 +111,7 @@ def test_eight_readers_while_others_compare(server):
 
 
 @pytest.mark.parametrize("readers", [1, STORIES])
-def test_a_full_context_is_no_pause(server, readers):
+def test_a_full_context_causes_no_pause(server, readers):
     """The prompt leaves room for some hundred characters, so all stories fill the context at the same time."""
     prompt = ("Once upon a time, there was a little girl named Lily. She had a red ball. " * 20)[:900]
     stories = [each for seed in range(5) for each in together(server, readers, 600, 100 * seed, prompt)]
@@ -159,4 +159,4 @@ def test_start(tmp_path):
         f"\nto the first answer: torch absent {absent:.2f} s, there {there:.2f} s; import torch takes {imported:.2f} s"
     )
     assert absent < 6
-    assert there < absent + 1  # it is not imported
+    assert there < absent + 1  # the page does not import torch

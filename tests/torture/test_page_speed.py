@@ -1,4 +1,4 @@
-"""The page's speeds, in seconds, with the best model of artifacts/: for a machine that does nothing else meanwhile."""
+"""The page's speeds in the browser, in seconds, with the best model of artifacts/, on an otherwise idle machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reading import chromium, visit
 from serving import ROOT, serve
 
 TEXT = ("Once upon a time, there was a little girl named Lily. She had a red ball. " * 60)[:4000]
-# Does something in the page and waits, by animation frames, until what it should change has changed.
+# Runs `act` in the page, then waits, frame by frame, until the value of `done` has changed.
 TIMED = """
 async ([act, done]) => {
     const frame = () => new Promise(requestAnimationFrame);
@@ -48,7 +48,7 @@ def test_speeds(page):
     colour = "[...document.querySelectorAll('button')].find(it => it.textContent.trim() === 'Colour this text').click()"
     first = "(it => it && (it.number = it.number ?? Math.random()))(document.querySelector('.colours [role=option]'))"
     seconds = []
-    for i in range(5):  # another text each time: the same would change nothing
+    for i in range(5):  # another text each time, because the same text would change nothing
         page.get_by_role("textbox", name="Text to look into").fill(TEXT[i:] + TEXT[:i])
         seconds.append(timed(page, colour, first))
     coloured = statistics.median(seconds)
@@ -56,7 +56,7 @@ def test_speeds(page):
     picks = [f"document.querySelectorAll('.colours [role=option]')[{i}].click()" for i in range(100, 2000, 170)]
     picked = median(page, picks, caption)
     slide = "(it => {{ it.value = {}; it.dispatchEvent(new Event('input', {{ bubbles: true }})); }})"
-    # Where there is a choice that a temperature changes, and little to read before it.
+    # At a character where the temperature changes the chances, with little text before it.
     timed(page, "document.querySelectorAll('.colours [role=option]')[45].click()", caption)
     slides = [f"{slide.format(i / 10)}(document.querySelector('#temperature input[type=range]'))" for i in range(5, 15)]
     slid = median(page, slides, "document.querySelector('.chances tbody').textContent")

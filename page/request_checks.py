@@ -1,6 +1,7 @@
-"""What may come in: the page's own addresses alone, bodies that end soon, and requests that Gradio can read.
+"""Checks every request before Gradio reads it: the page's own addresses only, bodies that end soon, valid fields.
 
-Gradio serves more than this page uses: uploads, a proxy, files by path, components of other apps. None of that passes.
+Gradio serves more than this page uses: uploads, a proxy, files by path, components of other apps. All of that is
+refused.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from page.share import visitor
+from page.fair_queue import visitor
 
-MAX_BODY = 2**20  # bytes: the longest story that can be continued, with every character escaped, is half of it
+MAX_BODY = 2**20  # bytes: twice the longest story that can be continued, with every character escaped
 MAX_READ = 8 * MAX_BODY
-MAX_OPEN = 256  # requests of one visitor at the same time; a page that is open has two
-BODY_SECONDS = 20  # for a body to arrive
+MAX_OPEN = 256  # requests of one visitor at the same time; an open page has two
+BODY_SECONDS = 20  # longest time for a body to arrive
 API = "/gradio_api"
 READ = {
     *("/", "/config", "/favicon.ico", "/robots.txt", "/manifest.json", "/theme.css", "/monitoring/summary"),
@@ -35,27 +36,27 @@ READ = {
 READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
 WRITE = {f"{API}/queue/join", f"{API}/cancel", f"{API}/reset"}
 TOOLS = f"{API}/mcp"
-LONGEST_NAME = 255  # bytes of one part of a path, as file systems have it
+LONGEST_NAME = 255  # bytes of one part of a path, as in file systems
 HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[\w.-]{1,253})(:\d{1,5})?", re.ASCII)
-SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)  # Gradio names its tasks by it, and parts the names again
+SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)  # Gradio puts it into names of tasks, and splits these names again
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "strict-origin-when-cross-origin",
-    # Any page may frame this one, as the Hub does and as a Space is embedded in a blog: nobody is signed in here, so
-    # there is nothing that a click in a frame could be stolen for.
+    # Any site may show this page in a frame, as the Hub and blogs that embed a Space do. That is safe: nobody signs in
+    # here, so a stolen click in a frame gains nothing.
     "Content-Security-Policy": "object-src 'none'; base-uri 'self'",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
-# What Gradio streams to a session that it does not know, before it raises.
+# What Gradio itself streams to an unknown session, before it raises an error.
 UNKNOWN = UnexpectedErrorMessage(message="404: Not Found", success=False, session_not_found=True)
 GONE = Response(f"data: {UNKNOWN.model_dump_json()}\n\n", media_type="text/event-stream")
 
 
 class Refused(Exception):
-    """What a request is refused with: a status of HTTP and one line.
+    """Refuses a request, with an HTTP status and one line.
 
-    The status is never 422: for that one Gradio's clients expect what its own checks of components say.
+    The status is never 422: for that status Gradio's clients expect an answer of Gradio's own checks of components.
     """
 
     def __init__(self, status: int, detail: str) -> None:
@@ -63,12 +64,12 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
-class Gate:
-    """ASGI middleware around everything that the page answers."""
+class RequestChecks:
+    """ASGI middleware: refuses a request that the page does not serve or that Gradio cannot read."""
 
     def __init__(self, app: ASGIApp, page: Blocks) -> None:
         self.app, self.page = app, page
-        self.open: Counter[str | None] = Counter()  # requests, by visitor
+        self.open: Counter[str | None] = Counter()  # open requests, by visitor
         self.room = room_for_requests()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,17 +87,17 @@ class Gate:
                 checked = await self._checked(scope, receive)
                 await (GONE if self._is_gone(scope) else self.app)(scope, checked, sent)
         except Refused as refused:
-            # The rest of a body that is not wanted would be read otherwise.
+            # Without this header the server would read the rest of the refused body.
             close = {"Connection": "close"} if refused.status in (408, 413) else None
             await JSONResponse({"detail": refused.detail}, refused.status, close)(scope, receive, sent)
 
     @contextmanager
     def _counted(self, who: str | None) -> Iterator[None]:
-        """Raises Refused where a visitor, or all together, have as many requests open as they may."""
+        """Counts an open request. Raises Refused where the visitor, or all visitors together, are at their limit."""
         if who and self.open[who] >= MAX_OPEN:
-            raise Refused(429, f"{MAX_OPEN} requests from your address are open, and that is the limit: close a page")
+            raise Refused(429, f"{MAX_OPEN} requests from your address are open, which is the limit: close a page")
         if self.open.total() >= self.room:
-            raise Refused(503, "so many are connected that there is no room: try again later")
+            raise Refused(503, f"{self.room:,} requests are open, which is the limit of this page: try again later")
         self.open[who] += 1
         try:
             yield
@@ -106,30 +107,30 @@ class Gate:
                 del self.open[who]
 
     def _is_gone(self, scope: Scope) -> bool:
-        """Whether the events of a session are asked for that has none."""
+        """Whether this is a request for the events of an unknown session."""
         asked = QueryParams(scope["query_string"]).get("session_hash")
         sessions = self.page._queue.pending_messages_per_session
         return scope["path"] == f"{API}/queue/data" and asked is not None and asked not in sessions
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
-        """What the page reads the request from. Raises Refused."""
+        """Checks the request, and returns the `receive` for the page to read it from. Raises Refused."""
         path, method = scope["path"].rstrip("/") or "/", scope["method"]
         tools = path == TOOLS or path.startswith(f"{TOOLS}/")
         query = QueryParams(scope["query_string"])
         too_long = any(len(part.encode()) > LONGEST_NAME for part in path.split("/"))
-        # Gradio makes addresses of paths, and looks for files and pages by them, which fails late.
+        # Gradio makes addresses from paths, and looks up files and pages by them: bad ones would fail only there.
         if not path.isprintable() or too_long or query.get("page"):
             raise Refused(404, "there is nothing here")
         check_host(scope)
         if method in ("GET", "HEAD"):
-            if tools and method == "HEAD":  # it would begin a stream
-                raise Refused(405, "HEAD has no use here")
+            if tools and method == "HEAD":  # Gradio would begin a stream
+                raise Refused(405, "HEAD is not supported here: use GET")
             if not (tools or path in READ or path.startswith(READ_BELOW)):
                 raise Refused(404, "there is nothing here")
             if path.startswith(f"{API}/call/"):
                 self._check_event(path)
             elif path in (f"{API}/info", f"{API}/openapi.json"):
-                # Gradio would keep the address that the first reader gave himself, for all that come after.
+                # Gradio would cache the address that the first client sent, and show it to all later ones.
                 scope["app"].api_info = None
         elif method == "OPTIONS" or (method == "DELETE" and tools):
             pass
@@ -149,15 +150,15 @@ class Gate:
         return again
 
     def _check_event(self, path: str) -> None:
-        """The id at the end of the path must be that of a call whose answer has not been read to its end, or left."""
+        """Checks the event id in the path: the answer of its call must not have been read to the end, or abandoned."""
         name, queue = path.rsplit("/", 1)[1], self.page._queue
         asked = {name: event.session_hash for name, event in queue.event_ids_to_events.items()}
         asked |= {name: session for session, names in queue.pending_event_ids_session.items() for name in names}
         if asked.get(name) not in queue.pending_messages_per_session:
-            raise Refused(404, "event_id is unknown here: its answer was read already, or it was never given out")
+            raise Refused(404, "event_id is unknown: no call returned it, or its answer has been read; call again")
 
     def _check_call(self, path: str, asked: dict[str, Any]) -> None:
-        """Every field that Gradio looks things up by, before it does."""
+        """Checks every field by which Gradio looks something up."""
         if path.startswith(f"{API}/call/v2/"):
             self._check_parameters(path.removeprefix(f"{API}/call/v2/"), asked)
         elif path.startswith(f"{API}/call/"):
@@ -180,15 +181,15 @@ class Gate:
 
     def _check_name(self, name: str, known: Iterable[str]) -> None:
         if name not in known:
-            raise Refused(404, f"no endpoint has this name; there are {', '.join(self._public())}")
+            raise Refused(404, f"no endpoint has this name: call one of {', '.join(self._public())}")
 
     def _check_parameters(self, name: str, given: dict[str, Any]) -> None:
-        """Values by name: each must be a parameter; all parameters have defaults."""
+        """Checks values by name: each must be a parameter. Any may be missing, because all parameters have defaults."""
         self._check_name(name, {public.removeprefix("/") for public in self._public()})
         parameters = self._public()[f"/{name}"]["parameters"]
-        known = {each["parameter_name"] for each in parameters} | {"oauth_token"}  # which Gradio takes and drops
+        known = {each["parameter_name"] for each in parameters} | {"oauth_token"}  # which Gradio accepts and drops
         if given.keys() - known:
-            raise Refused(400, f"one value is no parameter of /{name}; those are {', '.join(sorted(known))}")
+            raise Refused(400, f"a value is not a parameter of /{name}: these are {', '.join(sorted(known))}")
 
     def _public(self) -> dict[str, Any]:
         """The documented endpoints, by /name."""
@@ -196,7 +197,7 @@ class Gate:
 
 
 def room_for_requests() -> int:
-    """How many may be open: half of the files that this process may have open, of which it first takes what it can."""
+    """How many requests may be open: half of the open files that this process may have, after raising that limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -208,7 +209,7 @@ def room_for_requests() -> int:
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """The object that a body holds, which can be written again."""
+    """The JSON object in a body. Raises Refused if there is none, or if it cannot be written as UTF-8 again."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
@@ -218,12 +219,12 @@ def parsed(body: bytes) -> dict[str, Any]:
     try:
         json.dumps(asked, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Refused(400, "data has half a character (a lone surrogate): send whole ones") from None
+        raise Refused(400, "data has half a character (a lone surrogate): send whole characters") from None
     return asked
 
 
 def check_values(asked: dict[str, Any]) -> None:
-    """The inputs of a call. Several calls in one are none of this page's."""
+    """Checks the inputs of a call. The page takes one call per request. Raises Refused."""
     if not isinstance(asked.get("data"), list):
         raise Refused(400, "data must be a list with one value for each parameter of the endpoint")
     if asked.get("batched"):
@@ -231,7 +232,7 @@ def check_values(asked: dict[str, Any]) -> None:
 
 
 def check_finite(field: str, value: object) -> None:
-    """What Gradio does not take it says again in its refusal, which cannot have NaN or infinity. Raises Refused."""
+    """Refuses NaN and infinity: Gradio repeats bad values in its refusals, where it cannot write these two."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -240,19 +241,19 @@ def check_finite(field: str, value: object) -> None:
 
 
 def check_host(scope: Scope) -> None:
-    """Every name of a host that Gradio makes the page's own address of. Raises Refused."""
+    """Checks every host name from which Gradio builds the page's own address. Raises Refused."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-gradio-server"]
     headers = Headers(scope=scope)
     for name in ("host", "x-forwarded-host"):
         for value in headers.getlist(name):
             if not HOST.fullmatch(value.split(",")[0].strip()):
-                raise Refused(400, f"{name} must be the name of a host, and a port if need be")
+                raise Refused(400, f"{name} must be a host name, with or without a port")
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The body of a request. Raises Refused where it is too long, or too long in coming.
+    """The body of a request. Raises Refused if it is too long or arrives too slowly.
 
-    One that is a little too long is read to its end: only then does a client listen to what is wrong.
+    A body that is only a little too long is read to its end: only then does a client read the refusal.
     """
     length = Headers(scope=scope).get("content-length", "0")
     too_long = Refused(413, f"the body has more than {MAX_BODY:,} bytes: shorten the text")

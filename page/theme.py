@@ -1,4 +1,4 @@
-"""The page's look and its browser side: a theme of system fonts, the style sheet, the scripts. Nothing is fetched."""
+"""The page's theme, style sheet and scripts. Its fonts are system fonts, so the browser fetches nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 SCRIPTS = [HERE / "base.js", HERE / "views.js", HERE / "training.js"]
 
-THEME = gr.themes.Base(  # fonts of the system only: the page makes no request to anybody else
+THEME = gr.themes.Base(  # system fonts only: the page sends no request to another site
     primary_hue="teal",
     neutral_hue="stone",
     radius_size="lg",
@@ -36,16 +36,16 @@ THEME = gr.themes.Base(  # fonts of the system only: the page makes no request t
 
 
 def head() -> str:
-    """The scripts, for the page's head."""
+    """The scripts, for the HTML head of the page."""
     scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
     return f"<script>\n{scripts}storyteller.limit = {MAX_TEXT};\n</script>"
 
 
 def view(name: str, value: object = None, **settings: object) -> gr.HTML:
-    """A part of the page that `storyteller.views[name]` draws from a value.
+    """A part of the page that the script `storyteller.views[name]` draws from a value.
 
-    The template stays empty: what Gradio puts into one it would read as HTML and even as code, while the scripts write
-    text as text.
+    The template stays empty, because Gradio would read values in it as HTML and even as code. The scripts write text as
+    text.
     """
     script = f"storyteller.views.{name}(element, props, watch, trigger)"
     return gr.HTML(value, html_template="<div></div>", js_on_load=script, apply_default_css=False, **settings)

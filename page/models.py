@@ -1,4 +1,4 @@
-"""The storytellers of a folder, and what all answers need of them: their stories, and the texts that they have read."""
+"""The models of a folder, and what all answers need of them: their stories, and the logits of texts they have read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from page.scheduler import Scheduler
 from page.telling import Telling, stream
 from page.words import ENGLISH
 
-READ = 8  # texts that are looked into whose logits are kept, up to 4 MB each: a look at one more character is then free
-EXAMPLES = [  # of beginnings, for a model that has none of its own
+READ = 8  # texts whose logits are cached, up to 4 MB each: looking at another character of one then costs nothing
+EXAMPLES = [  # prompts for a model that has none of its own
     "Once upon a time, there was a little robot who",
     "The dragon was afraid of the dark.",
     "Lily found a tiny door behind the big tree.",
@@ -27,25 +27,25 @@ HAS_TORCH = find_spec("torch") is not None
 NEEDS_TORCH = "{name} has no model.onnx, which python -m train.export writes, and PyTorch is not installed"
 
 
-class Shelf:
-    """The storytellers of a folder, in the order of `model.find`; why others were skipped, and why some are slow."""
+class Models:
+    """The models of a folder, in the order of `model.find`; why others were skipped, and why some are slow."""
 
     def __init__(self, folder: Path) -> None:
         found, skipped = find(folder)
-        for storyteller in found:  # all graphs are opened here: the page is laid out next, and says what is wrong
+        for storyteller in found:  # open all graphs now: the page is built next, and shows what is wrong
             if storyteller.open_graph() is None and not HAS_TORCH:
                 skipped[storyteller.name] = storyteller.warning or NEEDS_TORCH.format(name=storyteller.name)
         found = [storyteller for storyteller in found if storyteller.name not in skipped]
         self.folder, self.scheduler = folder, Scheduler()
         self.read = lru_cache(READ)(self._read)
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
-        # Visitors read the reasons, and where the folder lies is no business of theirs.
+        # Visitors can read the reasons, so these must not show where the folder is.
         self.skipped = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in skipped.items()}
         warnings = {storyteller.name: storyteller.warning for storyteller in found if storyteller.warning}
         self.warnings = {name: reason.replace(f"{folder}{os.sep}", "") for name, reason in warnings.items()}
 
     def warm_up(self) -> None:
-        """Reads every network and runs it once, so that no visitor waits for that."""
+        """Loads every network and runs it once, so that no visitor waits for that."""
         for storyteller in self.storytellers.values():
             for _ in storyteller.tell("", Sampling(length=1)):
                 pass
@@ -62,24 +62,24 @@ class Shelf:
         return self.storytellers[name]
 
     def prompts(self, name: object) -> list[str]:
-        """Beginnings that suit a model, as many as `EXAMPLES`: its own, as its metrics.json has them, first."""
+        """Prompts that suit a model, as many as `EXAMPLES` has. The prompts in its metrics.json come first."""
         own = self.storyteller(name).metrics.get("prompts")
         own = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
         return [*own, *EXAMPLES][: len(EXAMPLES)]
 
     def side_by_side(self) -> list[str]:
-        """All models, first those two that show what the recipe is worth: of 2023 and of today, of one size."""
+        """All models; `classic` and `pocket` first, which compare the recipes of 2023 and of today at one size."""
         pair = ["classic", "pocket"] if {"classic", "pocket"} <= self.storytellers.keys() else []
         return pair + [name for name in self.storytellers if name not in pair]
 
     def _read(self, name: str, text: str) -> np.ndarray:
-        """The logits (T + 1, V) before each of the text's T characters, and after them all; `read` keeps the latest."""
+        """The logits (T + 1, V) before each of the text's T characters and after the last; `read` caches the latest."""
         storyteller = self.storytellers[name]
         ids = [storyteller.vocab.start, *storyteller.vocab.encode(text)]
         return np.concatenate(list(storyteller.logits(ids)))
 
     def telling(self, model: object, prompt: object, *settings: object) -> Iterator[Telling]:
-        """The story and what is known about it; the parameters are those of /tell."""
+        """Yields the story as it grows, with its figures. The parameters are those of /tell."""
         storyteller = self.storyteller(model)
         sampling = check_sampling(*settings)
         yield from stream(storyteller, check_text("prompt", prompt), sampling, scheduler=self.scheduler)

@@ -1,4 +1,4 @@
-"""What Gradio's advisories describe, foreign origins, endless bodies, clients that stall: refused or harmless."""
+"""Attacks from Gradio's advisories, foreign origins, endless bodies and stalled clients: refused or harmless."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 import uvicorn
 from serving import serve_tiny
 
-from page import gate, slow_clients
+from page import request_checks, slow_clients
 from tests.torture.record import record
 
-COMMAND = ".venv/bin/python -m pytest tests/test_gate.py"
+COMMAND = ".venv/bin/python -m pytest tests/test_request_checks.py"
 API = "/gradio_api"
-SECRET = "this line lies beside app.py"
+SECRET = "this line is in a file beside app.py"
 TELL = {
     "model": "tiny",
     "prompt": "Tom",
@@ -49,7 +49,7 @@ def call(**changes: object) -> str:
     return json.dumps({"data": list((TELL | changes).values())})
 
 
-# Advisory, method, path, body, type of the body. {secret} is a file beside app.py, {outside} another server.
+# Advisory, method, path, body, type of the body. {secret}: a file beside app.py; {outside}: another server.
 ATTEMPTS = [
     ("CVE-2023-51449", "GET", f"{API}/file={{secret}}", None, None),
     ("CVE-2023-51449", "GET", f"{API}/file=../../../../..{{secret}}", None, None),
@@ -88,7 +88,7 @@ ATTEMPTS = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("gate")
+    home = tmp_path_factory.mktemp("request_checks")
     (home / "secret.txt").write_text(SECRET)
     return home
 
@@ -101,7 +101,7 @@ def server(home):
 
 @pytest.fixture(scope="module")
 def outside():
-    """The address of a server that should never be asked, and what it was asked."""
+    """The address of a server that the page must never call, and the list of calls that it got."""
     asked = []
 
     class Listener(http.server.BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ def outside():
 
 
 def ask(server, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, dict, str]:
-    """Status, headers and text of an answer; the path goes out as it is."""
+    """Status, headers and text of an answer. The path is sent as it is."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
     fields = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body and body.encode(), fields)
@@ -129,14 +129,14 @@ def ask(server, method: str, path: str, body: str | None = None, **headers: str)
 
 
 def attempt(server, method: str, path: str, body: str | None, kind: str | None) -> tuple[int, str]:
-    """The status of an attempt, and all that it was told, in the stream of its event too."""
+    """The status of an attempt, and all text that it was answered, including the stream of its event."""
     status, _, text = ask(server, method, path, body, **({"Content_Type": kind} if kind else {}))
     if status == 200 and text.startswith('{"event_id"'):
         text += ask(server, "GET", f"{API}/call/any/{json.loads(text)['event_id']}")[2]
     return status, text
 
 
-def test_what_the_advisories_describe(server, home, outside):
+def test_what_the_advisories_describe_is_refused(server, home, outside):
     address, asked = outside
     for advisory, method, path, body, kind in ATTEMPTS:
         fill = {"{secret}": str(home / "secret.txt"), "{outside}": address}
@@ -151,7 +151,7 @@ def test_what_the_advisories_describe(server, home, outside):
     record(
         f"what {len(names)} advisories about Gradio describe: {', '.join(names)}",
         len(ATTEMPTS),
-        "all refused; no file read or written, nobody asked",
+        "all refused; no file read or written, no other server called",
         COMMAND,
         section="The page",
     )
@@ -175,7 +175,7 @@ def test_only_the_page_s_own_files_are_served(server, home):
             status, _, text = ask(server, "GET", f"{before}{path}".replace(" ", "%20"))
             assert status in (403, 404) and len(text) < 200, (before, path, status)
             tried += 1
-    record("files of the server asked for by name", tried, "not found, all of them", COMMAND, section="The page")
+    record("files of the server asked for by name", tried, "none was found", COMMAND, section="The page")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_foreign_page_cannot_read_what_a_local_one_answers(server, origin):
     assert ask(server, "GET", "/config", Origin=server.url)[1]["access-control-allow-origin"] == server.url
 
 
-def test_headers_of_everything_that_is_answered(server):
+def test_every_answer_has_the_security_headers(server):
     for path in ("/", "/config", "/nothing", "/static/img/logo_nosize.svg"):
         headers = ask(server, "GET", path)[1]
         assert headers["x-content-type-options"] == "nosniff"
@@ -203,13 +203,13 @@ def test_the_documentation_shows_each_reader_its_own_address(server):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(server):
-    known = "no endpoint has this name; there are /tell, /score, /next_characters, /models"
+    known = "no endpoint has this name: call one of /tell, /score, /next_characters, /models"
     for path in ("call/nothing", "call/v2/nothing", "call/v2/go_on", "call/../tell"):
         status, _, text = ask(server, "POST", f"{API}/{path}", '{"data": []}')
         assert (status, json.loads(text)["detail"]) == (404, known)
     assert ask(server, "GET", f"{API}/call/tell/0123")[0] == 404
     told = ask(server, "POST", f"{API}/call/v2/score", '{"story": "Tom"}')[2]
-    assert json.loads(told)["detail"] == "one value is no parameter of /score; those are model, oauth_token, text"
+    assert json.loads(told)["detail"] == "a value is not a parameter of /score: these are model, oauth_token, text"
 
 
 @pytest.mark.parametrize("name", ["Host", "X_Forwarded_Host"])
@@ -217,7 +217,7 @@ def test_unknown_names_are_refused_with_the_known_ones(server):
 def test_names_of_hosts_are_checked(server, name, value):
     for path in ("/", "/config", f"{API}/openapi.json", f"{API}/mcp/"):
         status, _, text = ask(server, "GET", path, **{name: value})
-        refusal = f"{name.lower().replace('_', '-')} must be the name of a host, and a port if need be"
+        refusal = f"{name.lower().replace('_', '-')} must be a host name, with or without a port"
         assert (status, json.loads(text)["detail"]) == (400, refusal)
 
 
@@ -234,7 +234,7 @@ def test_a_header_between_gradio_s_own_servers_is_dropped(server):
     assert "event: complete" in ask(server, "GET", f"{API}/call/tell/{json.loads(text)['event_id']}", **made_up)[2]
 
 
-def test_what_gradio_would_stumble_over(server):
+def test_names_on_which_gradio_fails_are_refused(server):
     for path in (
         "/?page=x",
         "/config?page=x",
@@ -263,9 +263,9 @@ def test_what_gradio_would_stumble_over(server):
             body,
         )
     tried = 5 + 3 * len(names) + len(odd)
-    outcome = "refused in one line; a 500, or nobody's Stop worked, before"
+    outcome = "refused in one line; without the checks a 500, or Stop worked for nobody"
     record(
-        "pages, files, sessions and events with names that Gradio stumbles over",
+        "pages, files, sessions and events with names on which Gradio fails",
         tried,
         outcome,
         COMMAND,
@@ -284,14 +284,14 @@ def test_a_body_without_end(server):
             while sent < 2**28:
                 endless.sendall(b"10000\r\n" + b"a" * 2**16 + b"\r\n")
                 sent += 2**16
-    assert sent < 2**26  # what is read for courtesy, and a few buffers on its way
+    assert sent < 2**26  # what the server reads before it closes, and a few buffers
 
 
-# Clients that stall, on a server that looks every 0.2 seconds.
+# Clients that stall, on a server that checks every 0.2 seconds.
 
 
 async def streaming(scope, receive, send) -> None:
-    """Answers / at once, /large with more than any buffer holds, and others piece by piece."""
+    """Answers / at once, /large with more than any buffer holds, and /slow piece by piece."""
     if scope["type"] == "lifespan":
         return
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -347,7 +347,7 @@ def test_half_a_request_is_ended(watched):
 
 def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
     with ExitStack() as stack:
-        deaf = stack.enter_context(connected(watched, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"))
+        unreading = stack.enter_context(connected(watched, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"))
         slow = stack.enter_context(connected(watched, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
         read = b""
         while piece := slow.recv(2**16):
@@ -355,14 +355,14 @@ def test_an_answer_that_is_not_read_is_ended_and_a_slow_one_is_not(watched):
         assert read.count(b"y") == 10
         unread = 0
         with suppress(ConnectionError):
-            while piece := deaf.recv(2**20):
+            while piece := unreading.recv(2**20):
                 unread += len(piece)
         assert unread < 400 * 2**16
 
 
 def test_nobody_takes_all_connections(monkeypatch):
-    """Neither one visitor nor all together; those of this machine, as of a proxy on it, only all together."""
-    monkeypatch.setattr(gate, "MAX_OPEN", 2)
+    """One visitor has a limit, and all together have one. Only the second applies to this machine."""
+    monkeypatch.setattr(request_checks, "MAX_OPEN", 2)
 
     async def crowd() -> tuple[list[int], list[int]]:
         left, statuses = asyncio.Event(), []
@@ -378,26 +378,26 @@ def test_nobody_takes_all_connections(monkeypatch):
 
             path = "/gradio_api/heartbeat/x"
             asked = {"type": "http", "method": "GET", "path": path, "query_string": b"", "client": (host, 1)}
-            await door(asked | {"headers": [(b"host", b"here")]}, None, send)
+            await checks(asked | {"headers": [(b"host", b"here")]}, None, send)
 
         queue = type("Queue", (), {"pending_messages_per_session": {}})
-        door = gate.Gate(page, type("Page", (), {"_queue": queue}))
-        door.room = 6
+        checks = request_checks.RequestChecks(page, type("Page", (), {"_queue": queue}))
+        checks.room = 6
         visits = [asyncio.create_task(visit(host)) for host in ["198.51.100.7"] * 4 + ["127.0.0.1"] * 5]
         await asyncio.sleep(0.01)
         refused = statuses.copy()
         left.set()
         await asyncio.gather(*visits)
         await visit("198.51.100.7")
-        assert door.open == {}
+        assert checks.open == {}
         return refused, statuses[len(refused) :]
 
     refused, told = asyncio.run(crowd())
     assert refused == [429, 429, 503] and told == [200] * 7
-    assert gate.room_for_requests() >= 512
+    assert request_checks.room_for_requests() >= 512
 
 
-def test_a_head_of_the_tools_begins_no_stream(server):
+def test_a_head_request_to_the_tools_begins_no_stream(server):
     for path in ("/mcp/sse", "/mcp/"):
         asked = urllib.request.Request(f"{server.url}{API}{path}", method="HEAD")
         with pytest.raises(urllib.error.HTTPError) as refused:

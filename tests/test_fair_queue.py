@@ -1,4 +1,4 @@
-"""One visitor of many: a share of the queue and of the turns, a turn within the time that is promised."""
+"""The queue: each visitor has a limited share of places and turns, and waits for a limited time."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from gradio.server_messages import ProcessStartsMessage
 from serving import serve_tiny
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from page import share
+from page import fair_queue
 from page.scheduler import STORIES
 from tests.torture.record import record
 
-COMMAND = ".venv/bin/python -m pytest tests/test_share.py"
-WAITING = 32  # as app.py has it
+COMMAND = ".venv/bin/python -m pytest tests/test_fair_queue.py"
+WAITING = 32  # as in app.py
 LONG = ["tiny", "Tom", 4000, 0.8, 0, 1, 0, 7, 1, 1]
-REFUSED = "16 requests from your address wait, run or are unread, and that is the limit: let one of them end first"
+REFUSED = "16 requests from your address are waiting, running or unread, which is the limit: wait until one ends"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serve_tiny(tmp_path_factory.mktemp("share")) as server:
+    with serve_tiny(tmp_path_factory.mktemp("fair_queue")) as server:
         yield server
 
 
 @contextmanager
 def visitor(server, address: str):
-    """Somebody behind a proxy on this machine, which the server trusts to say whose request it passes on."""
+    """A visitor behind a proxy on this machine. The server trusts the proxy to name the visitor's address."""
     with httpx.Client(base_url=f"{server.url}/gradio_api", headers={"X-Forwarded-For": address}, timeout=60) as client:
         yield client
 
@@ -46,14 +46,14 @@ def ask(client: httpx.Client, *values: object) -> httpx.Response:
 
 
 def refusal(client: httpx.Client, asked: httpx.Response) -> str:
-    """What an event is refused with, which must be at once."""
+    """The refusal of an event, which must come at once."""
     answer = client.get(f"/call/tell/{asked.json()['event_id']}", timeout=2).text
     assert answer.startswith("event: error\n")
     return json.loads(answer.split("data: ")[1])["error"]
 
 
 def leave(client: httpx.Client, events: list[str]) -> None:
-    """Begins to read what is told, and leaves."""
+    """Begins to read each story, and leaves."""
     for event in events:
         with client.stream("GET", f"/call/tell/{event}"):
             pass
@@ -74,15 +74,15 @@ def test_one_visitor_cannot_starve_the_others(server):
     with visitor(server, "198.51.100.7") as greedy, visitor(server, "203.0.113.9") as other, ExitStack() as stack:
         events = [ask(greedy, *LONG).json()["event_id"] for _ in range(WAITING // 2)]
         assert refusal(greedy, ask(greedy, *LONG)) == REFUSED
-        forged = {"X-Forwarded-For": "192.0.2.1, 198.51.100.7"}  # the first of them made up
+        forged = {"X-Forwarded-For": "192.0.2.1, 198.51.100.7"}  # the first address is invented
         assert refusal(greedy, greedy.post("/call/tell", json={"data": LONG}, headers=forged)) == REFUSED
         for event in events[: STORIES // 2]:
             first_piece(greedy, event, stack)
         waited = [first_piece(other, ask(other, *LONG).json()["event_id"], stack) for _ in range(STORIES // 2)]
         leave(greedy, events[STORIES // 2 :])
-    assert max(waited) < 2, "the other half of the turns is free"
-    outcome = f"16 taken, the 17th refused; another's stories began within {max(waited):.1f} s"
-    record("one visitor asks for as many stories as he can", len(events) + 1, outcome, COMMAND, section="The page")
+    assert max(waited) < 2, "the other half of the turns must be free"
+    outcome = f"16 accepted, the 17th refused; another visitor's stories began within {max(waited):.1f} s"
+    record("one visitor asks for as many stories as possible", len(events) + 1, outcome, COMMAND, section="The page")
 
 
 def test_after_they_left_all_turns_are_free(server):
@@ -93,21 +93,21 @@ def test_after_they_left_all_turns_are_free(server):
 
 
 def test_a_story_that_was_left_cannot_be_read_again(server):
-    """Gradio would begin to answer and break off, while the story has not ended yet."""
+    """Gradio would begin an answer and break it off, as long as the story has not ended."""
     with visitor(server, "203.0.113.30") as reader:
         event = ask(reader, *LONG).json()["event_id"]
         with reader.stream("GET", f"/call/tell/{event}") as answer:
             next(answer.iter_lines())
         until = time.monotonic() + 5
-        while (again := reader.get(f"/call/tell/{event}")).status_code == 200:  # not noticed yet
+        while (again := reader.get(f"/call/tell/{event}")).status_code == 200:  # leaving not noticed yet
             assert time.monotonic() < until
-        assert again.status_code == 404 and again.json()["detail"].startswith("event_id is unknown here")
+        assert again.status_code == 404 and again.json()["detail"].startswith("event_id is unknown: ")
         nameless = reader.post("/queue/join", json={"data": LONG, "fn_index": tell_number(server)})
         assert nameless.status_code == 400 and nameless.json()["detail"].startswith("session_hash must be")
 
 
-def test_a_tool_s_call_counts_as_its_visitor_s(server):
-    """Gradio would call its own page for it, from this machine, whose calls are not counted."""
+def test_a_tool_call_counts_for_its_visitor(server):
+    """Gradio itself would call its page from this machine, whose calls have no limit."""
     call = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -122,7 +122,7 @@ def test_a_tool_s_call_counts_as_its_visitor_s(server):
         leave(greedy, events)
 
 
-def test_two_stops_at_once_take_no_place_for_good(server):
+def test_two_stops_at_once_lose_no_place(server):
     number = tell_number(server)
 
     def stop_twice(hasty: httpx.Client, name: str) -> list[int]:
@@ -147,19 +147,19 @@ def test_two_stops_at_once_take_no_place_for_good(server):
     record("a story stopped twice at once", len(names), outcome, COMMAND, section="The page")
 
 
-def test_answers_that_nobody_reads_count_as_well(server):
-    with visitor(server, "198.51.100.21") as deaf:
-        events = [ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"] for _ in range(WAITING // 2)]
+def test_unread_answers_count_towards_the_share(server):
+    with visitor(server, "198.51.100.21") as client:
+        events = [ask(client, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"] for _ in range(WAITING // 2)]
         time.sleep(1)
-        assert refusal(deaf, ask(deaf, *LONG)) == REFUSED
-        assert "event: complete" in deaf.get(f"/call/tell/{events[0]}").text
-        event = ask(deaf, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"]
-        assert "event: complete" in deaf.get(f"/call/tell/{event}").text
+        assert refusal(client, ask(client, *LONG)) == REFUSED
+        assert "event: complete" in client.get(f"/call/tell/{events[0]}").text
+        event = ask(client, "tiny", "Tom", 1, 0.8, 0, 1, 0, 7, 1, 1).json()["event_id"]
+        assert "event: complete" in client.get(f"/call/tell/{event}").text
 
 
 @pytest.mark.alone
-def test_many_tools_at_once_keep_no_page_from_anybody(server):
-    """Gradio would hold one of the 40 threads for each, which serve pages as well, and know too late who has left."""
+def test_many_tool_calls_at_once_do_not_block_the_page(server):
+    """Gradio itself would hold one of the 40 threads that serve pages for each call, and notice leaving too late."""
     call = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -198,9 +198,7 @@ def test_many_tools_at_once_keep_no_page_from_anybody(server):
         for last in range(STORIES):
             client = stack.enter_context(visitor(server, f"198.51.100.{40 + last}"))
             assert first_piece(client, ask(client, *LONG).json()["event_id"], stack) < 5
-    outcome = (
-        f"the page itself came to others within {waited:.1f} s; the queue was empty {emptied:.1f} s after they left"
-    )
+    outcome = f"other visitors got the page within {waited:.1f} s; the queue was empty {emptied:.1f} s after they left"
     record("stories asked for over MCP at once, by three visitors who leave", 45, outcome, COMMAND, section="The page")
 
 
@@ -217,115 +215,117 @@ def request(host: str) -> Request:
     return Request({"type": "http", "headers": [], "client": (host, 1)})
 
 
-def test_whose_a_request_is():
-    assert [share.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
-    assert share.visitor(request("198.51.100.7")) == share.visitor(request("::ffff:198.51.100.7")) == "198.51.100.7"
-    assert share.visitor(request("::ffff:127.0.0.1")) is None
+def test_which_visitor_sent_a_request():
+    assert [fair_queue.visitor(request(host)) for host in ("127.0.0.1", "::1")] == [None, None]
+    for host in ("198.51.100.7", "::ffff:198.51.100.7"):
+        assert fair_queue.visitor(request(host)) == "198.51.100.7"
+    assert fair_queue.visitor(request("::ffff:127.0.0.1")) is None
     assert (
-        share.visitor(request("2001:db8:1:2:3::4"))
-        == share.visitor(request("2001:db8:1:2:9::9"))
+        fair_queue.visitor(request("2001:db8:1:2:3::4"))
+        == fair_queue.visitor(request("2001:db8:1:2:9::9"))
         == "2001:db8:1:2::/64"
     )
-    assert share.visitor(request("made up")) == share.visitor(request("something else")) == "unknown"
-    assert share.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
+    assert fair_queue.visitor(request("made up")) == fair_queue.visitor(request("something else")) == "unknown"
+    assert fair_queue.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
 
 
-def test_proxies_are_trusted_on_a_space_alone(monkeypatch):
+def test_proxies_are_trusted_only_on_a_space(monkeypatch):
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     monkeypatch.delenv("SPACE_ID", raising=False)
-    share.trust_the_hub()
-    assert "FORWARDED_ALLOW_IPS" not in share.os.environ
+    fair_queue.trust_the_hub()
+    assert "FORWARDED_ALLOW_IPS" not in fair_queue.os.environ
     monkeypatch.setenv("SPACE_ID", "ann/stories")
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1")
-    share.trust_the_hub()
-    assert share.os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
+    fair_queue.trust_the_hub()
+    assert fair_queue.os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    share.trust_the_hub()
-    trusted = _TrustedHosts(share.os.environ["FORWARDED_ALLOW_IPS"])
+    fair_queue.trust_the_hub()
+    trusted = _TrustedHosts(fair_queue.os.environ["FORWARDED_ALLOW_IPS"])
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
     assert "10.16.3.80" in trusted and "198.51.100.7" not in trusted
     assert trusted.get_trusted_client_address("192.0.2.1, 198.51.100.7, 10.0.0.1")[0] == "198.51.100.7"
 
 
-def test_who_waits_for_too_long_is_told():
-    async def wait() -> tuple[object, object, share.FairQueue]:
+def test_an_event_that_waits_too_long_is_refused():
+    async def wait() -> tuple[object, object, fair_queue.FairQueue]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
+        queue = fair_queue.FairQueue(page, 4)
         body = PredictBodyInternal(data=[], fn_index=0, session_hash="late")
         _, event, _ = await queue.push(body, request("198.51.100.7"), None)
-        queue.event_ids_to_events[event].enqueue_time -= share.WAIT_SECONDS + 1
+        queue.event_ids_to_events[event].enqueue_time -= fair_queue.WAIT_SECONDS + 1
         started = queue.get_events()
         messages = queue.pending_messages_per_session["late"]
-        messages.get_nowait()  # its place in the queue
+        messages.get_nowait()  # the message about its place in the queue
         return started, messages.get_nowait(), queue
 
     started, told, queue = asyncio.run(wait())
     assert started is None and len(queue) == 0 and queue.event_ids_to_events == {}
-    assert told.output["error"] == "no turn came within 60 seconds, so many ask at once: try again later"
+    late = "your request did not start within 60 seconds, because others are waiting too: try again later"
+    assert told.output["error"] == late
 
 
-def test_one_after_the_other_is_fair_as_well():
-    """Where one event runs at a time, as in Compare, nobody runs any when the next is chosen."""
+def test_one_event_at_a_time_is_fair_too():
+    """Where one event runs at a time, as in Compare, no visitor has a running one when the next is chosen."""
 
     async def serve() -> list[str]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 32)
+        queue = fair_queue.FairQueue(page, 32)
         for host in ("198.51.100.7",) * 4 + ("203.0.113.9",) * 2 + ("192.0.2.3",):
             await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=host), request(host), None)
         chosen = []
         while (found := queue.get_events()) is not None:
-            chosen.append(share.visitor(found[0][0].request))
+            chosen.append(fair_queue.visitor(found[0][0].request))
         return chosen
 
     first, second, third = "198.51.100.7", "203.0.113.9", "192.0.2.3"
     assert asyncio.run(serve()) == [first, second, third, first, second, first, first]
 
 
-def a_minute_later(queue: share.FairQueue) -> None:
-    """Looks again, at what has been unread for more than a minute."""
-    queue.unread = {name: (it, since - share.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
+def a_minute_later(queue: fair_queue.FairQueue) -> None:
+    """Checks again, as if messages had been unread for more than a minute."""
+    queue.unread = {name: (it, since - fair_queue.UNREAD_SECONDS - 1) for name, (it, since) in queue.unread.items()}
     queue.checked = 0
-    queue._turn_away()
+    queue._check_waiting()
 
 
 def test_what_is_not_read_for_a_minute_is_dropped():
-    """Also of who asks on without ever reading; who reads, and asks again just before each look, is not deaf."""
+    """Even of a session that asks again without reading. One that reads, and asks again before a check, is kept."""
 
-    async def wait() -> share.FairQueue:
+    async def wait() -> fair_queue.FairQueue:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 9)
+        queue = fair_queue.FairQueue(page, 9)
 
         async def ask(name: str) -> None:
             await queue.push(PredictBodyInternal(data=[], fn_index=0, session_hash=name), request("198.51.100.7"), None)
 
-        for name in ("deaf", "eager", "late"):
+        for name in ("unreading", "eager", "late"):
             await ask(name)
-        queue.pending_messages_per_session["late"].get_nowait()  # who reads and waits is not deaf
-        queue._turn_away()
-        assert queue.unread.keys() == {"deaf", "eager"}
+        queue.pending_messages_per_session["late"].get_nowait()  # this session reads, and waits
+        queue._check_waiting()
+        assert queue.unread.keys() == {"unreading", "eager"}
         queue.pending_messages_per_session["eager"].get_nowait()
-        for name in ("deaf", "eager"):
+        for name in ("unreading", "eager"):
             await ask(name)
         a_minute_later(queue)
         alive = {event.session_hash: event.alive for event in queue.event_ids_to_events.values()}
-        assert alive == {"deaf": False, "eager": True, "late": True}
+        assert alive == {"unreading": False, "eager": True, "late": True}
         for event in queue.event_ids_to_events.values():
-            queue.send_message(event, ProcessStartsMessage())  # to nobody, or to who reads
+            queue.send_message(event, ProcessStartsMessage())  # to a dropped session, or to one that reads
         return queue
 
     queue = asyncio.run(wait())
     assert set(queue.pending_messages_per_session) == set(queue.pending_event_ids_session) == {"eager", "late"}
 
 
-@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # in Gradio's own figures
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # from Gradio's own code
 def test_an_event_that_gradio_fails_to_begin_is_answered():
-    async def fail() -> tuple[object, share.FairQueue]:
+    async def fail() -> tuple[object, fair_queue.FairQueue]:
         with Blocks() as page:
             api(lambda: None, api_name="nothing")
-        queue = share.FairQueue(page, 4)
+        queue = fair_queue.FairQueue(page, 4)
         queue.server_app = SimpleNamespace(get_blocks=lambda: page, iterators={}, root_path="")
         body = PredictBodyInternal(data=[], fn_index=0, session_hash="odd")
         await queue.push(body, request("198.51.100.7"), None)  # a request without an address, which Gradio needs
@@ -335,5 +335,5 @@ def test_an_event_that_gradio_fails_to_begin_is_answered():
         return [messages.get_nowait() for _ in range(messages.qsize())][-1], queue
 
     told, queue = asyncio.run(fail())
-    assert told.output["error"] == "the page could not answer this" and not told.success
+    assert told.output["error"] == "the page could not answer this request: try again" and not told.success
     assert queue.event_ids_to_events == {} and queue.answered == set()
