@@ -45,7 +45,7 @@ from train.run import Diverged, Run
 from train.step import Step
 from train.text import corpus
 from train.text.corpus import CorpusError
-from train.text.encoded import keep_apart, stories_in
+from train.text.encoded import split_every_nth, stories_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -603,7 +603,7 @@ def test_patience_waits_until_windows_are_whole(config: TrainConfig, run: Callab
 def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
     text = corpus.prepare(config.data, cache=tmp_path / "cache")
     end = text.vocab.end
-    training, watched = keep_apart(text.train, text.vocab, 8)
+    training, watched = split_every_nth(text.train, text.vocab, 8)
     training = np.concatenate(training)
 
     def split(stream: np.ndarray) -> list[bytes]:

@@ -91,7 +91,7 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
         vocab=vocab,
     )
     if config.replay:
-        text = corpus.replaying(text, prepare(config.replay, vocab=text.vocab, apart=text))
+        text = corpus.with_replay(text, prepare(config.replay, vocab=text.vocab, exclude=text))
     ranks.require_same(text.report["fingerprint"], "text")
     return text
 

@@ -23,7 +23,7 @@ from train.optim import Rates, rates
 from train.presets import TrainConfig
 from train.step import Step
 from train.text.corpus import Corpus
-from train.text.encoded import keep_apart, stories_in
+from train.text.encoded import split_every_nth, stories_in
 
 UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
 
@@ -49,7 +49,7 @@ class Run:
         ranks.average(self.step.weights)  # the same everywhere, whatever machines make of a seed
         training, watched = [text.train], text.valid
         if config.apart:
-            training, watched = keep_apart(text.train, text.vocab, config.apart)
+            training, watched = split_every_nth(text.train, text.vocab, config.apart)
         self.batches = batches_of(config, text, training, self.device, ranks)
         # attention costs less in short windows, and most of a language is learned in them
         self.short = self.batches.shortened(config.window) if config.window else self.batches
