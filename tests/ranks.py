@@ -22,7 +22,7 @@ from train.__main__ import main as command
 from train.export import formats
 from train.presets import PRESETS, TrainConfig
 from train.run import Run
-from train.step import TALLY, Ahead, Step
+from train.step import TALLY, Step, StepQueue
 from train.text import corpus
 
 TAKE_STEP, ORTHOGONALISE = loop.take_step, muon.orthogonalise
@@ -71,9 +71,9 @@ class Watch:
         if self.run.network.training:
             self.masks.update((output == 0).numpy().tobytes())
 
-    def take_step(self, run: Run, ahead: Ahead) -> None:
+    def take_step(self, run: Run, queue: StepQueue) -> None:
         with mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as all_reduce:
-            TAKE_STEP(run, ahead)
+            TAKE_STEP(run, queue)
         self.reductions.append(all_reduce.call_count)
         self.losses.append(float(run.step.loss))
 
@@ -121,10 +121,10 @@ def overflow(rank: int, patch: pytest.MonkeyPatch) -> None:
 def broken(argv: list[str]) -> int:
     """python -m train with a step that fails on rank 1, the sixth time."""
 
-    def take_step(run: Run, ahead: Ahead) -> None:
+    def take_step(run: Run, queue: StepQueue) -> None:
         if run.ranks.rank == 1 and run.steps == 5:
             raise RuntimeError("the memory of rank 1 is full")
-        TAKE_STEP(run, ahead)
+        TAKE_STEP(run, queue)
 
     loop.take_step = take_step
     return command(argv)

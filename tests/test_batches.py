@@ -65,7 +65,8 @@ def test_hash_is_splitmix64() -> None:
 
 def test_a_text_shorter_than_the_context_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^the text to train on \(8 symbols\) must be longer than the context \(8\): give more of it"
+        ValueError,
+        match=r"^the text to train on \(8 symbols\) must be longer than the context \(8\): give a longer text",
     ):
         batches(text=TEXT[:8])
     inputs, targets = batches(text=TEXT[:9]).batch(0)
@@ -83,7 +84,9 @@ def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: 
     monkeypatch.setattr("train.batches.PIECE", 16)  # the text is looked through in pieces
     text = TEXT.copy()
     text[[3, 50, 245]] = 252  # the last one is too near the end
-    made, plain = (Batches(text, context=8, batch_size=4, seed=1, opens=252, opening=share) for share in (0.5, 0.0))
+    made, plain = (
+        Batches(text, context=8, batch_size=4, seed=1, story_start=252, opening=share) for share in (0.5, 0.0)
+    )
     assert made.starts.tolist() == [3, 50]
     inputs = torch.stack([made.batch(step)[0] for step in range(50)])  # (50, B, T)
     assert (inputs[:, :2, 0] == 252).all()
@@ -92,15 +95,15 @@ def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: 
     assert torch.equal(made.batch(7)[0][2:], plain.batch(7)[0][2:])
 
 
-@pytest.mark.parametrize("opens", [None, 250])
-def test_starts_that_do_not_fit_are_refused(opens: int | None) -> None:
-    with pytest.raises(ValueError, match=r"^no story begins 8 characters before the end: windows cannot open stories$"):
-        Batches(TEXT, context=8, batch_size=4, seed=1, opens=opens, opening=0.5)
+@pytest.mark.parametrize("story_start", [None, 250])
+def test_starts_that_do_not_fit_are_refused(story_start: int | None) -> None:
+    with pytest.raises(ValueError, match=r"^opening \(0.5\) needs a story that begins at least 8 characters "):
+        Batches(TEXT, context=8, batch_size=4, seed=1, story_start=story_start, opening=0.5)
 
 
 def test_reseeded_is_a_plain_source_of_the_same_text() -> None:
     source = Batches(
-        TEXT, context=8, batch_size=4, seed=1, opens=50, opening=0.5, mark=9, replay=TEXT[:20], part=(1, 2)
+        TEXT, context=8, batch_size=4, seed=1, story_start=50, opening=0.5, mark=9, replay=TEXT[:20], part=(1, 2)
     )
     assert all(map(torch.equal, source.reseeded(7).batch(3), batches(7).batch(3)))
     assert source.reseeded(7).text is source.text
@@ -133,7 +136,7 @@ def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> No
     same = ~replayed[:4]
     assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay where they were
     with pytest.raises(
-        ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give more of it"
+        ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give a longer text"
     ):
         Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)
 

@@ -25,12 +25,12 @@ from tests.stories import write_stories
 from train import checkpoint, flags
 from train.__main__ import main
 from train.batches import Batches
-from train.distributed import ALONE, Ranks, joined
+from train.distributed import ALONE, Ranks, process_group
 from train.evaluate import score
 from train.interrupts import Interrupted, Stop
 from train.loop import checkpoint_path
 from train.run import Run
-from train.step import Ahead
+from train.step import StepQueue
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parent.parent
@@ -104,8 +104,8 @@ def half(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None)
     folder = tmp_path_factory.mktemp("half")
     original = ranks.Watch.take_step
 
-    def take_step(self: ranks.Watch, run: Run, ahead: Ahead) -> None:
-        original(self, run, ahead)
+    def take_step(self: ranks.Watch, run: Run, queue: StepQueue) -> None:
+        original(self, run, queue)
         if run.steps == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -197,7 +197,7 @@ def test_gradients_are_reduced_once_a_step(both: Callable[[str], tuple[dict, dic
 
 def test_parts_of_a_batch_are_the_batch() -> None:
     numbers = np.random.default_rng(0).integers(0, 97, 500, dtype=np.uint8)
-    settings = {"context": 16, "batch_size": 6, "seed": 3, "opens": 3, "opening": 0.5}
+    settings = {"context": 16, "batch_size": 6, "seed": 3, "story_start": 3, "opening": 0.5}
     whole, parts = Batches(numbers, **settings), [Batches(numbers, part=(n, 3), **settings) for n in range(3)]
     for all_of_it, pieces in ((whole, parts), (whole.shortened(8), [part.shortened(8) for part in parts])):
         for step in (0, 5):
@@ -275,13 +275,13 @@ def test_one_process_alone_does_nothing_for_ranks() -> None:
     assert torch.equal(tensor, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
     assert ALONE.sharded(score) is score
     assert ALONE.heartbeat(1.5, 15, True, False) == (1.5, 15, [True, False])
-    assert ALONE.agree(state) is state
+    assert ALONE.broadcast(state) is state
 
 
 def test_a_machine_with_another_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ranks, "agree", lambda self, value: "0123")
+    monkeypatch.setattr(Ranks, "broadcast", lambda self, value: "0123")
     with pytest.raises(
-        ValueError, match=r"^the text of this machine \(4567\) is not that of rank 0: give all machines"
+        ValueError, match=r"^the text of this machine \(4567\) differs from that of rank 0: give all machines"
     ):
         Ranks(rank=1, count=2).require_same("4567", "text")
 
@@ -321,8 +321,8 @@ def test_a_batch_that_does_not_divide_is_refused_and_the_first_rank_says_it_firs
 @pytest.mark.parametrize(
     ("device", "gpus", "message"),
     [
-        ("cuda:0", 8, r"^device \(cuda:0\) would be that of all 4 ranks: give cuda, one for each$"),
-        ("auto", 2, r"^rank 3 finds no GPU of its own: --nproc_per_node must be at most 2 here$"),
+        ("cuda:0", 8, r"^device \(cuda:0\) is a single GPU for 4 ranks: give cuda, so that each has its own$"),
+        ("auto", 2, r"^rank 3 has no GPU of its own: --nproc_per_node must be at most 2 on this machine$"),
     ],
 )
 def test_ranks_need_a_device_each(
@@ -330,5 +330,5 @@ def test_ranks_need_a_device_each(
 ) -> None:
     place(3, 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(ValueError, match=message), joined(replace(ranks.MUON, device=device), Stop()):
+    with pytest.raises(ValueError, match=message), process_group(replace(ranks.MUON, device=device), Stop()):
         pass

@@ -86,8 +86,8 @@ def test_muon_has_the_matrices_inside_the_blocks_and_only_matrices_decay(muon: b
     network = build(PRESETS[preset].model)
     vector = Parameters(network, muon=muon)
     kinds = torch.full_like(vector.values, 2)  # of no matrix
-    kinds[: vector.decayed] = 1
-    kinds[: vector.by_muon] = 0
+    kinds[: vector.matrices_end] = 1
+    kinds[: vector.muon_end] = 0
     named = {id(p): name for name, p in network.named_parameters()}
     for parameter, view in zip(vector.list, vector.views(kinds), strict=True):
         inner = muon and parameter.ndim == 2 and named[id(parameter)].startswith("blocks.")
@@ -119,7 +119,7 @@ def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
         optimiser.param_groups[0] |= {"lr": rates.lr, "betas": (rates.beta1, rates.beta2)}
         theirs.grad = gradient.clone()
         optimiser.step()
-        for on, times in ((1.0, update), (0.0, update)):  # a second time, and nothing moves
+        for enabled, times in ((1.0, update), (0.0, update)):  # a second time, and nothing moves
             adamw(
                 ours,
                 gradient,
@@ -127,7 +127,7 @@ def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
                 square,
                 rates=Rates(*torch.tensor(rates).unbind()),
                 updates=torch.tensor(float(times)),
-                on=torch.tensor(on),
+                enabled=torch.tensor(enabled),
                 decayed=ours,
                 weight_decay=decay,
             )

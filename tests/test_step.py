@@ -15,7 +15,7 @@ from model.network import build
 from train.batches import Batches
 from train.optim import Rates
 from train.presets import PRESETS, TrainConfig
-from train.step import TALLY, WARM, Ahead, Step
+from train.step import TALLY, WARM_UP_STEPS, Step, StepQueue
 
 CPU = torch.device("cpu")
 TEXT = np.random.default_rng(0).integers(0, 97, 5_000, dtype=np.uint8)
@@ -47,7 +47,7 @@ def made(kind: str, patch: pytest.MonkeyPatch, config: TrainConfig = CONFIG) -> 
     config = replace(config, **KINDS[kind])
     patch.setattr("train.step.precision_of", lambda config, device: config.precision)
     torch.manual_seed(0)
-    texts = {"opens": 96, "opening": config.opening, "mark": 96 if config.opening else None}
+    texts = {"story_start": 96, "opening": config.opening, "mark": 96 if config.opening else None}
     batches = Batches(TEXT, context=16, batch_size=4, seed=1, **texts)
     return Step(build(config.model), config, CPU), batches
 
@@ -99,9 +99,9 @@ def tally(step: Step) -> dict[str, float]:
 def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, spoilt: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """One number of it is enough, whichever optimiser it belongs to; the next step is an update again."""
     step, batches = made(kind, monkeypatch)
-    ahead, original = Ahead(step), Step.differentiate
-    ahead.go(batches, rates(1))
-    for place in (0, step.parameters.by_muon, len(step.weights) - 1):
+    queue, original = StepQueue(step), Step.differentiate
+    queue.enqueue(batches, rates(1))
+    for place in (0, step.parameters.muon_end, len(step.weights) - 1):
         before = state(step)
 
         def differentiate(self: Step, *arguments: object, place: int = place) -> None:
@@ -110,16 +110,16 @@ def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, spoilt: float, m
 
         with monkeypatch.context() as patch:
             patch.setattr(Step, "differentiate", differentiate)
-            ahead.go(batches, rates(2))
+            queue.enqueue(batches, rates(2))
         after = state(step)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert moved == {"number", "tally"} | ({"average"} if "average" in moved else set())
         assert (after["tally"] - before["tally"])[TALLY.index("updates")] == 0
     seen = tally(step)
-    assert seen["missed"] == seen["row"] == 3 and seen["updates"] == seen["counted"] == 1
+    assert seen["missed"] == seen["missed_in_row"] == 3 and seen["updates"] == seen["counted"] == 1
     assert seen["scale"] == 2.0**16 / (8 if kind == "fp16" else 1)
-    ahead.go(batches, rates(3))
-    assert tally(step)["row"] == 0 and tally(step)["updates"] == 2
+    queue.enqueue(batches, rates(3))
+    assert tally(step)["missed_in_row"] == 0 and tally(step)["updates"] == 2
     assert not torch.equal(step.weights, after["weights"])
 
 
@@ -127,9 +127,9 @@ def test_a_scale_that_overflows_is_halved_until_it_fits_and_grows_again(monkeypa
     monkeypatch.setattr("train.step.SCALE", 2.0**40)  # far beyond fp16
     monkeypatch.setattr("train.step.GROWS_AFTER", 4)
     step, batches = made("fp16", monkeypatch)
-    ahead, seen = Ahead(step), []
+    queue, seen = StepQueue(step), []
     for _ in range(60):
-        ahead.go(batches, rates(1))
+        queue.enqueue(batches, rates(1))
         seen.append(tally(step))
     updates = [line["updates"] for line in seen]
     assert 10 < updates.index(1) < 40 and updates[-1] > 10
@@ -146,9 +146,9 @@ def test_fp16_moves_weights_as_fp32_does(monkeypatch: pytest.MonkeyPatch) -> Non
         config = replace(CONFIG, optimiser="adamw", clip=0.5, model=replace(CONFIG.model, dropout=0.0), **changes)
         monkeypatch.setitem(KINDS, "this", {})
         step, batches = made("this", monkeypatch, config)
-        start, ahead = step.weights.clone(), Ahead(step)
+        start, queue = step.weights.clone(), StepQueue(step)
         for _ in range(3):
-            ahead.go(batches, Rates(lr=0.001, beta1=0.9, beta2=0.95, muon_lr=0.0, momentum=0.0))
+            queue.enqueue(batches, Rates(lr=0.001, beta1=0.9, beta2=0.95, muon_lr=0.0, momentum=0.0))
         ends.append(step.weights - start)
     moved = ends[0].norm()
     assert (ends[0] - ends[1]).norm() < 0.1 * moved > 0
@@ -172,14 +172,14 @@ def test_what_cannot_be_captured_runs_without_a_graph(
     for captures in (True, False):
         step, batches = made("muon", monkeypatch)
         step.captures = captures
-        ahead = Ahead(step)
-        for number in range(WARM + 3):
-            ahead.go(batches, rates(number))
+        queue = StepQueue(step)
+        for number in range(WARM_UP_STEPS + 3):
+            queue.enqueue(batches, rates(number))
         ends.append(state(step))
         error = capsys.readouterr().err
         assert error.startswith("no CUDA graph (") == captures and error.count("\n") == captures
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert int(ends[0]["number"]) == WARM + 3
+    assert int(ends[0]["number"]) == WARM_UP_STEPS + 3
 
 
 def test_a_graph_is_captured_once_for_each_window_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +200,8 @@ def test_a_graph_is_captured_once_for_each_window_size(monkeypatch: pytest.Monke
     monkeypatch.setattr(Step, "capture", capture)
     captured_step, batches = made("muon", monkeypatch)
     captured_step.captures = True
-    short, ahead = batches.shortened(8), Ahead(captured_step)
+    short, queue = batches.shortened(8), StepQueue(captured_step)
     for source in [short] * 6 + [batches] * 6 + [short] * 2:
-        ahead.go(source, rates(1))
+        queue.enqueue(source, rates(1))
     assert captured == [8, 16]
     assert int(captured_step.number) == 14

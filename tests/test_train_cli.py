@@ -168,13 +168,16 @@ def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.Capture
     # what a model of another text has no figure of is left out of a check, and a check of nothing is no success
     assert evaluate([str(out), "--data", str(text), "--check"]) == 2
     assert capsys.readouterr().err == (
-        "out not checked: its figures are of stories (the part held out)\n"
-        "error: no artifact has figures of stories.txt\n"
+        "out not checked: its recorded figures are for stories (the part held out)\n"
+        "error: no artifact has recorded figures for stories.txt\n"
     )
     (tmp_path / "empty.txt").write_text("")
     for changed, message in (
-        (["--stories", "5"], f"{held_out} holds 4 stories, fewer than the 5 to be told beside them"),
-        (["--train", str(tmp_path / "empty.txt")], f"{tmp_path / 'empty.txt'} holds no word to compare with"),
+        (["--stories", "5"], f"{held_out} holds 4 stories, fewer than --stories 5: give a lower --stories"),
+        (
+            ["--train", str(tmp_path / "empty.txt")],
+            f"{tmp_path / 'empty.txt'} holds no words: give the text that the artifact was trained on",
+        ),
     ):
         assert evaluate([*command, *changed]) == 2
         assert capsys.readouterr().err == f"error: {message}\n"
@@ -193,10 +196,12 @@ def test_evaluate_checks_what_was_recorded(
     line = json.loads(capsys.readouterr().out)
     assert line["recorded"] == line["nats_per_character"]
     assert evaluate([*checked, "--first", "3"]) == 2
-    assert capsys.readouterr().err == ("error: out has no figure of 3 stories of held_out.txt: its own are of 7\n")
-    monkeypatch.setattr("train.evaluate.recorded", lambda *figures: line["recorded"] + 0.0021)
+    assert capsys.readouterr().err == (
+        "error: out has no recorded figure for 3 stories of held_out.txt: it has figures for 7\n"
+    )
+    monkeypatch.setattr("train.evaluate.recorded_nats", lambda *figures: line["recorded"] + 0.0021)
     assert evaluate(checked) == 1
-    assert capsys.readouterr().err == "not as recorded: out\n"
+    assert capsys.readouterr().err == "differs from the recorded figure by more than 0.002: out\n"
 
 
 def test_told_stories_are_judged_beside_real_ones(
@@ -212,7 +217,7 @@ def test_told_stories_are_judged_beside_real_ones(
     assert line["told"]["known_words"] < line["held_out"]["known_words"]
     with pytest.raises(SystemExit):
         evaluate(command)
-    assert "--train FILE, what the artifact was trained on" in capsys.readouterr().err
+    assert "--train FILE, the text that the artifact was trained on" in capsys.readouterr().err
 
 
 def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

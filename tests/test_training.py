@@ -106,7 +106,7 @@ def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     monkeypatch.undo()
     steps: list[int] = []
     original = loop.take_step
-    monkeypatch.setattr(loop, "take_step", lambda run, ahead: (steps.append(run.steps), original(run, ahead)))
+    monkeypatch.setattr(loop, "take_step", lambda run, queue: (steps.append(run.steps), original(run, queue)))
     torch.rand(3)  # a resumed run must not depend on what the process did before
     assert run(config, "parts", resume=True)
     assert steps == list(range(7, 12))
@@ -341,7 +341,7 @@ def test_a_run_that_fails_at_the_end_leaves_the_old_artifact_and_can_finish(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
-    message = r"^the loss is no finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
+    message = r"^the loss is not a finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
     with pytest.raises(Diverged, match=message):
         run(replace(config, optimiser="adamw", lr=1e30, schedule="constant", ema=0.0))
     assert not (tmp_path / "out").exists()
@@ -414,7 +414,7 @@ def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(
     with pytest.raises(Diverged, match=message) as error:
         run(replace(wild, checkpoint_minutes=1e-9, eval_every=10**6))
     kept = checkpoint.read(path)[1]["steps"]
-    assert str(error.value).endswith(f"; {path} is of step {kept} and stays: --resume --clip 1 goes on from it")
+    assert str(error.value).endswith(f"; {path} is of step {kept} and is kept: go on from it with --resume --clip 1")
     assert kept > 5
     slower = replace(wild, clip=1.0, steps=10**6, eval_every=10**6)
     assert not run(slower, resume=True, stop_after=0.001)
@@ -442,7 +442,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"/file is a file: choose another --out, or move it away$"):
         run(config, "file")
-    with pytest.raises(ValueError, match=r"/file/out cannot be made \(Not a directory\): choose another --out$"):
+    with pytest.raises(ValueError, match=r"/file/out cannot be created \(Not a directory\): choose another --out$"):
         run(config, "file/out")
 
 
@@ -496,7 +496,7 @@ def test_without_a_compiler_a_run_goes_on_uncompiled(
 
     monkeypatch.setattr(torch, "compile", broken)
     run(replace(config, compile=True), "compiled")
-    line = "not compiled (TorchDynamoException), so slower: install a C++ compiler, or give --no-compile\n"
+    line = "not compiled (TorchDynamoException): steps are slower; install a C++ compiler, or give --no-compile\n"
     assert line in capsys.readouterr().err
     eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
     assert all(np.array_equal(eager[name], compiled[name]) for name in eager)
@@ -615,7 +615,7 @@ def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig
     assert split(training) == [story for number, story in enumerate(whole, 1) if number % 8]
     run = Run(replace(config, apart=8), text, tmp_path / "checkpoint")
     assert bytes(run.batches.text.numpy()) == bytes(training)
-    assert [bytes(ids[1:-1]) for ids in run.watched] == whole[7::8]
+    assert [bytes(ids[1:-1]) for ids in run.eval_sequences] == whole[7::8]
     assert len(held_out(run)[0]) == 4  # what is scored at the end is the validation text all the same
     with pytest.raises(ValueError, match=r"^apart \(77\) must be at most 76, the number of training stories$"):
         Run(replace(config, apart=77), text, tmp_path / "checkpoint")
@@ -688,12 +688,14 @@ def test_a_teacher_that_cannot_teach_is_refused(
     config: TrainConfig, run: Callable[..., bool], tiny_classic: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"^teacher \(.*\) has another vocabulary than this text: train one on such text$"
+        ValueError, match=r"^teacher \(.*\) has another vocabulary than this text: give one trained on such text$"
     ):
         run(replace(config, teacher=str(tiny_classic)))
     run(replace(config, steps=1), "short")
     wide = replace(config, model=replace(config.model, context=64), teacher=str(tmp_path / "short"))
-    message = r"^teacher \(.*short\) sees 32 characters at once, the network to be trained 64: lower --context$"
+    message = (
+        r"^teacher \(.*short\) has a context of 32, which must be at least that of the student \(64\): lower --context$"
+    )
     with pytest.raises(ValueError, match=message):
         run(wide)
     with pytest.raises(ArtifactError, match="nowhere"):
@@ -743,7 +745,7 @@ def test_what_is_replayed_is_not_forgotten(
     capsys.readouterr()
     run(replace(tuned, replay=config.data, replay_share=0.6), "mindful")
     assert re.search(
-        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows; 0 stories left out, for they",
+        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows; 0 stories removed \(in the",
         capsys.readouterr().err,
         re.M,
     )
@@ -771,8 +773,8 @@ def test_a_classic_goes_on_learning_in_its_own_vocabulary(
     )
     run(config)
     assert model.load(tmp_path / "out").vocab == base.vocab
-    assert re.search(r"cleaning: 0 characters put into ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
+    assert re.search(r"cleaning: 0 characters converted to ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
     with pytest.raises(
-        CorpusError, match=r"knows no end mark: join them with --cleaning classic, or give one single text$"
+        CorpusError, match=r"has no end mark: join them with --cleaning classic, or give a single text$"
     ):
         run(replace(config, cleaning="story"))

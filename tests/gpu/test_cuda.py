@@ -26,7 +26,7 @@ from train.loop import train
 from train.optim import Rates
 from train.presets import PRESETS, TrainConfig
 from train.speed import launches
-from train.step import TALLY, WARM, Ahead, Step
+from train.step import TALLY, WARM_UP_STEPS, Step, StepQueue
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA here", allow_module_level=True)
@@ -77,10 +77,10 @@ def made(config: TrainConfig, cuda: torch.device) -> tuple[Step, Batches]:
 def losses(config: TrainConfig, cuda: torch.device) -> tuple[Step, Tensor]:
     """The step after STEPS of them, and the loss of each."""
     step, batches = made(config, cuda)
-    ahead, found = Ahead(step), []
+    queue, found = StepQueue(step), []
     for number in range(STEPS):
-        ahead.wait()
-        ahead.go(batches, rates(number))
+        queue.wait()
+        queue.enqueue(batches, rates(number))
         found.append(step.loss.clone())
     return step, torch.stack(found).cpu()
 
@@ -123,23 +123,23 @@ def test_half_precision_learns_as_float32_does(precision: str, cuda: torch.devic
 
 def test_an_overflow_in_fp16_is_left_out_by_the_graph(cuda: torch.device) -> None:
     step, batches = made(replace(POCKET, precision="fp16", ema=0.0), cuda)
-    ahead, scale = Ahead(step), step.tally[TALLY.index("scale")]
-    for number in range(WARM + 2):
-        ahead.wait()
-        ahead.go(batches, rates(number))
+    queue, scale = StepQueue(step), step.tally[TALLY.index("scale")]
+    for number in range(WARM_UP_STEPS + 2):
+        queue.wait()
+        queue.enqueue(batches, rates(number))
     assert step.graphs
     before = {name: tensor.clone() for name, tensor in step.tensors().items()}
     scale.fill_(2.0**120)
-    ahead.wait()
-    ahead.go(batches, rates(0))
-    assert ahead.look()["updates"] == before["tally"][TALLY.index("updates")]
-    assert ahead.seen["scale"] == 2.0**119 and ahead.seen["row"] == 1
+    queue.wait()
+    queue.enqueue(batches, rates(0))
+    assert queue.synchronise()["updates"] == before["tally"][TALLY.index("updates")]
+    assert queue.latest["scale"] == 2.0**119 and queue.latest["missed_in_row"] == 1
     for name in ("weights", "mean", "square", "momentum"):
         assert torch.equal(getattr(step, name), before[name])
     scale.fill_(2.0**10)
-    ahead.wait()
-    ahead.go(batches, rates(0))
-    assert ahead.look()["row"] == 0 and not torch.equal(step.weights, before["weights"])
+    queue.wait()
+    queue.enqueue(batches, rates(0))
+    assert queue.synchronise()["missed_in_row"] == 0 and not torch.equal(step.weights, before["weights"])
 
 
 def test_what_cannot_be_captured_runs_without_a_graph(
@@ -158,25 +158,25 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 
 
 def test_the_host_writes_rates_ahead_of_the_gpu_in_their_order(cuda: torch.device) -> None:
-    """Each step has its own rates, though the host is up to eight steps ahead."""
+    """Each step has its own rates, though the host is up to eight steps queue."""
     step, batches = made(POCKET, cuda)
-    ahead, seen = Ahead(step), torch.zeros(40, len(Rates._fields), device=cuda)
+    queue, seen = StepQueue(step), torch.zeros(40, len(Rates._fields), device=cuda)
     for number in range(40):
-        ahead.wait()
+        queue.wait()
         torch.cuda._sleep(2_000_000)  # about a millisecond in which the host goes on
-        ahead.go(batches, rates(number))
+        queue.enqueue(batches, rates(number))
         seen[number] = step.rates
     torch.testing.assert_close(seen.cpu(), torch.tensor([rates(number) for number in range(40)]))
 
 
 def test_a_step_is_few_launches(cuda: torch.device) -> None:
     step, batches = made(replace(POCKET, ema=0.0), cuda)
-    ahead = Ahead(step)
+    queue = StepQueue(step)
 
     def steps() -> None:
         for number in range(20):
-            ahead.wait()
-            ahead.go(batches, rates(number))
+            queue.wait()
+            queue.enqueue(batches, rates(number))
 
     steps()
     assert 0 < launches(cuda, steps) <= 5 * 20
@@ -184,13 +184,13 @@ def test_a_step_is_few_launches(cuda: torch.device) -> None:
 
 def test_memory_does_not_grow(cuda: torch.device) -> None:
     step, batches = made(POCKET, cuda)
-    short, ahead = batches.shortened(32), Ahead(step)
+    short, queue = batches.shortened(32), StepQueue(step)
     used = []
     for number in range(300):
-        ahead.wait()
-        ahead.go(short if number < 100 else batches, rates(number % STEPS))
+        queue.wait()
+        queue.enqueue(short if number < 100 else batches, rates(number % STEPS))
         if number % 50 == 49:
-            ahead.look()
+            queue.synchronise()
             used.append(torch.cuda.memory_allocated())
     assert used[-1] == used[-2] == used[-3]
     assert used[-1] < 2**30

@@ -26,7 +26,7 @@ from tests.stories import write_stories
 from tests.torture.record import FULL, record
 from train import checkpoint
 from train.checkpoint import CheckpointError
-from train.lock import alone_at
+from train.lock import exclusive_output
 from train.loop import checkpoint_path
 from train.text import corpus
 
@@ -313,7 +313,7 @@ def test_out_of_memory_says_what_to_try(forked: Job, fresh: Callable[[], Path], 
 def test_a_second_run_into_one_artifact_is_refused(forked: Job, fresh: Callable[[], Path], older: Path) -> None:
     folder = fresh()
     lock = checkpoint_path(folder / "out").with_name("lock")
-    with alone_at(folder / "out", lock):
+    with exclusive_output(folder / "out", lock):
         second = forked(folder, *SHORT)
         mend = "wait until it ends, stop it, or choose another --out"
         assert second["code"] == 2
@@ -417,7 +417,7 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
-        written(format=5): f"has format 5 of a newer version, this one reads 4: go on with that version, or {anew}",
+        written(format=5): f"has format 5 of a newer version, this one reads 4: use the newer version, or {anew}",
         written(format=1): f"has format 1, not 4; {anew}",
         settings: f"was made with lr 0.5, this run has 0.005: give --lr 0.5, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",

@@ -54,7 +54,8 @@ def split_every_nth(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[
     stream = np.asarray(stream)
     at = end_positions(stream, vocab)
     if len(at) - 1 < every:
-        raise ValueError(f"apart ({every}) must be at most {max(0, len(at) - 1)}, the number of training stories: give a lower --apart")
+        stories = f"{max(0, len(at) - 1)}, the number of training stories"
+        raise ValueError(f"apart ({every}) must be at most {stories}: give a lower --apart")
     # story k (counted from 1) goes from mark k - 1 up to mark k, which opens the next story
     starts, stops = at[every - 1 : -1 : every], at[every::every]
     training = [stream[a:b] for a, b in zip([0, *stops], [*starts, len(stream)], strict=True)]
