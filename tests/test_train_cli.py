@@ -275,9 +275,9 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         assert config.cooldown == (0.8 if config.init else 0.6)
     for argv, message in (
         (["--init", str(tiny_artifact), "--width", "64", "--layers", "3"],
-         f"layers, width cannot be chosen: {tiny_artifact} to start from has its own"),
-        (["--init", ""], "--init is empty: give one, or leave the flag away"),
-        (["--replay-share", "0.3"], "--replay-share says how much of --replay is read again: give that too"),
+         f"layers, width cannot be set: --init {tiny_artifact} determines it"),
+        (["--init", ""], "--init is empty: give a value, or omit the flag"),
+        (["--replay-share", "0.3"], "--replay-share needs --replay: give the text to replay"),
         (["--init", str(tmp_path / "none")],
          f"{tmp_path / 'none'} is not a folder; give one that holds a config.json, such as artifacts/pocket"),
     ):  # fmt: skip
