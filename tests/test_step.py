@@ -1,4 +1,4 @@
-"""A step: nothing in it waits or freezes, an update is left out whole, what cannot be captured runs all the same."""
+"""A step: it never waits, keeps no constant, skips an update completely, and runs even if it cannot be captured."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ KINDS: dict[str, dict] = {
 
 
 def rates(number: int) -> Rates:
-    """All of them other at each step."""
+    """Rates that all differ at each step."""
     return Rates(
         lr=0.001 * number, beta1=0.9 - 0.01 * number, beta2=0.99 - 0.001 * number, muon_lr=0.002 * number, momentum=0.8
     )
 
 
 def made(kind: str, patch: pytest.MonkeyPatch, config: TrainConfig = CONFIG) -> tuple[Step, Batches]:
-    """A step on the CPU; fp16 is computed there as CUDA would have it."""
+    """A step on the CPU. There it treats fp16 as on CUDA."""
     config = replace(config, **KINDS[kind])
     patch.setattr("train.step.precision_of", lambda config, device: config.precision)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def made(kind: str, patch: pytest.MonkeyPatch, config: TrainConfig = CONFIG) -> 
 
 
 class Recorded(TorchDispatchMode):
-    """Every operation that reaches the device, with what it gets besides tensors."""
+    """Records every operation that reaches the device, with its arguments that are not tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,9 +66,10 @@ class Recorded(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_differ_in_tensors_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA graph of one step would do at the next: the same operations, with the same Python numbers. No number
-    is read back from the device, and none outside the network is brought there, as by torch.where(x, y, 0.0)."""
+def test_steps_differ_only_in_tensors(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph repeats the same operations with the same Python numbers, so these must be the same at each step.
+    Also, no number is read back from the device, and none is copied to it outside the network, as by
+    torch.where(x, y, 0.0)."""
     step, batches = made(kind, monkeypatch)
     steps = []
     for number in (1, 2, 3):
@@ -81,8 +82,8 @@ def test_steps_differ_in_tensors_alone(kind: str, monkeypatch: pytest.MonkeyPatc
     assert not [name for name, _ in steps[2] if "_local_scalar_dense" in name]
     with Recorded() as network:
         step.objective(*batches.batch(0))
-    brought, by_network = (sum("scalar_tensor" in name for name, _ in seen) for seen in (steps[2], network.seen))
-    assert brought == by_network * step.config.accumulate
+    copied, by_network = (sum("scalar_tensor" in name for name, _ in seen) for seen in (steps[2], network.seen))
+    assert copied == by_network * step.config.accumulate
     assert int(step.number) == 3 and step.tally[TALLY.index("updates")] == 3
 
 
@@ -95,9 +96,9 @@ def tally(step: Step) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw", "fp16"])
-@pytest.mark.parametrize("spoilt", [torch.inf, torch.nan])
-def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, spoilt: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One number of it is enough, whichever optimiser it belongs to; the next step is an update again."""
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_changes_nothing(kind: str, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One such number is enough, for either optimiser. The next step is an update again."""
     step, batches = made(kind, monkeypatch)
     queue, original = StepQueue(step), Step.differentiate
     queue.enqueue(batches, rates(1))
@@ -106,7 +107,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(kind: str, spoilt: float, m
 
         def differentiate(self: Step, *arguments: object, place: int = place) -> None:
             original(self, *arguments)
-            self.gradient[place] = spoilt
+            self.gradient[place] = bad
 
         with monkeypatch.context() as patch:
             patch.setattr(Step, "differentiate", differentiate)
@@ -140,7 +141,7 @@ def test_a_scale_that_overflows_is_halved_until_it_fits_and_grows_again(monkeypa
 
 
 def test_fp16_moves_weights_as_fp32_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scale of the loss is taken out of the gradient again, before it is clipped."""
+    """The gradient is divided by the loss scale before it is clipped."""
     ends = []
     for changes in ({"precision": "fp16"}, {"precision": "fp32"}):
         config = replace(CONFIG, optimiser="adamw", clip=0.5, model=replace(CONFIG.model, dropout=0.0), **changes)
@@ -154,7 +155,7 @@ def test_fp16_moves_weights_as_fp32_does(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (ends[0] - ends[1]).norm() < 0.1 * moved > 0
 
 
-def test_accumulated_batches_are_one_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulated_batches_equal_one_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
     for accumulate, batch_size in ((1, 8), (4, 2)):
         monkeypatch.setitem(KINDS, "this", {"accumulate": accumulate, "batch_size": batch_size})
@@ -167,7 +168,7 @@ def test_accumulated_batches_are_one_larger_batch(monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_captured_runs_without_a_graph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The CPU has no CUDA graphs."""
+    """The CPU has no CUDA graphs, so the capture fails."""
     ends = []
     for captures in (True, False):
         step, batches = made("muon", monkeypatch)
@@ -183,7 +184,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 
 
 def test_a_graph_is_captured_once_for_each_window_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for CUDA's graphs, which does at each replay what it did when it was captured."""
+    """With a stand-in for a CUDA graph, which repeats the captured step at each replay."""
     captured: list[int] = []
 
     class Graph:

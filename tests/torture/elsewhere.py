@@ -1,4 +1,4 @@
-"""The repository on somebody else's machine: a copy in an awkward folder, run by another user in another locale."""
+"""The repository in unusual places: copies in awkward folders, run by another user in another locale."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AWKWARD = "Größe & Maß (ü) 'n' mehr"
-BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII, as Python once took it
+BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII only, as in older Python versions
 
 
 @dataclass(frozen=True)
 class Place:
-    """A copy of what git knows of this repository, and the environment in which its commands run."""
+    """A copy of the repository's files, and the environment in which its commands run."""
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
-    ordinary: bool = False  # as an ordinary user; where we are one, we are anyway
-    offline: bool = False  # with no network but the machine's own; see `can_go_offline`
+    ordinary: bool = False  # run as an ordinary user; no effect if the tests already do
+    offline: bool = False  # without a network except the loopback; see `can_go_offline`
 
     def prefix(self) -> list[str]:
         alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"] if self.offline else []
@@ -33,10 +33,10 @@ class Place:
     def _user(self) -> list[str]:
         if not (self.ordinary and os.geteuid() == 0):
             return []
-        # a Python that lies in root's own home may still be read there
+        # so that a Python in the home of root can still be read
         reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         becoming = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reading]
-        return becoming if works(*becoming, sys.executable, "-c", "") else []  # of a root who may not give them away
+        return becoming if works(*becoming, sys.executable, "-c", "") else []  # [] if root cannot grant them
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
@@ -44,7 +44,7 @@ class Place:
         return kept | scratch | self.variables
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command of this Python in the copy; its output is read as UTF-8, whatever the locale."""
+        """Runs a command with this Python in the copy. Its output is read as UTF-8 in any locale."""
         full = [*self.prefix(), sys.executable, *command]
         return subprocess.run(
             full, cwd=self.folder, env=self.environment(), capture_output=True, encoding="utf-8", errors="replace"
@@ -52,7 +52,7 @@ class Place:
 
 
 def can_go_offline() -> bool:
-    """Whether a command can be run here without a network."""
+    """Whether this machine can run a command without a network."""
     return works("unshare", "--net", "ip", "link", "set", "lo", "up")
 
 
@@ -65,7 +65,7 @@ def works(*command: str) -> bool:
 
 
 def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *, ordinary: bool) -> Place:
-    """Copies the repository into `folder`, without some of its folders, with a HOME that nobody may write to."""
+    """Copies the repository into `folder` without the folders in `left_out`, and adds a HOME that is not writable."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -85,7 +85,7 @@ def settle(folder: Path, variables: dict[str, str], left_out: tuple[str, ...], *
 
 
 def locale(folder: Path, name: str, language: str, charmap: str) -> dict[str, str]:
-    """Variables for a locale that is made in `folder`; those of C where none can be."""
+    """Creates a locale in `folder` and returns its variables; those of the C locale if that fails."""
     folder.mkdir(exist_ok=True)
     made = None
     if shutil.which("localedef"):
@@ -97,7 +97,7 @@ def locale(folder: Path, name: str, language: str, charmap: str) -> dict[str, st
 
 
 def make_places(home: Path, *, few: bool = False, left_out: tuple[str, ...] = ()) -> dict[str, Place]:
-    """Places by what is awkward about them, the first one plain; a few: that one and another."""
+    """The places, with what is awkward about each as the key. The first is plain. `few`: only that one and another."""
     found = {
         "plain": ("plain", {"LC_ALL": "C.UTF-8", "TZ": "UTC"}),
         "an ordinary user, HOME unwritable, blanks and umlauts, TZ Asia/Kathmandu": (

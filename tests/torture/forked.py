@@ -1,9 +1,9 @@
-"""python -m train in forked processes: a server that imports torch once, and hurts each run as it is told.
+"""Runs python -m train in forked processes: a server that imports torch once, and injects faults into each run.
 
-A line of JSON on standard input is a job, a line on standard output what became of it. A job has `argv` and `cwd`, and
-may have: `phase`, `at`, `signals` (send itself these signals at this call within this phase, and at the calls after
-it), `room` (a disk that is full after so many bytes), `memory` (bytes of address space), `every` (steps between
-checkpoints), `audit` (report what pickle looks up).
+Each line of JSON on standard input is a job, and each line on standard output is its result. A job has `argv` and
+`cwd`. It may have `phase`, `at` and `signals` (the run sends itself these signals at that call in that phase, and at
+the calls after it), `room` (the bytes after which the disk is full), `memory` (bytes of address space), `every` (steps
+between checkpoints) and `audit` (report the classes that pickle looks up).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PHASES: dict[str, tuple[Any, str]] = {
 
 
 class Moments:
-    """Counts the calls and returns within a phase, Python's and C's, and sends signals to itself at some."""
+    """Counts the calls and returns of Python and C functions in a phase, and sends this process signals at some."""
 
     def __init__(self, at: int | None = None, signals: tuple[int, ...] = ()) -> None:
         self.count, self.at, self.signals = 0, at, list(signals)
@@ -72,7 +72,7 @@ def watch(phase: str, moments: Moments) -> None:
 
 
 class FullDisk:
-    """Stands in the place of `open`: files take `room` bytes in all, then no more, as a full disk does."""
+    """Replaces `open`: files take `room` bytes in total and then fail, as on a full disk."""
 
     def __init__(self, room: float) -> None:
         self.room, self.writes, self.original = room, [], io.open
@@ -97,7 +97,7 @@ class FullDisk:
 
 
 class Writing:
-    """A file with another `write`."""
+    """A file whose `write` is replaced."""
 
     def __init__(self, file: Any, write: Callable[[Any], int]) -> None:
         self.file, self.write = file, write
@@ -113,7 +113,7 @@ class Writing:
 
 
 def prepared(job: dict[str, Any]) -> dict[str, Any]:
-    """Does to this process what the job asks for; a dict that fills while it runs."""
+    """Sets up the faults of a job in this process. Returns a dict, which the run fills."""
     seen: dict[str, Any] = {"counts": {}, "writes": [], "looked_up": []}
     if phase := job.get("phase"):
         watch(phase, Moments(job["at"], tuple(job["signals"])))
@@ -137,7 +137,7 @@ def prepared(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def child(job: dict[str, Any], answer: int) -> None:
-    """Runs the job and writes what it saw to the descriptor `answer`; never returns."""
+    """Runs the job, writes its result to the descriptor `answer`, and exits the process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["cwd"])
     code = 1

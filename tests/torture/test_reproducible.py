@@ -1,7 +1,7 @@
-"""The same run twice gives the same files and tells the same story, also where everything around it differs.
+"""The same run gives the same files and tells the same story, even if everything around it differs.
 
-The short form compares a plain place with the most awkward one; `make torture` goes through more of them, and starts
-the page in each.
+The short form compares a plain place with the most awkward one. `make torture` tries more places, and starts the page
+in each.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ UNLIKE = {"seconds", "chars_per_second", "commit"}
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
-    """The places by what is awkward about them; the first one is plain."""
+    """The places, with what is awkward about each as the key. The first one is plain."""
     return make_places(tmp_path_factory.mktemp("places"), few=not FULL, left_out=("artifacts/", "docs/"))
 
 
 @pytest.fixture(scope="module")
 def trained(places: dict[str, Place]) -> dict[str, Path]:
-    """The artifact that each place made of the same text by the same command."""
+    """The artifact that each place made from the same text with the same command."""
     made = {}
     for name, place in places.items():
         write_stories(place.folder / TEXT, 80)
@@ -55,7 +55,7 @@ def trained(places: dict[str, Place]) -> dict[str, Path]:
 
 
 def untimed(value: Any) -> Any:
-    """JSON without what depends on the clock, or on whether there is a repository around the copy."""
+    """JSON without the keys that depend on the clock, or on whether the copy lies in a repository."""
     if isinstance(value, dict):
         return {key: untimed(each) for key, each in value.items() if key not in UNLIKE}
     return value
@@ -87,7 +87,7 @@ def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
     )
 
 
-def test_names_are_kept_where_the_locale_cannot_spell_them(places: dict[str, Place], trained: dict[str, Path]) -> None:
+def test_names_are_kept_if_the_locale_cannot_encode_them(places: dict[str, Place], trained: dict[str, Path]) -> None:
     able = {name: place for name, place in places.items() if "LOCPATH" not in place.variables}
     for place in list(able.values())[0 if FULL else 1 :]:
         write_stories(place.folder / FOREIGN_TEXT, 80)
@@ -100,7 +100,7 @@ def test_names_are_kept_where_the_locale_cannot_spell_them(places: dict[str, Pla
 
 @contextmanager
 def page(place: Place) -> Iterator[str]:
-    """The address of the page, as it is started in a place."""
+    """Starts the page in a place. Gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,9 +110,9 @@ def page(place: Place) -> Iterator[str]:
         command, cwd=place.folder, env=variables, stdout=output, stderr=subprocess.STDOUT
     ) as process:  # fmt: skip
         try:
-            url, patience = f"http://127.0.0.1:{port}", time.monotonic() + 120
+            url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
             while not answers(url):
-                assert process.poll() is None and time.monotonic() < patience, log.read_text()
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.05)
             yield url
         finally:
@@ -129,7 +129,7 @@ def answers(url: str) -> bool:
 
 
 def told_by_page(url: str) -> str:
-    """The whole story of /tell."""
+    """The complete story that /tell returns."""
     body = json.dumps({"data": ["my model", PROMPT, *(getattr(SAMPLING, name) for name in model.SETTINGS)]}).encode()
     request = urllib.request.Request(f"{url}/gradio_api/call/tell", body, {"Content-Type": "application/json"})
     event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
@@ -140,7 +140,7 @@ def told_by_page(url: str) -> str:
 
 
 def test_the_same_story_is_told_everywhere(places: dict[str, Place], trained: dict[str, Path]) -> None:
-    """By the command, whose output is in whatever the locale writes, and by the page."""
+    """By the command, which prints in the encoding of the locale, and by the page."""
     storyteller = model.load(next(iter(trained.values())))
     story = "".join(storyteller.tell(PROMPT, SAMPLING))
     for name, place in list(places.items())[0 if FULL else 1 :]:
