@@ -264,8 +264,8 @@ def test_classic_validates_by_the_original_rule_and_by_stories(run: Callable[...
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "was made with seed 1, this run has 5: give --seed 1, or delete it to start anew"),
-        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: give --lr 0.005, or delete it to start anew"),
+        ({"seed": 5}, "was made with seed 1, this run has 5: give --seed 1, or delete it to start again"),
+        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: give --lr 0.005, or delete it to start again"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_a_checkpoint_of_another_text_is_refused(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     run(replace(config, steps=10**6), stop_after=0.005)
     write_stories(Path(config.data), 81)
-    with pytest.raises(CheckpointError, match=r"was made from another text: delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"was made from another text: delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_is_refused(config: TrainConfig, run: Callable[...,
     run(replace(config, steps=10**6), stop_after=0.005)
     path = checkpoint_path(tmp_path / "out")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"is damaged \(.*\); delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"is damaged \(.*\); delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -301,7 +301,7 @@ def test_an_incomplete_checkpoint_is_refused(
     tensors, state = checkpoint.read(path)
     del tensors[missing]
     checkpoint.write(path, tensors, state)
-    with pytest.raises(CheckpointError, match=r"is damaged \(KeyError: .*\); delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"is damaged \(KeyError: .*\); delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -682,7 +682,7 @@ def test_a_student_learns_from_its_teacher(
         stopped_at(patched, 3)
         run(student, "changed")
     run(replace(config, steps=5), "teacher")
-    with pytest.raises(CheckpointError, match=r"was made with another teacher in .*teacher: delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"was made with another teacher in .*teacher: delete it to start again$"):
         run(student, "changed", resume=True)
 
 

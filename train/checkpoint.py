@@ -61,7 +61,7 @@ def restore(run: Run, path: Path) -> None:
         run.last_logged = (run.log[-1]["seconds"], run.log[-1]["characters"]) if run.log else (0.0, 0)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path} is damaged ({reason}); delete it to start anew") from error
+        raise CheckpointError(f"{path} is damaged ({reason}); delete it to start again") from error
 
 
 def tensors_of(run: Run) -> dict[str, Tensor]:
@@ -81,11 +81,11 @@ def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
             flag = f"give --{name.replace('_', '-')} {'none' if theirs is None else theirs}"
             fix = "use the same settings" if isinstance(theirs, bool | dict) else flag
             had = f"{path} was made with {name} {theirs}, this run has {ours.get(name)}"
-            raise CheckpointError(f"{had}: {fix}, or delete it to start anew")
+            raise CheckpointError(f"{had}: {fix}, or delete it to start again")
     if state["fingerprint"] != run.text.report["fingerprint"]:
-        raise CheckpointError(f"{path} was made from another text: delete it to start anew")
+        raise CheckpointError(f"{path} was made from another text: delete it to start again")
     if state.get("teacher") != teacher_sha256(run):
-        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start anew")
+        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start again")
 
 
 def teacher_sha256(run: Run) -> str | None:
@@ -119,15 +119,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
         state = json.loads(header.get("state", "{}"))
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it to start anew") from error
+        raise CheckpointError(f"{path} is damaged ({error}); delete it to start again") from error
     found = state.get("format") if isinstance(state, dict) else None
     if isinstance(found, int) and found > FORMAT:
-        fix = "use the newer version, or delete it to start anew"
+        fix = "use the newer version, or delete it to start again"
         raise CheckpointError(f"{path} has format {found} of a newer version, this one reads {FORMAT}: {fix}")
     if found != FORMAT:
-        raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start anew")
+        raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start again")
     if header.get("sha256") != digest(header["state"], tensors):
-        raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start anew")
+        raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start again")
     return tensors, state
 
 

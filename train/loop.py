@@ -140,7 +140,7 @@ def take_step(run: Run, queue: StepQueue) -> None:
     """Enqueues one step at the scheduled rates. Raises Diverged after ROW consecutive steps without a usable loss."""
     seen = queue.wait()
     if seen["missed_in_row"] >= ROW:
-        raise run.diverged(f"{seen['row']:.0f} steps in a row up to step {run.steps} had no usable loss")
+        raise run.diverged(f"{seen['missed_in_row']:.0f} steps in a row up to step {run.steps} had no usable loss")
     first = run.began is None
     if first:
         run.began = time.monotonic()
@@ -212,8 +212,8 @@ def record(run: Run, queue: StepQueue, progress: Progress) -> None:
 
 
 def mean_loss(run: Run, seen: dict[str, float]) -> float:
-    """The mean loss of the usable steps since the last evaluation. If there are none, NaN; but in fp16, which finds its
-    scale by such steps, and before the first step, the loss of the first batch."""
+    """The mean loss of the usable steps since the last evaluation; NaN if no step was usable. Before the first step and
+    in fp16, which finds its loss scale by unusable steps, the loss of batch 0 replaces NaN."""
     if seen["counted"]:
         return seen["loss_sum"] / seen["counted"]
     if seen["missed"] and not run.step.scaled:

@@ -362,7 +362,9 @@ def test_every_damage_to_a_checkpoint_is_found(stopped: Path) -> None:
     messages = set()
     for wrong in damaged(raw, count, seed=5):
         path.write_bytes(wrong)
-        with pytest.raises(CheckpointError, match=r"; delete it to start anew$|, or delete it to start anew$") as error:
+        with pytest.raises(
+            CheckpointError, match=r"; delete it to start again$|, or delete it to start again$"
+        ) as error:
             checkpoint.read(path)
         messages.add(str(error.value).removeprefix(f"{path} ").split("(")[0])
     assert {"is damaged ", "is not what was written "} <= messages
@@ -411,7 +413,7 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
 
     del state["format"]
     flipped = raw[:-100] + bytes([raw[-100] ^ 4]) + raw[-99:]
-    anew, settings = "delete it to start anew", written(config=state["config"] | {"lr": 0.5})
+    anew, settings = "delete it to start again", written(config=state["config"] | {"lr": 0.5})
     header = "is damaged (Error while deserializing header: "
     cases = {
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
