@@ -50,9 +50,7 @@ class Step:
         self.parameters = Parameters(network, muon=config.optimiser == "muon")
         self.objective = Objective(network, precision_of(config, device), device, teacher)
         self.weights = self.parameters.values  # (P,)
-        self.reduced = torch.zeros(
-            len(self.weights) + 1, device=device
-        )  # what ranks exchange: the gradient and the loss
+        self.reduced = torch.zeros(len(self.weights) + 1, device=device)  # what ranks exchange: gradient and loss
         self.gradient, self.loss = self.reduced[:-1], self.reduced[-1]
         self.momentum = torch.zeros_like(self.weights[: self.parameters.muon_end])  # (M,)
         self.mean, self.square = torch.zeros(2, len(self.weights) - len(self.momentum), device=device)  # (P - M,)
