@@ -119,7 +119,7 @@ def run(name: str, seed: int, train: Path, valid: Path) -> dict[str, Any]:
         state = lever.run(config, prepared(config, ALONE, None), Path(folder) / "checkpoint.safetensors")
         if not until(state, math.inf, Stop()):
             raise RuntimeError(f"{name} did not reach its end")
-    with state.holding(state.step.average):
+    with state.with_weights(state.step.average):
         nats, symbols = score(state.network, stories_in(state.text.valid, state.text.vocab, STORIES))
     return {
         "name": name,

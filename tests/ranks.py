@@ -1,4 +1,4 @@
-"""Runs under torchrun, as each of its ranks: what tests/test_distributed.py compares with one process."""
+"""Runs on each rank of torchrun. tests/test_distributed.py compares the results with those of one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.__main__ import main as command
 from train.export import formats
 from train.presets import PRESETS, TrainConfig
 from train.run import Run
-from train.step import TALLY, Ahead, Step
+from train.step import TALLY, Step, StepQueue
 from train.text import corpus
 
 TAKE_STEP, ORTHOGONALISE = loop.take_step, muon.orthogonalise
@@ -45,7 +45,7 @@ CONFIGS: dict[str, TrainConfig] = {
     "compiled": replace(
         ADAMW, model=replace(ADAMW.model, layers=1), steps=6, eval_every=3, compile=True, precision="bf16"
     ),
-    "probed": replace(ADAMW, steps=4, eval_every=2, eval_windows=3),
+    "random windows": replace(ADAMW, steps=4, eval_every=2, eval_windows=3),
     "dropout": replace(MUON, steps=4, model=replace(MUON.model, dropout=0.1)),
     "overflow": replace(ADAMW, steps=8),
     "clock": replace(MUON, steps=None, max_minutes=0.015),
@@ -54,7 +54,7 @@ CONFIGS: dict[str, TrainConfig] = {
 
 
 class Watch:
-    """What is seen of a run: the loss of every step, and what else must or must not be alike on all ranks."""
+    """Records a run: the loss of every step, and other values that must be equal, or differ, between ranks."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -71,9 +71,9 @@ class Watch:
         if self.run.network.training:
             self.masks.update((output == 0).numpy().tobytes())
 
-    def take_step(self, run: Run, ahead: Ahead) -> None:
+    def take_step(self, run: Run, queue: StepQueue) -> None:
         with mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as all_reduce:
-            TAKE_STEP(run, ahead)
+            TAKE_STEP(run, queue)
         self.reductions.append(all_reduce.call_count)
         self.losses.append(float(run.step.loss))
 
@@ -90,14 +90,14 @@ class Watch:
 
 
 def watch(name: str, text: Path, folder: Path, patch: pytest.MonkeyPatch, **changes: object) -> dict[str, object]:
-    """Trains CONFIGS[name], or goes on with it, on as many ranks as there are, and says what this one saw."""
+    """Trains or resumes CONFIGS[name] on all ranks. Returns what this rank recorded."""
     watched = Watch()
     patch.setattr(loop, "Run", watched.new_run)
     patch.setattr(loop, "take_step", watched.take_step)
     patch.setattr(formats, "after_training", lambda *_: "")
     if name == "muon in fp32":
         patch.setattr(muon, "orthogonalise", lambda matrices, dtype: ORTHOGONALISE(matrices, torch.float32))
-    if name == "compiled":  # how the graph is made, not what becomes of it, can get into the way of ranks
+    if name == "compiled":  # only the tracing, not the generated code, can interfere with ranks
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     out = folder / name
     loop.train(replace(CONFIGS[name], data=str(text), **changes), out, cache=folder / "cache", resume=True)
@@ -105,7 +105,7 @@ def watch(name: str, text: Path, folder: Path, patch: pytest.MonkeyPatch, **chan
 
 
 def overflow(rank: int, patch: pytest.MonkeyPatch) -> None:
-    """Steps in fp16, as CUDA has it, in which the gradient of rank 1 is infinite the fourth time."""
+    """Makes steps run in fp16 as on CUDA, with an infinite gradient on rank 1 at the fourth step."""
     patch.setattr("train.step.precision_of", lambda *_: "fp16")
     patch.setattr("train.step.SCALE", 8.0)
     original = Step.differentiate
@@ -119,12 +119,12 @@ def overflow(rank: int, patch: pytest.MonkeyPatch) -> None:
 
 
 def broken(argv: list[str]) -> int:
-    """python -m train with a step that fails on rank 1, the sixth time."""
+    """Runs python -m train with a step that fails on rank 1 at the sixth step."""
 
-    def take_step(run: Run, ahead: Ahead) -> None:
+    def take_step(run: Run, queue: StepQueue) -> None:
         if run.ranks.rank == 1 and run.steps == 5:
             raise RuntimeError("the memory of rank 1 is full")
-        TAKE_STEP(run, ahead)
+        TAKE_STEP(run, queue)
 
     loop.take_step = take_step
     return command(argv)
@@ -140,7 +140,7 @@ def compared(text: Path, folder: Path, *names: str) -> None:
             patch.setattr(corpus, "_build", lambda *args, build=build, name=name: built.append(name) or build(*args))
             if name == "overflow":
                 overflow(rank, patch)
-            if name == "clock" and rank:  # another epoch, and three times as fast
+            if name == "clock" and rank:  # starts elsewhere, and is three times as fast
                 clock = SimpleNamespace(monotonic=lambda: 3 * time.monotonic() + 1000)
                 patch.setattr(loop, "time", clock)
                 patch.setattr("train.run.time", clock)

@@ -1,4 +1,4 @@
-"""Batches: a pure function of seed and step, spread evenly over the text."""
+"""Batches: a pure function of seed and step, with windows spread evenly over the text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_targets_are_the_inputs_one_character_later() -> None:
 
 
 def test_neighbouring_seeds_share_no_rows() -> None:
-    """If a seed only shifted the counter, neighbouring seeds would draw the same rows."""
+    """If a seed only shifted the counter, it would repeat the rows of its neighbour."""
     text = np.random.default_rng(0).integers(0, 97, 100_000, dtype=np.uint8)
     rows = [{tuple(row.tolist()) for s in range(50) for row in batches(seed, text).batch(s)[0]} for seed in (1, 2)]
     assert not rows[0] & rows[1]
@@ -49,7 +49,7 @@ def test_every_window_is_equally_likely() -> None:
 
 
 def test_hash_is_splitmix64() -> None:
-    """Against the published algorithm in exact integers."""
+    """Compared with the published algorithm in exact integers."""
     from train.batches import _signed
 
     def mixed(z: int) -> int:
@@ -65,7 +65,8 @@ def test_hash_is_splitmix64() -> None:
 
 def test_a_text_shorter_than_the_context_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^the text to train on \(8 symbols\) must be longer than the context \(8\): give more of it"
+        ValueError,
+        match=r"^the text to train on \(8 symbols\) must be longer than the context \(8\): give a longer text",
     ):
         batches(text=TEXT[:8])
     inputs, targets = batches(text=TEXT[:9]).batch(0)
@@ -79,11 +80,13 @@ def test_shortened_windows_hold_as_many_characters_of_the_same_text() -> None:
     assert batches().batch(3)[0].shape == (4, 8)
 
 
-def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.batches.PIECE", 16)  # the text is searched in pieces
+def test_the_given_share_of_windows_begins_where_stories_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.batches.PIECE", 16)  # so that the text is searched in pieces
     text = TEXT.copy()
-    text[[3, 50, 245]] = 252  # the last one is too near the end
-    made, plain = (Batches(text, context=8, batch_size=4, seed=1, opens=252, opening=share) for share in (0.5, 0.0))
+    text[[3, 50, 245]] = 252  # the last one is too close to the end
+    made, plain = (
+        Batches(text, context=8, batch_size=4, seed=1, story_start=252, opening=share) for share in (0.5, 0.0)
+    )
     assert made.starts.tolist() == [3, 50]
     inputs = torch.stack([made.batch(step)[0] for step in range(50)])  # (50, B, T)
     assert (inputs[:, :2, 0] == 252).all()
@@ -92,34 +95,34 @@ def test_windows_open_where_stories_do_for_the_share_that_is_asked(monkeypatch: 
     assert torch.equal(made.batch(7)[0][2:], plain.batch(7)[0][2:])
 
 
-@pytest.mark.parametrize("opens", [None, 250])
-def test_starts_that_do_not_fit_are_refused(opens: int | None) -> None:
-    with pytest.raises(ValueError, match=r"^no story begins 8 characters before the end: windows cannot open stories$"):
-        Batches(TEXT, context=8, batch_size=4, seed=1, opens=opens, opening=0.5)
+@pytest.mark.parametrize("story_start", [None, 250])
+def test_a_text_without_usable_story_starts_is_refused(story_start: int | None) -> None:
+    with pytest.raises(ValueError, match=r"^opening \(0.5\) needs a story that begins at least 8 characters "):
+        Batches(TEXT, context=8, batch_size=4, seed=1, story_start=story_start, opening=0.5)
 
 
 def test_reseeded_is_a_plain_source_of_the_same_text() -> None:
     source = Batches(
-        TEXT, context=8, batch_size=4, seed=1, opens=50, opening=0.5, mark=9, replay=TEXT[:20], part=(1, 2)
+        TEXT, context=8, batch_size=4, seed=1, story_start=50, opening=0.5, mark=9, replay=TEXT[:20], part=(1, 2)
     )
     assert all(map(torch.equal, source.reseeded(7).batch(3), batches(7).batch(3)))
     assert source.reseeded(7).text is source.text
 
 
-def test_a_counter_on_the_device_draws_what_a_number_does() -> None:
+def test_a_step_as_a_tensor_gives_the_same_batch_as_a_number() -> None:
     source = batches()
     for step in (0, 7, 2**40):
         assert all(map(torch.equal, source.batch(torch.tensor(step)), source.batch(step)))
 
 
-def test_parts_of_a_text_are_one_text() -> None:
+def test_stretches_of_a_text_are_joined() -> None:
     whole, parts = batches(), Batches([TEXT[:40], TEXT[40:]], context=8, batch_size=4, seed=1)
     assert torch.equal(parts.text, whole.text)
     assert all(map(torch.equal, parts.batch(3), whole.batch(3)))
 
 
-def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> None:
-    """Each window is wholly in one of the two texts, and every window of either can be drawn."""
+def test_the_given_share_of_windows_comes_from_the_replayed_text() -> None:
+    """Each window lies completely in one of the two texts, and every window of both can occur."""
     other = np.full(30, 252, dtype=np.uint8)
     other[::3] = 253
     made = Batches(TEXT, context=8, batch_size=4, seed=1, replay=other, replay_share=0.25)
@@ -128,18 +131,18 @@ def test_windows_come_from_the_replayed_text_for_the_share_that_is_asked() -> No
     assert torch.equal(replayed, (rows > 250).any(dim=1))
     assert float(replayed.float().mean()) == pytest.approx(0.25, abs=0.02)
     assert len(set(rows[~replayed][:, 0].tolist())) == 243
-    assert len({tuple(row) for row in rows[replayed].tolist()}) == 3  # the text repeats itself every three characters
+    assert len({tuple(row) for row in rows[replayed].tolist()}) == 3  # the text repeats every three characters
     plain = Batches(TEXT, context=8, batch_size=4, seed=1)
     same = ~replayed[:4]
-    assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows stay the same
+    assert torch.equal(made.batch(0)[0][same], plain.batch(0)[0][same])  # the other windows are unchanged
     with pytest.raises(
-        ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give more of it"
+        ValueError, match=r"^the text to replay \(8 symbols\) must be longer than the context \(8\): give a longer text"
     ):
         Batches(TEXT, context=8, batch_size=4, seed=1, replay=other[:8], replay_share=0.25)
 
 
-def test_a_text_without_stories_has_the_mark_before_some_windows() -> None:
-    """One row in eight begins with the mark. All else is the same as without a mark."""
+def test_in_a_text_without_stories_some_windows_begin_with_the_mark() -> None:
+    """One row in eight begins with it. Everything else is unchanged."""
     made, plain = (Batches(TEXT, context=8, batch_size=4, seed=1, mark=mark) for mark in (255, None))
     marked = 0
     for step in range(500):

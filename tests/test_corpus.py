@@ -1,4 +1,4 @@
-"""Preparing corpora: exact streams, splits, limits, the cache and every error."""
+"""Preparing corpora: exact streams, splits, limits, the cache and every error message."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ import pytest
 
 from model.vocab import END, Vocab
 from train.text import corpus
-from train.text.corpus import Corpus, CorpusError, prepare, read_stories, replaying
+from train.text.corpus import Corpus, CorpusError, prepare, read_stories, with_replay
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, so that the default cache lies in it too."""
+    """An empty working folder, which then holds the default cache too."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -31,12 +31,12 @@ def write(path: str, *stories: str) -> str:
 
 
 def text(made: Corpus, part: str) -> str:
-    """A stream in the symbols of its vocabulary, with | for the end mark."""
+    """A stream as text, with | for the end mark."""
     return "".join("|" if i == made.vocab.end else made.vocab.itos[i] for i in getattr(made, part))
 
 
 def test_a_text_in_given_symbols_has_a_cache_of_its_own(here: Path) -> None:
-    """The same file with the classic cleaning, in its own symbols, in those of a gpt and in fewer than it has."""
+    """The same file with the classic cleaning: in its own symbols, in those of a gpt, and in fewer."""
     path = write("own.txt", "Tom ran.", "Ann sat!")
     own = prepare(path, cleaning="classic", progress=False)
     gpt = prepare(path, cleaning="classic", vocab=Vocab.ascii(), progress=False)
@@ -91,7 +91,7 @@ def test_the_report_counts_everything(here: Path) -> None:
     assert len(made.train) == 30
 
 
-def test_training_stories_in_the_validation_text_go(here: Path) -> None:
+def test_training_stories_in_the_validation_text_are_removed(here: Path) -> None:
     write("train.txt", "The cat sat.", "the CAT -- sat!", "The cats at", "The cat sat on.")
     write("valid.txt", '"The cat," sat')
     made = prepare("train.txt", valid="valid.txt")
@@ -99,27 +99,27 @@ def test_training_stories_in_the_validation_text_go(here: Path) -> None:
     assert made.report["train"]["removed_as_in_validation"] == 3
 
 
-def test_replayed_stories_in_the_validation_text_go(here: Path) -> None:
+def test_replayed_stories_in_the_validation_text_are_removed(here: Path) -> None:
     write("own.txt", "A dog ran.", "A dog sat.")
     write("valid.txt", "The cat sat.", "A bird sang.")
     write("replay.txt", "The CAT sat!", "A cow ate.", "A horse slept.", "a bird, sang")
     own = prepare("own.txt", valid="valid.txt")
-    for _ in range(2):  # made, and from the cache
-        other = prepare("replay.txt", vocab=own.vocab, apart=own)
+    for _ in range(2):  # prepared, then from the cache
+        other = prepare("replay.txt", vocab=own.vocab, exclude=own)
         assert text(other, "train") == "|A cow ate.|A horse slept.|"
-        assert other.report["train"]["removed_as_in_validation"] == 1  # the last one validates in its own text
+        assert other.report["train"]["removed_as_in_validation"] == 1  # its own text validates on the last one
     assert text(prepare("replay.txt", vocab=own.vocab), "train") == "|The CAT sat!|A cow ate.|A horse slept.|"
-    made = replaying(own, other)
+    made = with_replay(own, other)
     assert made.report["fingerprint"] != own.report["fingerprint"] and made.replay is other.train
 
     Path("play.txt").write_text("To be or not to be.\n" * 9)
     Path("verse.txt").write_text("Tyger, tyger, burning bright.\n" * 9)
-    with pytest.raises(CorpusError, match=r"^play.txt is what validates: it cannot be trained on as well$"):
-        prepare("play.txt", apart=prepare("verse.txt", valid="play.txt"))
-    assert len(prepare("play.txt", apart=prepare("play.txt")).train)  # its own part held out is not in its train.bin
+    with pytest.raises(CorpusError, match=r"^play.txt is the validation text: choose another text to train on$"):
+        prepare("play.txt", exclude=prepare("verse.txt", valid="play.txt"))
+    assert len(prepare("play.txt", exclude=prepare("play.txt")).train)  # its train.bin lacks its held-out part
 
 
-def test_every_20th_story_validates(here: Path) -> None:
+def test_every_20th_story_is_for_validation(here: Path) -> None:
     write("a.txt", *(f"story {i}" for i in range(1, 46)), "STORY 40.")
     made = prepare("a.txt")
     assert text(made, "valid") == "|story 20|story 40|"
@@ -128,7 +128,7 @@ def test_every_20th_story_validates(here: Path) -> None:
     assert text(made, "train").startswith("|story 1|story 2|")
 
 
-def test_of_few_stories_the_last_validates(here: Path) -> None:
+def test_of_few_stories_the_last_is_for_validation(here: Path) -> None:
     made = prepare(write("a.txt", "one", "two", "three"))
     assert (text(made, "train"), text(made, "valid")) == ("|one|two|", "|three|")
 
@@ -141,7 +141,7 @@ def test_a_limit_takes_the_first_stories(here: Path) -> None:
     assert made.report["limit"] == 2
 
 
-def test_of_a_single_text_the_last_tenth_validates(here: Path) -> None:
+def test_of_a_single_text_the_last_tenth_is_for_validation(here: Path) -> None:
     play = "To  be,\n\n\tor not.\nTo be é.\n" * 10
     Path("play.txt").write_text(play, encoding="utf-8")
     made = prepare("play.txt")
@@ -176,7 +176,7 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
     stories = [f"Story {i}: “it”\n\nends." for i in range(45)]
     write("a.txt", *stories)
     lines = [json.dumps({"id": 1, "text": story}) for story in stories]
-    Path("a.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")  # as some editors of Windows save
+    Path("a.jsonl").write_text("\n\n".join(lines), encoding="utf-8-sig")  # as some Windows editors save it
     pq.write_table(pa.table({"text": [None, *stories, ""], "n": range(47)}), "a.parquet")
     pq.write_table(pa.table({"text": pa.array(stories).dictionary_encode()}), "b.parquet")
     Path("folder/deep").mkdir(parents=True)
@@ -197,7 +197,7 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 13, 14, 64])
-def test_no_chunk_size_changes_a_stream(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_the_chunk_size_does_not_change_a_stream(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     write("a.txt", "One é.", "", "“Two” lines\r\n\r\nof it", "Three", "Four")
     Path("play.txt").write_text("To be,\r\n“or” not\n\n to  be é.", encoding="utf-8")
     monkeypatch.setattr("train.text.stories._CHUNK", size)
@@ -224,14 +224,14 @@ def test_the_cache_is_reused_until_something_changes(here: Path) -> None:
     first = inode()
     Path("a.txt").touch()
     assert inode() == first
-    assert inode(cleaning="story") == first  # auto came to the same
+    assert inode(cleaning="story") == first  # auto chose the same
     assert len({first, inode(cleaning="verbatim"), inode(stories=2), inode(valid=write("v.txt", "x"))}) == 4
     write("a.txt", "one", "two", "threE")
     assert text(prepare("a.txt"), "valid") == "|threE|"
     assert inode(cache="elsewhere") not in (first, inode())
 
 
-def test_a_damaged_cache_is_made_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_cache_is_prepared_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("a.txt", "one", "two", "three")
     folder = Path(prepare("a.txt").train.filename).parent.relative_to(here)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -255,12 +255,12 @@ def test_a_damaged_cache_is_made_again(here: Path, capsys: pytest.CaptureFixture
         (folder / name).write_bytes(damage) if damage is not None else (folder / name).unlink()
         made = prepare("a.txt")
         assert (text(made, "train"), text(made, "valid")) == ("|one|two|", "|three|")
-        assert capsys.readouterr().err == f"{folder} is damaged: it is made again\n"
+        assert capsys.readouterr().err == f"{folder} is damaged: preparing it again\n"
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
-def test_what_a_killed_preparation_left_is_removed_after_a_day(here: Path) -> None:
-    """Until then another process may be at it."""
+def test_leftovers_of_a_killed_preparation_are_removed_after_a_day(here: Path) -> None:
+    """Until then another process may still be working on them."""
     write("a.txt", "one", "two", "three")
     for name in ("dead", "alive"):
         Path(f".cache/corpus/.preparing-{name}/corpus").mkdir(parents=True)
@@ -296,21 +296,21 @@ def test_a_full_disk_leaves_nothing_behind(here: Path, monkeypatch: pytest.Monke
 
     write("a.txt", *("word " * 10_000 for _ in range(3)), "last")
     monkeypatch.setattr(corpus, writer, full)
-    mend = "free some, or keep the cache on another disk"
-    assert refused("a.txt", cleaning=cleaning) == f"no space left to prepare a.txt in .cache/corpus: {mend}"
+    fix = "free some space, or put the cache on another disk"
+    assert refused("a.txt", cleaning=cleaning) == f"no space left to prepare a.txt in .cache/corpus: {fix}"
     assert leftovers(here) == []
 
 
 def test_bytes_that_are_not_utf8_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.text.stories._CHUNK", 16)
-    mend = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+    fix = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
     raw = f"A story of caf\u00e9s\n{END}\nThe second".encode()
     Path("a.txt").write_bytes(raw + b" one \x93is\x94")
-    assert refused("a.txt") == f"a.txt is not UTF-8: byte 0x93 at offset {len(raw) + 5}; {mend}"
+    assert refused("a.txt") == f"a.txt is not UTF-8: byte 0x93 at offset {len(raw) + 5}; {fix}"
     Path("b.txt").write_bytes(b"line one\n" * 5 + b"na\xefve")
-    assert refused("b.txt") == f"b.txt is not UTF-8: byte 0xEF at offset 47; {mend}"
+    assert refused("b.txt") == f"b.txt is not UTF-8: byte 0xEF at offset 47; {fix}"
     Path("c.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
-    assert refused("c.jsonl") == f"c.jsonl is not UTF-8: byte 0xFF at offset 24; {mend}"
+    assert refused("c.jsonl") == f"c.jsonl is not UTF-8: byte 0xFF at offset 24; {fix}"
     assert leftovers(here) == []
 
 
@@ -332,19 +332,20 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     ]:
         Path(name).write_text(content, encoding="utf-8")
     write("two.txt", "Same!", "same")
+    one_story = f"holds one story, but training and validation need at least two: separate stories by lines {END}"
     suffixes = ".txt, .jsonl or .parquet"
     names = "tinystories, tinystories-v2, shakespeare, panchatantra"
     for data, message in {
-        "nothing.txt": "no corpus is named nothing.txt, and no file or folder is there: "
+        "nothing.txt": "there is no corpus, file or folder named nothing.txt: "
         f"give {names}, or the path of a {suffixes} file or a folder of them",
-        "shakespear": "no corpus is named shakespear, and no file or folder is there: "
+        "shakespear": "there is no corpus, file or folder named shakespear: "
         f"give {names}, or the path of a {suffixes} file or a folder of them; did you mean shakespeare?",
         "data.csv": f"data.csv must end in {suffixes}",
         "empty": f"empty holds no {suffixes} file",
         "empty.txt": "empty.txt holds no text",
         "blank.txt": "blank.txt holds no text",
         "marks.txt": "marks.txt holds no text",
-        "one.txt": f"one.txt gives one story: to train and validate takes two, parted by lines {END}",
+        "one.txt": f"one.txt {one_story}",
         "two.txt": "every story of two.txt is in the validation text too: none is left to train on",
         "broken.jsonl": "broken.jsonl, line 2 is not JSON: Expecting ',' delimiter: line 1 column 13 (char 12)",
         "other.jsonl": 'other.jsonl, line 2 must be an object with a string "text"',
@@ -356,11 +357,11 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
     assert refused("deep.jsonl").startswith("deep.jsonl, line 1 is not JSON: maximum recursion depth exceeded")
     for settings, message in [
         ({"valid": "empty.txt"}, "empty.txt holds no text"),
-        ({"valid": "gone.txt"}, "gone.txt is no file or folder"),
-        ({"stories": 1}, f"two.txt gives one story: to train and validate takes two, parted by lines {END}"),
+        ({"valid": "gone.txt"}, "gone.txt is not a file or a folder"),
+        ({"stories": 1}, f"two.txt {one_story}"),
     ]:
         assert refused("two.txt", **settings) == message
-    message = f"text.txt is a single text: to use 5 of its stories, part them by lines {END}"
+    message = f"text.txt is a single text: to use 5 of its stories, separate them by lines {END}"
     assert refused("text.txt", stories=5) == message
     assert leftovers(here) == []
 
@@ -375,7 +376,7 @@ def test_parquet_needs_a_text_column_and_pyarrow(here: Path, monkeypatch: pytest
     assert refused("b.parquet") == "b.parquet must have a column `text` of strings; its columns: text (int64)"
     pq.write_table(pa.table({"text": ["a" * 1000]}), "c.parquet", compression="none", use_dictionary=False)
     raw = Path("c.parquet").read_bytes()
-    Path("c.parquet").write_bytes(raw[:4] + b"\xff" * 20 + raw[24:])  # the head of its page
+    Path("c.parquet").write_bytes(raw[:4] + b"\xff" * 20 + raw[24:])  # the header of its page
     message = refused("c.parquet")
     assert message.startswith("c.parquet cannot be read as parquet: ")
     assert "\n" not in message
@@ -384,7 +385,7 @@ def test_parquet_needs_a_text_column_and_pyarrow(here: Path, monkeypatch: pytest
 
 
 def test_a_large_corpus_takes_little_memory_and_time(here: Path) -> None:
-    """In a process of its own: far less memory than the file, and no network library; the bound is five times slack."""
+    """In its own process: far less memory than the file, and no network library. The bound has a fivefold margin."""
     plain = "Once upon a time there was a little car. It went to the park. " * 12
     ten = f"{plain}\n{END}\n" * 9 + f"“Beep,” it said. {plain}\n{END}\n"
     size = 64
@@ -402,7 +403,7 @@ print(peak_memory() - before, time.process_time(), "huggingface_hub" in sys.modu
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     memory, seconds, *imported = done.stdout.split()
-    assert done.stderr == ""  # the bar is for terminals
+    assert done.stderr == ""  # the progress bar is for terminals only
     assert imported == ["False", "False"]
     assert float(memory) < size
-    assert size / float(seconds) > 4  # megabytes a second of one core
+    assert size / float(seconds) > 4  # megabytes per second on one core

@@ -1,4 +1,4 @@
-"""What is said of a corpus before the training."""
+"""The dataset report: what is printed about a corpus before training."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def test_it_counts_stories_characters_and_what_cleaning_did(tmp_path: Path) -> N
     blanks = made.vocab.decode(made.train).count(" ")
     assert f"symbols occur: ' ' {blanks:,} " in lines[1]
     assert lines[3] == (
-        "cleaning: 8 characters put into ASCII, 2 dropped ('\U0001f600' 2), "
-        "1 stories stand there more than once, 0 left out, for they validate"
+        "cleaning: 8 characters converted to ASCII, 2 dropped ('\U0001f600' 2), "
+        "1 stories repeat an earlier one, 0 removed (in the validation text)"
     )
     assert lines[4:] == [
-        f"warning: {len(made.valid):,} characters to validate on are few: their loss will jump; give a file as --valid",
+        f"warning: {len(made.valid):,} characters of validation text are few: the loss on it will fluctuate; "
+        "give a file with --valid",
         f"warning: {len(made.train):,} characters are few for 29,952 parameters: give --dropout 0.2 and --patience 3 "
-        "--eval-every 200, a smaller preset such as pocket, or a trained model as --init",
+        "--eval-every 200, a smaller preset such as pocket, or a trained model with --init",
     ]
 
 
@@ -44,16 +45,16 @@ def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> Non
     config = replace(PRESETS["pocket"], steps=10_000, max_minutes=None)
     passes = 10_000 * 8 * 256 / len(made.train)
     assert dataset_report(made, config)[-2:] == [
-        f"warning: 10,000 steps read the text {passes:,.0f} times: it will be learned by heart; "
-        "give fewer --steps, or --patience 3 --eval-every 200 to stop in time",
+        f"warning: 10,000 steps read the text {passes:,.0f} times: the model will memorise it; "
+        "give fewer --steps, or --patience 3 --eval-every 200 to stop early",
         f"warning: {len(made.train):,} characters are few for 211,872 parameters: give --dropout 0.2 and "
-        "--patience 3 --eval-every 200, a smaller preset such as pocket, or a trained model as --init",
+        "--patience 3 --eval-every 200, a smaller preset such as pocket, or a trained model with --init",
     ]
-    patient = dataset_report(made, replace(config, patience=3))
-    assert patient[-1].endswith("it will be learned by heart; give fewer --steps") and not any(
-        "few for" in it for it in patient
+    early = dataset_report(made, replace(config, patience=3))
+    assert early[-1].endswith("the model will memorise it; give fewer --steps") and not any(
+        "few for" in it for it in early
     )
     assert not any("few for" in line for line in dataset_report(made, replace(config, init="artifacts/pocket")))
     assert not any(
-        "by heart" in it for it in dataset_report(made, replace(config, steps=int(1_000 * 40 / passes * 10)))
+        "memorise" in it for it in dataset_report(made, replace(config, steps=int(1_000 * 40 / passes * 10)))
     )

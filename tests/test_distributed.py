@@ -1,4 +1,4 @@
-"""Two ranks of a real torchrun: the losses of one process, one writer, one end."""
+"""Two ranks of a real torchrun: they have the losses of one process, one rank writes, and they end together."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from tests.stories import write_stories
 from train import checkpoint, flags
 from train.__main__ import main
 from train.batches import Batches
-from train.distributed import ALONE, Ranks, joined
+from train.distributed import ALONE, Ranks, process_group
 from train.evaluate import score
 from train.interrupts import Interrupted, Stop
 from train.loop import checkpoint_path
 from train.run import Run
-from train.step import Ahead
+from train.step import StepQueue
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 GO_ON = "the checkpoint is kept; go on with the same command and --resume"
-PATIENCE = 300  # seconds, for a machine that is busy otherwise
-SHARED = ("adamw", "muon", "muon in fp32", "compiled", "probed", "dropout", "overflow", "clock", "resumed")
+PATIENCE = 300  # seconds, enough for a busy machine
+SHARED = ("adamw", "muon", "muon in fp32", "compiled", "random windows", "dropout", "overflow", "clock", "resumed")
 
 
 @contextmanager
 def torchrun(*arguments: object) -> Iterator[subprocess.Popen]:
-    """Two ranks of a command, none of which outlives the test."""
+    """Runs a command on two ranks, and ends them with the test."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     command = [*TORCHRUN, *map(str, arguments)]
     pipe = subprocess.PIPE
@@ -88,24 +88,24 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def alone(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Callable[..., dict]:
-    """What one process sees of a configuration."""
+    """The results of a configuration in one process."""
     folder = tmp_path_factory.mktemp("alone")
 
-    def see(name: str, **changes: object) -> dict:
+    def results(name: str, **changes: object) -> dict:
         with pytest.MonkeyPatch.context() as patch:
             return ranks.watch(name, text, folder / str(len(list(folder.iterdir()))), patch, **changes)
 
-    return see
+    return results
 
 
 @pytest.fixture(scope="module")
 def half(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The folder of one process that was stopped after 20 steps of the run "resumed"."""
+    """The folder of a single process that was stopped after 20 steps of the run "resumed"."""
     folder = tmp_path_factory.mktemp("half")
     original = ranks.Watch.take_step
 
-    def take_step(self: ranks.Watch, run: Run, ahead: Ahead) -> None:
-        original(self, run, ahead)
+    def take_step(self: ranks.Watch, run: Run, queue: StepQueue) -> None:
+        original(self, run, queue)
         if run.steps == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -117,7 +117,7 @@ def half(text: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None)
 
 @pytest.fixture(scope="module")
 def both(text: Path, half: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict, dict]]:
-    """What each of two ranks saw of a configuration; one torchrun runs them all."""
+    """The results of each of two ranks for a configuration. One torchrun runs all configurations."""
     folder = tmp_path_factory.mktemp("ranks")
     shutil.copytree(half / ".resumed.run", folder / ".resumed.run")
     with torchrun("tests/ranks.py", text, folder, *SHARED) as process:
@@ -126,36 +126,36 @@ def both(text: Path, half: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return lambda name: tuple(json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in range(2))
 
 
-def furthest(ours: list[float], theirs: list[float]) -> float:
+def largest_difference(ours: list[float], theirs: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("adamw", 1e-4), ("probed", 1e-4), ("muon in fp32", 1e-4), ("compiled", 2e-3)],
+    [("adamw", 1e-4), ("random windows", 1e-4), ("muon in fp32", 1e-4), ("compiled", 2e-3)],
 )
 def test_two_ranks_have_the_losses_of_one_process(
     name: str, tolerance: float, alone: Callable[..., dict], both: Callable[[str], tuple[dict, dict]]
 ) -> None:
-    """AdamW: over 50 steps, with accumulation, windows that widen, openings, clipping and a moving average."""
+    """AdamW runs for 50 steps, with accumulation, `window`, `opening`, clipping and a moving average."""
     one, (first, second) = alone(name), both(name)
     assert len(one["losses"]) == ranks.CONFIGS[name].steps
-    assert furthest(one["losses"], first["losses"]) < tolerance
-    assert furthest(one["val"], first["val"]) <= tolerance
+    assert largest_difference(one["losses"], first["losses"]) < tolerance
+    assert largest_difference(one["val"], first["val"]) <= tolerance
     assert {**first, "built": 0} == {**second, "built": 0}
 
 
-def test_muon_parts_from_one_process_as_one_process_does_from_itself(
+def test_muon_differs_from_one_process_by_no_more_than_rounding(
     alone: Callable[..., dict], both: Callable[[str], tuple[dict, dict]]
 ) -> None:
-    """Its products in bf16 turn a rounding into 3e-4: so they do where one process takes the same rows otherwise."""
-    one, otherwise, (first, second) = alone("muon"), alone("muon", batch_size=4, accumulate=4), both("muon")
-    noise = furthest(one["losses"], otherwise["losses"])
-    assert 0 < furthest(one["losses"], first["losses"]) < max(1e-4, 3 * noise) < 2e-3
+    """Its bf16 products amplify rounding errors to 3e-4, also when one process groups the same rows differently."""
+    one, regrouped, (first, second) = alone("muon"), alone("muon", batch_size=4, accumulate=4), both("muon")
+    noise = largest_difference(one["losses"], regrouped["losses"])
+    assert 0 < largest_difference(one["losses"], first["losses"]) < max(1e-4, 3 * noise) < 2e-3
     assert first["weights"] == second["weights"]
 
 
-def test_every_rank_has_its_own_dropout_and_everyones_weights(both: Callable[[str], tuple[dict, dict]]) -> None:
+def test_ranks_have_different_dropout_and_equal_weights(both: Callable[[str], tuple[dict, dict]]) -> None:
     first, second = both("dropout")
     assert first["masks"] != second["masks"]
     assert first["weights"] == second["weights"]
@@ -170,20 +170,20 @@ def test_an_overflow_on_one_rank_is_skipped_on_all(
     assert np.isfinite(first["losses"]).all()
 
 
-def test_the_clock_of_one_rank_counts(both: Callable[[str], tuple[dict, dict]]) -> None:
-    """The other one's runs three times as fast from another epoch; alone it would stop after a third."""
+def test_all_ranks_use_the_clock_of_one(both: Callable[[str], tuple[dict, dict]]) -> None:
+    """The other clock is three times as fast and starts elsewhere. By that clock the run would stop after a third."""
     first, second = both("clock")
     assert len(first["losses"]) == len(second["losses"]) > 3
     assert first["weights"] == second["weights"]
 
 
-def test_two_ranks_go_on_with_the_run_of_one(
+def test_two_ranks_resume_the_run_of_one_process(
     alone: Callable[..., dict], both: Callable[[str], tuple[dict, dict]]
 ) -> None:
     whole, (first, _) = alone("resumed"), both("resumed")
     assert len(first["losses"]) == 30
-    assert furthest(whole["losses"][20:], first["losses"]) < 1e-4
-    assert furthest(whole["val"], first["val"]) <= 1e-4
+    assert largest_difference(whole["losses"][20:], first["losses"]) < 1e-4
+    assert largest_difference(whole["val"], first["val"]) <= 1e-4
 
 
 def test_the_text_is_prepared_once(both: Callable[[str], tuple[dict, dict]]) -> None:
@@ -195,9 +195,9 @@ def test_gradients_are_reduced_once_a_step(both: Callable[[str], tuple[dict, dic
     assert [seen["reductions"] for seen in both("adamw")] == [[1] * 50] * 2
 
 
-def test_parts_of_a_batch_are_the_batch() -> None:
+def test_the_parts_of_a_batch_make_up_the_batch() -> None:
     numbers = np.random.default_rng(0).integers(0, 97, 500, dtype=np.uint8)
-    settings = {"context": 16, "batch_size": 6, "seed": 3, "opens": 3, "opening": 0.5}
+    settings = {"context": 16, "batch_size": 6, "seed": 3, "story_start": 3, "opening": 0.5}
     whole, parts = Batches(numbers, **settings), [Batches(numbers, part=(n, 3), **settings) for n in range(3)]
     for all_of_it, pieces in ((whole, parts), (whole.shortened(8), [part.shortened(8) for part in parts])):
         for step in (0, 5):
@@ -206,7 +206,7 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 
 
 def stopped(number: signal.Signals, argv: list[str], out: Path) -> int:
-    """Sends the signal to a torchrun in the midst of a run; the step of the one checkpoint that is left."""
+    """Sends a signal to torchrun during a run. Returns the step of the only checkpoint that is left."""
     with torchrun("-m", "train", *argv) as process:
         wait_for_line(process, "step 10:")
         process.send_signal(number)
@@ -223,7 +223,7 @@ def test_a_sigint_to_torchrun_leaves_one_checkpoint(text: Path, tmp_path: Path) 
     assert stopped(signal.SIGINT, debug_run(text, tmp_path / "out", *settings), tmp_path / "out") >= 10
 
 
-def test_one_process_goes_on_with_a_run_of_two_that_a_sigterm_ended(
+def test_one_process_resumes_a_run_of_two_ranks_after_a_sigterm(
     text: Path, tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = "--steps", "150", "--eval-every", "10", "--eval-stories", "2", "--final-stories", "4"
@@ -255,7 +255,7 @@ def test_a_rank_that_is_killed_ends_the_others(text: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_the_error_of_a_rank_stands_first(text: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_rank_is_printed_first(text: Path, tmp_path: Path) -> None:
     settings = "--steps", "1000000", "--checkpoint-minutes", "1e-9"
     with torchrun("tests/ranks.py", "broken", *debug_run(text, tmp_path / "out", *settings)) as process:
         _, errors = process.communicate(timeout=PATIENCE)
@@ -267,7 +267,7 @@ def test_the_error_of_a_rank_stands_first(text: Path, tmp_path: Path) -> None:
     assert checkpoint.read(checkpoint_path(tmp_path / "out"))[1]["steps"] == 5
 
 
-def test_one_process_alone_does_nothing_for_ranks() -> None:
+def test_in_a_single_process_the_methods_of_ranks_do_nothing() -> None:
     tensor, state = torch.ones(2), torch.get_rng_state()
     assert ALONE.sum(tensor) is tensor
     ALONE.average(tensor)
@@ -275,20 +275,20 @@ def test_one_process_alone_does_nothing_for_ranks() -> None:
     assert torch.equal(tensor, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
     assert ALONE.sharded(score) is score
     assert ALONE.heartbeat(1.5, 15, True, False) == (1.5, 15, [True, False])
-    assert ALONE.agree(state) is state
+    assert ALONE.broadcast(state) is state
 
 
 def test_a_machine_with_another_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ranks, "agree", lambda self, value: "0123")
+    monkeypatch.setattr(Ranks, "broadcast", lambda self, value: "0123")
     with pytest.raises(
-        ValueError, match=r"^the text of this machine \(4567\) is not that of rank 0: give all machines"
+        ValueError, match=r"^the text of this machine \(4567\) differs from that of rank 0: give all machines"
     ):
         Ranks(rank=1, count=2).require_same("4567", "text")
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives this process the place that torchrun gives a rank."""
+    """Sets the environment variables that torchrun sets for a rank."""
 
     def put(rank: int, count: int) -> None:
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost"}
@@ -299,7 +299,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(("rank", "who"), [(0, ""), (1, "rank 1: ")])
-def test_a_batch_that_does_not_divide_is_refused_and_the_first_rank_says_it_first(
+def test_a_batch_that_does_not_divide_is_refused_and_rank_0_reports_it_first(
     rank: int,
     who: str,
     place: Callable[..., None],
@@ -321,14 +321,14 @@ def test_a_batch_that_does_not_divide_is_refused_and_the_first_rank_says_it_firs
 @pytest.mark.parametrize(
     ("device", "gpus", "message"),
     [
-        ("cuda:0", 8, r"^device \(cuda:0\) would be that of all 4 ranks: give cuda, one for each$"),
-        ("auto", 2, r"^rank 3 finds no GPU of its own: --nproc_per_node must be at most 2 here$"),
+        ("cuda:0", 8, r"^device \(cuda:0\) is a single GPU for 4 ranks: give cuda, so that each has its own$"),
+        ("auto", 2, r"^rank 3 has no GPU of its own: --nproc_per_node must be at most 2 on this machine$"),
     ],
 )
-def test_ranks_need_a_device_each(
+def test_every_rank_needs_its_own_device(
     place: Callable[..., None], monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, message: str
 ) -> None:
     place(3, 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(ValueError, match=message), joined(replace(ranks.MUON, device=device), Stop()):
+    with pytest.raises(ValueError, match=message), process_group(replace(ranks.MUON, device=device), Stop()):
         pass

@@ -1,4 +1,4 @@
-"""The named corpora, from servers on this machine that stand in for the Hub, GitHub and Project Gutenberg."""
+"""The named corpora, from local servers that stand in for the Hub, GitHub and Project Gutenberg."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ class StandIn(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []  # method, path
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """For a process of its own: the Hub's client reads its address once, when it is imported."""
+        """Variables for a separate process: the Hub's client reads its address once, when it is imported."""
         return os.environ | {"HF_ENDPOINT": self.url, "HF_HOME": str(folder / "hub"), "PYTHONPATH": str(ROOT)}
 
 
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
     server: StandIn
 
     def log_message(self, *args: object) -> None:
-        """Keeps the test's output clean."""
+        """Prints nothing, to keep the test output clean."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -89,7 +89,7 @@ print(made.report["train"]["stories"], len(made.valid), len(classic.train), "hug
     server.files = {
         f"{HUB}TinyStoriesV2-GPT4-train.txt": marked([*STORIES, "Same"]),
         f"{HUB}TinyStoriesV2-GPT4-valid.txt": marked(["same!"]),
-        f"{HUB}TinyStories-train.txt": marked(["ten", "letters"]),  # classic validates on its own last tenth
+        f"{HUB}TinyStories-train.txt": marked(["ten", "letters"]),  # classic takes the last tenth for validation
     }
     for fetched in ("True", "False"):
         command = [sys.executable, "-c", script]
@@ -99,7 +99,7 @@ print(made.report["train"]["stories"], len(made.valid), len(classic.train), "hug
 
 
 def test_all_of_tinystories_is_one_command(server: StandIn, tmp_path: Path) -> None:
-    """storyteller-full, its network and batch shrunk, from the Hub's two files to an artifact that tells."""
+    """storyteller-full with a smaller network and batch: from the Hub's two files to an artifact that tells a story."""
     names = [f"Story {i}: once upon a time Tom had a little car, and it was number {i}." for i in range(60)]
     server.files |= {
         f"{HUB}TinyStories-train.txt": marked(names[:50]),
@@ -124,7 +124,7 @@ def test_shakespeare_keeps_its_newlines(server: StandIn) -> None:
     assert len(server.requests) == 1
 
 
-def test_panchatantra_is_the_tales_of_its_books(server: StandIn) -> None:
+def test_panchatantra_consists_of_the_tales_of_its_books(server: StandIn) -> None:
     head = "The Project Gutenberg eBook of Tales\r\n\r\n*** START OF THE PROJECT GUTENBERG EBOOK TALES ***\r\n\r\n\r\n"
     foot = "\r\n\r\n*** END OF THE PROJECT GUTENBERG EBOOK TALES ***\r\n\r\nLicence. " + "words " * 100
     for book in BOOKS:
@@ -137,7 +137,7 @@ def test_panchatantra_is_the_tales_of_its_books(server: StandIn) -> None:
     assert len(server.requests) == len(BOOKS)
 
 
-def test_what_cannot_be_downloaded_says_so(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_download_is_reported(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = "from train.text.corpus import prepare; prepare('tinystories')"
     command, environment = [sys.executable, "-c", script], server.environment(tmp_path)
     said = subprocess.run(command, env=environment, capture_output=True, text=True).stderr.splitlines()[-1]
@@ -147,7 +147,7 @@ def test_what_cannot_be_downloaded_says_so(server: StandIn, monkeypatch: pytest.
     again = r"\): check the network and run again$"
     with pytest.raises(CorpusError, match=rf"^{url} could not be downloaded \(Client error '404 Not Found'.*{again}"):
         prepare("shakespeare", progress=False)
-    monkeypatch.setenv("GITHUB_RAW_URL", "http://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setenv("GITHUB_RAW_URL", "http://127.0.0.1:1")  # nothing listens on this port
     with pytest.raises(CorpusError, match=rf"could not be downloaded \(.*refused{again}"):
         prepare("shakespeare", progress=False)
     assert not list(tmp_path.rglob("*.txt"))

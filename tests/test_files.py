@@ -1,4 +1,4 @@
-"""Files of the cache: replaced whole, and hashed again only where size or time differs."""
+"""Files of the cache: they are replaced atomically, and hashed again only if size or time differs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 from train.text import files
 from train.text.corpus import prepare
-from train.text.files import remembered, replace_file
+from train.text.files import cached_sha256, replace_file
 
 HOUR_AGO = time.time_ns() - 3_600_000_000_000
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are read, one after the other."""
+    """The names of the files that are read, in order."""
     names: list[str] = []
     original = files.sha256
     monkeypatch.setattr(files, "sha256", lambda path: names.append(path.name) or original(path))
@@ -27,14 +27,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def write(path: Path, data: bytes, changed: int = HOUR_AGO) -> str:
-    """Writes a file as it would stand if it had last been changed then; gives its SHA-256."""
+    """Writes a file and sets the time of its last change. Returns its SHA-256."""
     path.write_bytes(data)
     os.utime(path, ns=(changed, changed))
     return hashlib.sha256(data).hexdigest()
 
 
 def known(path: Path) -> str:
-    with remembered(path.parent) as digest:
+    with cached_sha256(path.parent) as digest:
         return digest(path)
 
 
@@ -43,19 +43,19 @@ def test_a_file_is_read_again_when_its_size_or_time_differs(tmp_path: Path, read
     first = write(path, b"one")
     assert known(path) == known(path) == first and read == ["a.txt"]
     write(path, b"two")
-    assert known(path) == first and read == ["a.txt"]  # what the docstring says: size and time stand
+    assert known(path) == first and read == ["a.txt"]  # as documented: size and time are unchanged
     assert known(path) != write(path, b"two", HOUR_AGO + 1) == known(path) and len(read) == 2
     assert write(path, b"three", HOUR_AGO + 1) == known(path) == known(path) and len(read) == 3
     path.rename(moved)
     with pytest.raises(FileNotFoundError):
         known(path)
     known(moved)
-    assert list(json.loads((tmp_path / "sources.json").read_text())) == [str(moved)]  # nothing of files that are gone
+    assert list(json.loads((tmp_path / "sources.json").read_text())) == [str(moved)]  # without deleted files
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.txt", "sources.json"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[]", b"[1]", b"[" * 100_000, b"{}", "numbers", "short"])
-def test_a_damaged_record_only_means_reading_again(tmp_path: Path, read: list[str], damage: bytes | str) -> None:
+def test_a_damaged_record_causes_only_a_new_reading(tmp_path: Path, read: list[str], damage: bytes | str) -> None:
     path, record = tmp_path / "a.txt", tmp_path / "sources.json"
     digest = write(path, b"one")
     entries = {"numbers": [3, HOUR_AGO, 5], "short": [3, HOUR_AGO]}
@@ -63,8 +63,8 @@ def test_a_damaged_record_only_means_reading_again(tmp_path: Path, read: list[st
     assert known(path) == known(path) == digest and read == ["a.txt"]
 
 
-def test_a_text_that_is_prepared_and_known_is_not_read(tmp_path: Path, read: list[str]) -> None:
-    """Neither its source nor its cached parts, until one of them changes."""
+def test_a_prepared_text_is_not_read_again(tmp_path: Path, read: list[str]) -> None:
+    """Neither its source nor its cached parts are read until one of them changes."""
     source, cache = tmp_path / "a.txt", tmp_path / "cache"
     write(source, b"One.\n<|endoftext|>\nTwo.\n<|endoftext|>\nThree.")
     folder = Path(prepare(source, cache=cache).train.filename).parent
@@ -76,7 +76,7 @@ def test_a_text_that_is_prepared_and_known_is_not_read(tmp_path: Path, read: lis
     assert bytes(prepare(source, cache=cache).train) == whole and read[0] == "train.bin"
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path, folder = tmp_path / "a.txt", tmp_path / "folder"
     write(path, b"old")
     folder.mkdir()

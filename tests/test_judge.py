@@ -1,4 +1,4 @@
-"""Judging stories: each figure on stories whose figure is known."""
+"""Judging stories: each figure is computed for stories with a known result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def told(*texts: str, ended: bool = True) -> list[Told]:
 
 
 def longest_common(a: str, b: str) -> int:
-    """By the definition, in cubic time."""
+    """Computed directly from the definition, in cubic time."""
     return max(j - i for i in range(len(a)) for j in range(i, len(a) + 1) if a[i:j] in b)
 
 
@@ -42,11 +42,11 @@ def test_copied_is_the_longest_common_run(judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "short", "nothing here is in it at all", "She had a kite."])
-def test_short_runs_in_common_are_no_copies(judge: Judge, text: str) -> None:
+def test_short_common_runs_are_not_copies(judge: Judge, text: str) -> None:
     assert judge.copied(text) == 0
 
 
-def test_a_story_word_for_word_is_copied_whole(judge: Judge) -> None:
+def test_a_training_story_counts_as_copied_completely(judge: Judge) -> None:
     assert judge.copied(TRAINING[0]) == len(TRAINING[0])
 
 
@@ -61,7 +61,7 @@ def test_figures_of_known_stories(judge: Judge) -> None:
     stories = [*told('Tom had a kite.\n"Fly!" said Tom.\n"Oh no.'), *told("Tom had a zorp.", ended=False)]
     figures = judge.figures(stories)
     assert (figures["stories"], figures["ended"], figures["closed_quotes"]) == (2, 0.5, 0.5)
-    assert figures["known_words"] == pytest.approx(10 / 13, abs=1e-4)  # not: oh, no, zorp
+    assert figures["known_words"] == pytest.approx(10 / 13, abs=1e-4)  # unknown: oh, no, zorp
     assert figures["name_returns"] == 0.5
 
 
@@ -71,10 +71,10 @@ def test_shares_of_nothing_are_none() -> None:
     assert distinct(["a"] * 20_000, 1) == 0.0001
 
 
-def test_what_a_story_says_twice() -> None:
+def test_repeated_sequences_of_words_are_counted() -> None:
     once, twice = "Tom ran to the hill.", "Tom ran to the hill. Tom ran to the pond."
     assert repeated([once]) == repeated([once, once]) == 0
-    assert repeated([twice]) == pytest.approx(1 / 7, abs=1e-4)  # of ten words: "tom ran to the"
+    assert repeated([twice]) == pytest.approx(1 / 7, abs=1e-4)  # of seven sequences, one is repeated
 
 
 def test_told_stories_are_seeded_and_differ(tiny_artifact: Path) -> None:

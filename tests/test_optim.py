@@ -1,4 +1,4 @@
-"""Schedules and parameter groups."""
+"""The vector of parameters, AdamW, and the schedules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.optim import Parameters, Rates, adamw, beta1, schedule
 from train.presets import PRESETS
 
 ONECYCLE = PRESETS["classic-onecycle"]
-LOGGED = {  # what the original logged, the rate before the step
+LOGGED = {  # the log of the original: the rate before each step
     1000: 0.00340110,
     2000: 0.00670220,
     3000: 0.00999857,
@@ -28,7 +28,7 @@ LOGGED = {  # what the original logged, the rate before the step
 
 @pytest.mark.parametrize("skipped", [8001, 8500, 8999])
 def test_onecycle_is_the_original_log_with_its_one_skipped_update(skipped: int) -> None:
-    """The original's scaler skipped one step between 8000 and 9000, and the schedule waited with it."""
+    """The original's scaler skipped one step between 8000 and 9000, and its schedule did not advance at that step."""
     updates = 0
     for step in range(10_000):
         if step in LOGGED:
@@ -71,7 +71,7 @@ def test_every_parameter_is_a_view_of_one_vector_and_keeps_its_weights(muon: boo
     vector = Parameters(network, muon=muon)
     covered = torch.zeros_like(vector.values)
     for parameter, view in zip(vector.list, vector.views(covered), strict=True):
-        assert parameter.data_ptr() % 64 == vector.values.data_ptr() % 64  # where compiled kernels want it
+        assert parameter.data_ptr() % 64 == vector.values.data_ptr() % 64  # aligned as compiled kernels need it
         view += 1
     assert covered.max() == 1 and covered.sum() == sum(p.numel() for p in network.parameters())
     assert (vector.values[covered == 0] == 0).all()
@@ -85,9 +85,9 @@ def test_every_parameter_is_a_view_of_one_vector_and_keeps_its_weights(muon: boo
 def test_muon_has_the_matrices_inside_the_blocks_and_only_matrices_decay(muon: bool, preset: str) -> None:
     network = build(PRESETS[preset].model)
     vector = Parameters(network, muon=muon)
-    kinds = torch.full_like(vector.values, 2)  # of no matrix
-    kinds[: vector.decayed] = 1
-    kinds[: vector.by_muon] = 0
+    kinds = torch.full_like(vector.values, 2)  # 2: not a matrix, 1: a matrix for AdamW, 0: a matrix for Muon
+    kinds[: vector.matrices_end] = 1
+    kinds[: vector.muon_end] = 0
     named = {id(p): name for name, p in network.named_parameters()}
     for parameter, view in zip(vector.list, vector.views(kinds), strict=True):
         inner = muon and parameter.ndim == 2 and named[id(parameter)].startswith("blocks.")
@@ -95,7 +95,7 @@ def test_muon_has_the_matrices_inside_the_blocks_and_only_matrices_decay(muon: b
 
 
 def test_the_maps_of_a_shape_are_stacked() -> None:
-    """q, k, v and the output's 64 x 64 side by side, gate and up apart from down."""
+    """q, k, v and the output projection, each 64 x 64, form one stack. gate and up are in another stack than down."""
     network = build(PRESETS["pocket"].model)
     vector = Parameters(network, muon=True)
     stacks = vector.stacks(vector.values)
@@ -119,7 +119,7 @@ def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
         optimiser.param_groups[0] |= {"lr": rates.lr, "betas": (rates.beta1, rates.beta2)}
         theirs.grad = gradient.clone()
         optimiser.step()
-        for on, times in ((1.0, update), (0.0, update)):  # a second time, and nothing moves
+        for enabled, times in ((1.0, update), (0.0, update)):  # the second time nothing changes
             adamw(
                 ours,
                 gradient,
@@ -127,7 +127,7 @@ def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
                 square,
                 rates=Rates(*torch.tensor(rates).unbind()),
                 updates=torch.tensor(float(times)),
-                on=torch.tensor(on),
+                enabled=torch.tensor(enabled),
                 decayed=ours,
                 weight_decay=decay,
             )
@@ -135,7 +135,7 @@ def test_adamw_is_that_of_torch_at_rates_that_move(decay: float) -> None:
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.1, 10), (1.0, 1), (1.0, 10), (0.0, 10)])
-def test_onecycle_survives_its_edges(share: float, steps: int) -> None:
+def test_onecycle_accepts_extreme_settings(share: float, steps: int) -> None:
     config = replace(ONECYCLE, pct_start=share, steps=steps)
     rates = [schedule(config, step, steps) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)

@@ -223,7 +223,7 @@ def test_a_card_names_the_source_and_licence_of_its_text() -> None:
         (text_of("tinystories", "tinystories"), {}, [f"20.0 {stories}, 1% of its", licence], []),
         (text_of("a", "tinystories-v2", 70_000), {}, [f"0.1 {stories}, under 1% of its", licence], []),
         (own, {}, ["nottinystories/my.txt, 20.0 million characters; its licence is that of the text."], ["CDLA"]),
-        (own, {"base": base}, ["was tuned from pocket, which learned from some/train.txt.", licence], [stories]),
+        (own, {"base": base}, ["was fine-tuned from pocket, which learned from some/train.txt.", licence], [stories]),
         (own | {"replay": replay}, {}, ["50% of the windows came from tinystories.", licence], [stories]),
         (text_of("x", "shakespeare"), {}, ["Tiny Shakespeare, 20.0 million", "public domain"], ["CDLA"]),
         (text_of("x", "panchatantra", **tales), {}, ["Tales out of b.txt: 20.0", "public domain"], ["CDLA"]),

@@ -1,4 +1,4 @@
-"""python -m train.speed: real steps, counted right."""
+"""python -m train.speed: it times real steps and counts correctly."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_it_times_the_step_of_a_preset(capsys: pytest.CaptureFixture[str]) -> No
     assert "aten::mm" in table
 
 
-def test_operations_are_those_that_torch_counts() -> None:
-    """But for attention, which torch does not count on the CPU."""
+def test_operations_equal_those_that_torch_counts() -> None:
+    """Except attention, which torch does not count on the CPU."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = ModelConfig(vocab_size=97, context=64, layers=2, heads=2, width=64, hidden=128, loops=2)
     network = build(config)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 64, dtype=torch.int64)).sum().backward()
-    attention = 6 * 4 * 64 * 64  # 6 times depth, width and context
+    attention = 6 * 4 * 64 * 64  # 6 x depth x width x context
     assert flops_per_character(config) - attention == counter.get_total_flops() / 64
 
 

@@ -1,4 +1,4 @@
-"""Books to tales: what is told apart, what is left out and counted, and which tales are held out."""
+"""Cutting books into tales: where a tale begins, what is left out and counted, and which tales are held out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ Licence.
 """
 
 
-def test_tales_are_told_apart_and_what_is_no_tale_is_counted() -> None:
+def test_tales_are_separated_and_what_is_left_out_is_counted() -> None:
     left_out: Counter[str] = Counter()
     song = '"Oh!" he said. And he sang--\n"I am a monkey,\nand I sing."'
     assert tales(BOOK, left_out) == [
@@ -93,7 +93,7 @@ def test_a_text_without_headings_is_one_tale() -> None:
     assert tales(PROSE, Counter()) == [("", LINE)]
 
 
-def test_of_hindu_literature_the_hitopadesa_alone_is_taken() -> None:
+def test_of_hindu_literature_only_the_hitopadesa_is_taken() -> None:
     book = f"THE BOOK\n\n{PROSE}\n\nHONOR TO GUNESH\n\n{PROSE}\n\nNALA AND DAMAYANTI\n\n{PROSE}"
     assert tales(book, Counter()) == [("HONOR TO GUNESH", LINE)]
 
@@ -111,20 +111,21 @@ def test_one_tale_is_too_little(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(PROSE, encoding="utf-8")
     with pytest.raises(CorpusError) as error:
         prepare(tmp_path / "book.txt", cleaning="tales", cache=tmp_path / "cache", progress=False)
-    assert str(error.value) == f"{tmp_path / 'book.txt'}: tales found: 1; to train and validate takes two"
+    message = "1 tales found, but training and validation need two: give more books"
+    assert str(error.value) == f"{tmp_path / 'book.txt'}: {message}"
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("book.jsonl", b'{"text": "THE FOX"}', "is no book, which is a .txt without lines"),
-        ("book.parquet", b"PAR1", "is no book, which is a .txt without lines"),
+        ("book.jsonl", b'{"text": "THE FOX"}', "is not a book (a .txt file without lines"),
+        ("book.parquet", b"PAR1", "is not a book (a .txt file without lines"),
         ("book.txt", b"THE FOX\n\nA caf\xe9.\n", "is not UTF-8: byte 0xE9 at offset 14; convert it, for example by"),
         ("book.txt", f"THE FOX\n\n{PROSE}\n{END}\n".encode(),
-         f"is no book, which is a .txt without lines {END}: give --cleaning auto"),
+         f"is not a book (a .txt file without lines {END}): give --cleaning auto"),
     ],
 )  # fmt: skip
-def test_what_is_no_book_is_refused(
+def test_a_file_that_is_not_a_book_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, data: bytes, message: str
 ) -> None:
     book = tmp_path / name
@@ -136,7 +137,7 @@ def test_what_is_no_book_is_refused(
     assert capsys.readouterr().err.startswith(f"error: {book} {message}")
 
 
-def test_a_validation_text_of_the_user_s_leaves_all_tales_to_train_on(tmp_path: Path) -> None:
+def test_with_a_given_validation_text_all_tales_are_trained_on(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"TALE {'X' * n}A\n\n{PROSE}{n}\n\n" for n in range(20)))
     (tmp_path / "other.txt").write_text(f"Once.\n{END}\nTwice.\n{END}\n")
     made = prepare(
@@ -155,4 +156,4 @@ def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert main([str(tmp_path / "none.txt"), str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'none.txt'} is no file or folder"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'none.txt'} is not a file or a folder"

@@ -1,4 +1,4 @@
-"""python -m train and python -m train.evaluate as a user types them, their mistakes included."""
+"""python -m train and python -m train.evaluate as a user types them, including mistakes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def settings(*argv: str):
     return configure(flags().parse_args(argv))
 
 
-def test_alone_it_explains_itself_in_a_screenful_without_torch() -> None:
+def test_without_arguments_it_prints_one_screen_of_help_without_torch() -> None:
     code = "import sys, train.__main__ as t; t.main([]); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(shown.splitlines()) <= 32
@@ -64,7 +64,7 @@ def test_alone_it_explains_itself_in_a_screenful_without_torch() -> None:
         (["--seed", "-1"], "seed (-1) must be from 0 to 2147483647"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_that_names_the_mend(
+def test_a_mistake_is_reported_in_one_line_with_the_fix(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit:
@@ -89,7 +89,7 @@ def test_a_window_divides_the_context() -> None:
         settings("--preset", "pocket", "--window", "100")
 
 
-def test_underscores_are_as_good_as_hyphens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_may_have_underscores_instead_of_hyphens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "missing.txt"), "--batch_size", "2", "--eval_every=5"]) == 2
     assert "missing.txt" in capsys.readouterr().err
 
@@ -206,8 +206,8 @@ def test_a_model_of_another_text_is_replaced_only_when_asked(
     )
 
 
-def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As an archive of another system leaves them: said and recorded as well as they can be."""
+def test_file_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an archive from another system may leave them. They are printed and recorded with replacement characters."""
     text = write_stories(tmp_path / os.fsdecode(b"caf\xe9.txt"), 40)
     out = tmp_path / os.fsdecode(b"d\xe9j\xe0")
     argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--steps", "1", "--out", str(out)]
@@ -239,16 +239,19 @@ def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.Capture
     assert model.load(out).metrics["others"] == {"held_out.txt": {key: line[key] for key in line if key != "artifact"}}
     assert evaluate([str(out), "--data", str(held_out), "--first", "3", "--check"]) == 0
     assert json.loads(capsys.readouterr().out)["recorded"] == line["nats_per_character"]
-    # what a model of another text has no figure of is left out of a check, and a check of nothing is no success
+    # a check skips a model without figures for the text, and fails if there is none to check
     assert evaluate([str(out), "--data", str(text), "--check"]) == 2
     assert capsys.readouterr().err == (
-        "out not checked: its figures are of stories (the part held out)\n"
-        "error: no artifact has figures of stories.txt\n"
+        "out not checked: its recorded figures are for stories (the part held out)\n"
+        "error: no artifact has recorded figures for stories.txt\n"
     )
     (tmp_path / "empty.txt").write_text("")
     for changed, message in (
-        (["--stories", "5"], f"{held_out} holds 4 stories, fewer than the 5 to be told beside them"),
-        (["--train", str(tmp_path / "empty.txt")], f"{tmp_path / 'empty.txt'} holds no word to compare with"),
+        (["--stories", "5"], f"{held_out} holds 4 stories, fewer than --stories 5: give a lower --stories"),
+        (
+            ["--train", str(tmp_path / "empty.txt")],
+            f"{tmp_path / 'empty.txt'} holds no words: give the text that the artifact was trained on",
+        ),
     ):
         assert evaluate([*command, *changed]) == 2
         assert capsys.readouterr().err == f"error: {message}\n"
@@ -267,10 +270,12 @@ def test_evaluate_checks_what_was_recorded(
     line = json.loads(capsys.readouterr().out)
     assert line["recorded"] == line["nats_per_character"]
     assert evaluate([*checked, "--first", "3"]) == 2
-    assert capsys.readouterr().err == ("error: out has no figure of 3 stories of held_out.txt: its own are of 7\n")
-    monkeypatch.setattr("train.evaluate.recorded", lambda *figures: line["recorded"] + 0.0021)
+    assert capsys.readouterr().err == (
+        "error: out has no recorded figure for 3 stories of held_out.txt: it has figures for 7\n"
+    )
+    monkeypatch.setattr("train.evaluate.recorded_nats", lambda *figures: line["recorded"] + 0.0021)
     assert evaluate(checked) == 1
-    assert capsys.readouterr().err == "not as recorded: out\n"
+    assert capsys.readouterr().err == "differs from the recorded figure by more than 0.002: out\n"
 
 
 def test_told_stories_are_judged_beside_real_ones(
@@ -286,7 +291,7 @@ def test_told_stories_are_judged_beside_real_ones(
     assert line["told"]["known_words"] < line["held_out"]["known_words"]
     with pytest.raises(SystemExit):
         evaluate(command)
-    assert "--train FILE, what the artifact was trained on" in capsys.readouterr().err
+    assert "--train FILE, the text that the artifact was trained on" in capsys.readouterr().err
 
 
 def test_evaluate_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +324,7 @@ def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "error: --track trackio needs the package trackio: pip install trackio\n"
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"storyteller-full"}))  # 20 MB: a push of it needs Git LFS
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"storyteller-full"}))  # 20 MB: this needs Git LFS
 def test_every_preset_fits_a_plain_push(preset: str) -> None:
     config = PRESETS[preset]
     numbers = sum(p.numel() for p in build(config.model).parameters())
@@ -332,7 +337,7 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
     config = settings("--preset", "panchatantra", "--init", str(tiny_artifact), "--dropout", "0.2")
     assert (config.model.width, config.model.loops, config.model.context, config.model.dropout) == (32, 2, 32, 0.2)
     assert config.init == str(tiny_artifact) and config.window is None
-    # Going on wants lower rates than beginning, whichever preset does which.
+    # Fine-tuning needs lower rates than training from scratch, with any preset.
     for argv, (lr, muon_lr) in (
         (["--preset", "pocket", "--init", str(tiny_artifact)], (0.001, 0.004)),
         (["--preset", "pocket", "--init", str(tiny_artifact), "--muon-lr", "0.01"], (0.001, 0.01)),
@@ -344,9 +349,9 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         assert config.cooldown == (0.8 if config.init else 0.6)
     for argv, message in (
         (["--init", str(tiny_artifact), "--width", "64", "--layers", "3"],
-         f"layers, width cannot be chosen: {tiny_artifact} to start from has its own"),
-        (["--init", ""], "--init is empty: give one, or leave the flag away"),
-        (["--replay-share", "0.3"], "--replay-share says how much of --replay is read again: give that too"),
+         f"layers, width cannot be set: --init {tiny_artifact} determines it"),
+        (["--init", ""], "--init is empty: give a value, or omit the flag"),
+        (["--replay-share", "0.3"], "--replay-share needs --replay: give the text to replay"),
         (["--init", str(tmp_path / "none")],
          f"{tmp_path / 'none'} is not a folder; give one that holds a config.json, such as artifacts/pocket"),
     ):  # fmt: skip
@@ -355,8 +360,8 @@ def test_init_takes_shape_and_vocabulary_of_the_artifact(
         assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_presets_know_a_gpu_and_flags_come_first() -> None:
-    """Windows of one size there, which are compiled once."""
+def test_presets_change_on_a_gpu_and_flags_override_them() -> None:
+    """On a GPU, windows have one size, which is compiled once."""
     for name, preset in PRESETS.items():
         there = configure(flags().parse_args(["--preset", name]), "cuda")
         assert there.window is None and there.lr == preset.lr and there.muon_lr == preset.muon_lr
@@ -378,7 +383,7 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_plan_for_a_gpu_fits_its_flags_and_its_time() -> None:
-    """A line each: NAME SECONDS COMMAND, also those that a second call is for."""
+    """Each line is NAME SECONDS COMMAND. Lines that begin with # are for a second call."""
     lines = (ROOT / "docs/gpu-plan").read_text().splitlines()
     stages = [match.groups() for line in lines if (match := re.match(r"(# )?(\w+) (\d+) (python3 .*)", line))]
     assert len(stages) == 6 and sum(int(seconds) for later, _, seconds, _ in stages if not later) <= 560

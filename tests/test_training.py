@@ -1,4 +1,4 @@
-"""The loop on real components: it learns, stops, resumes exactly, and leaves a whole artifact or the old one."""
+"""The training loop with real components: it learns, stops, resumes exactly, and keeps artifacts complete."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from train.run import Diverged, Run
 from train.step import Step
 from train.text import corpus
 from train.text.corpus import CorpusError
-from train.text.encoded import keep_apart, stories_in
+from train.text.encoded import split_every_nth, stories_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,7 +74,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Makes a SIGTERM arrive during step number `step`, counted in this process's own steps."""
+    """Sends this process a SIGTERM during its step number `step`."""
     original, seen = loop.take_step, iter(range(1, 10**6))
 
     def take_step(*arguments: object) -> None:
@@ -106,8 +106,8 @@ def test_resumed_equals_uninterrupted_and_runs_only_the_missing_steps(
     monkeypatch.undo()
     steps: list[int] = []
     original = loop.take_step
-    monkeypatch.setattr(loop, "take_step", lambda run, ahead: (steps.append(run.steps), original(run, ahead)))
-    torch.rand(3)  # a resumed run must not depend on what the process did before
+    monkeypatch.setattr(loop, "take_step", lambda run, queue: (steps.append(run.steps), original(run, queue)))
+    torch.rand(3)  # a resumed run must not depend on the earlier random state of the process
     assert run(config, "parts", resume=True)
     assert steps == list(range(7, 12))
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -166,7 +166,7 @@ def test_stop_after_leaves_a_checkpoint_and_no_artifact(
 def test_a_budget_of_minutes_cools_down_within_it(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that moves by 0.1 s whenever it is read: two minutes, the second half of the steps after a pause."""
+    """On a clock that advances by 0.1 s at each reading: two minutes, and the second one in a resumed run."""
     readings = count()
     clock = SimpleNamespace(monotonic=lambda: next(readings) / 10)
     monkeypatch.setattr(loop, "time", clock)
@@ -183,7 +183,7 @@ def test_a_budget_of_minutes_cools_down_within_it(
 def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that an evaluation moves by 10 s, a step by 0.4 s; they would come after every step."""
+    """On a clock that advances by 10 s for an evaluation and by 0.4 s for a step. `eval_every` is 1."""
     now = [0.0]
 
     def moved(seconds: float) -> float:
@@ -227,10 +227,10 @@ def test_it_learns_and_writes_what_it_measured(config: TrainConfig, run: Callabl
     assert f"{metrics['nats_per_character']:.4f}" in storyteller.card
 
 
-def test_the_figure_is_that_of_the_weights_in_the_file(
+def test_the_recorded_figure_belongs_to_the_weights_in_the_file(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:
-    """Scored by hand, symbol by symbol, from the artifact as a user loads it."""
+    """Scored here symbol by symbol, with the artifact as a user loads it."""
     held_out = write_stories(tmp_path / "held_out.txt", 5, seed=9)
     run(replace(config, valid=str(held_out)))
     storyteller = model.load(tmp_path / "out")
@@ -239,7 +239,7 @@ def test_the_figure_is_that_of_the_weights_in_the_file(
     for story in held_out.read_text().split("\n<|endoftext|>\n")[:-1]:
         ids = [vocab.end, *vocab.encode(story), vocab.end]
         for t in range(1, len(ids)):
-            # the window that scores t: the first that reaches it, windows start every half context
+            # the first window that contains t scores it; windows start every half context
             start = max(0, -(-(t - 2 * half) // half)) * half
             logits = network(torch.tensor([ids[start:t]]))[0, -1]
             nats -= float(logits.log_softmax(-1)[ids[t]])
@@ -264,8 +264,8 @@ def test_classic_validates_by_the_original_rule_and_by_stories(run: Callable[...
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "was made with seed 1, this run has 5: give --seed 1, or delete it to start anew"),
-        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: give --lr 0.005, or delete it to start anew"),
+        ({"seed": 5}, "was made with seed 1, this run has 5: give --seed 1, or delete it to start again"),
+        ({"lr": 0.1}, "was made with lr 0.005, this run has 0.1: give --lr 0.005, or delete it to start again"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_a_checkpoint_of_another_text_is_refused(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     run(replace(config, steps=10**6), stop_after=0.005)
     write_stories(Path(config.data), 81)
-    with pytest.raises(CheckpointError, match=r"was made from another text: delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"was made from another text: delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_is_refused(config: TrainConfig, run: Callable[...,
     run(replace(config, steps=10**6), stop_after=0.005)
     path = checkpoint_path(tmp_path / "out")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"is damaged \(.*\); delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"is damaged \(.*\); delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -301,7 +301,7 @@ def test_an_incomplete_checkpoint_is_refused(
     tensors, state = checkpoint.read(path)
     del tensors[missing]
     checkpoint.write(path, tensors, state)
-    with pytest.raises(CheckpointError, match=r"is damaged \(KeyError: .*\); delete it to start anew$"):
+    with pytest.raises(CheckpointError, match=r"is damaged \(KeyError: .*\); delete it to start again$"):
         run(replace(config, steps=10**6), resume=True)
 
 
@@ -340,20 +340,20 @@ def test_a_run_that_fails_at_the_end_leaves_the_old_artifact_and_can_finish(
     assert model.load(tmp_path / "out").metrics["seed"] == 1
 
 
-def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
-    message = r"^the loss is no finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
+def test_a_loss_that_is_nan_stops_the_run(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+    message = r"^the loss is not a finite number at step \d+: lower --lr \(1e\+30\), or set --clip 1$"
     with pytest.raises(Diverged, match=message):
         run(replace(config, optimiser="adamw", lr=1e30, schedule="constant", ema=0.0))
     assert not (tmp_path / "out").exists()
 
 
-def spoiling(monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[int], bool], factor: float = torch.nan) -> None:
-    """Multiplies the training loss of some steps, and their gradients."""
+def scale_losses(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[int], bool], factor: float = torch.nan) -> None:
+    """Multiplies the training loss and the gradient of the chosen steps by `factor`."""
     original = Step.differentiate
 
     def differentiate(self: Step, *arguments: object) -> None:
         original(self, *arguments)
-        if spoilt(int(self.number)):
+        if chosen(int(self.number)):
             torch._foreach_mul_([*self.parameters.views(self.gradient), self.loss], factor)
 
     monkeypatch.setattr(Step, "differentiate", differentiate)
@@ -368,10 +368,10 @@ def test_a_step_without_a_usable_loss_is_left_out(
     capsys: pytest.CaptureFixture[str],
     factor: float,
 ) -> None:
-    """Nothing moves, and its loss does not count; also where the run is resumed between it and the next line."""
-    spoiling(monkeypatch, {3, 4}.__contains__, factor)
+    """It changes no weights, and its loss does not count, even if the run is resumed before the next log line."""
+    scale_losses(monkeypatch, {3, 4}.__contains__, factor)
     run(config, "whole")
-    reason = "no finite gradients, or a loss above 46 nats per character"
+    reason = "gradients not finite, or a loss above 46 nats per character"
     assert f"\nsteps left out since the last evaluation: 2 ({reason})\n" in capsys.readouterr().err
     whole = model.load(tmp_path / "whole")
     assert [line["step"] for line in whole.log] == [0, 5, 10, 12] and all(line["train"] < 4.7 for line in whole.log)
@@ -386,7 +386,7 @@ def test_a_step_without_a_usable_loss_is_left_out(
 def test_steps_without_a_usable_loss_stop_the_run(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiling(monkeypatch, lambda step: step >= 15)
+    scale_losses(monkeypatch, lambda step: step >= 15)
     message = r"^20 steps in a row up to step 35 had no usable loss: lower --lr \(0\.005\) and --muon-lr \(0\.02\), "
     with pytest.raises(Diverged, match=message + r"or set --clip 1$"):
         run(replace(config, steps=1000, eval_every=10**6))
@@ -396,8 +396,8 @@ def test_steps_without_a_usable_loss_stop_the_run(
 def test_steps_of_which_most_have_no_usable_loss_stop_the_run(
     config: TrainConfig, run: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where never as many as end it at once come in a row."""
-    spoiling(monkeypatch, lambda step: step % 5 != 0)
+    """Even if there are never enough of them in a row to end the run at once."""
+    scale_losses(monkeypatch, lambda step: step % 5 != 0)
     with pytest.raises(Diverged, match=r"^32 of the 40 steps up to step 40 had no usable loss: lower --lr "):
         run(replace(config, steps=1000, eval_every=40))
 
@@ -405,19 +405,19 @@ def test_steps_of_which_most_have_no_usable_loss_stop_the_run(
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:
-    """A rate a thousand times too high, a checkpoint after every step; with --clip 1 the run goes on from the last."""
-    wild = replace(config, optimiser="adamw", lr=5.0, schedule="wsd", warmup=0.5, cooldown=0.0, steps=200, ema=0.0)
+    """The rate is a thousand times too high, and each step writes a checkpoint. --clip 1 then lets the run go on."""
+    exploding = replace(config, optimiser="adamw", lr=5.0, schedule="wsd", warmup=0.5, cooldown=0.0, steps=200, ema=0.0)
     path = checkpoint_path(tmp_path / "out")
     message = (
         r"^the weights of step \d+ have a loss of [\de.+]+ nats per character: lower --lr \(5\), or set --clip 1; "
     )
     with pytest.raises(Diverged, match=message) as error:
-        run(replace(wild, checkpoint_minutes=1e-9, eval_every=10**6))
+        run(replace(exploding, checkpoint_minutes=1e-9, eval_every=10**6))
     kept = checkpoint.read(path)[1]["steps"]
-    assert str(error.value).endswith(f"; {path} is of step {kept} and stays: --resume --clip 1 goes on from it")
+    assert str(error.value).endswith(f"; {path} is of step {kept} and is kept: go on from it with --resume --clip 1")
     assert kept > 5
-    slower = replace(wild, clip=1.0, steps=10**6, eval_every=10**6)
-    assert not run(slower, resume=True, stop_after=0.001)
+    clipped = replace(exploding, clip=1.0, steps=10**6, eval_every=10**6)
+    assert not run(clipped, resume=True, stop_after=0.001)
     assert checkpoint.read(path)[1]["steps"] > kept
 
 
@@ -430,19 +430,19 @@ def test_weights_too_large_for_their_file_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_speeds_are_those_of_the_unrounded_clock(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
+def test_speeds_come_from_unrounded_times(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
     run(replace(config, eval_every=1, eval_stories=1, batch_size=1))
     assert all(line["chars_per_second"] > 0 for line in model.load(tmp_path / "out").log[1:])
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(
+def test_a_folder_that_cannot_be_created_is_refused_before_the_first_step(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "take_step", lambda *_: pytest.fail("a step was run"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"/file is a file: choose another --out, or move it away$"):
         run(config, "file")
-    with pytest.raises(ValueError, match=r"/file/out cannot be made \(Not a directory\): choose another --out$"):
+    with pytest.raises(ValueError, match=r"/file/out cannot be created \(Not a directory\): choose another --out$"):
         run(config, "file/out")
 
 
@@ -454,7 +454,7 @@ def test_compiled_and_eager_runs_log_the_same(config: TrainConfig, run: Callable
         [(line["train"], line["val"]) for line in model.load(tmp_path / name).log] for name in ("eager", "compiled")
     )
     assert len(eager) == 5
-    assert np.allclose(eager, compiled, atol=2e-3)  # bf16 inside Muon turns roundings into small differences
+    assert np.allclose(eager, compiled, atol=2e-3)  # bf16 in Muon amplifies rounding differences
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ def test_without_a_compiler_a_run_goes_on_uncompiled(
 
     monkeypatch.setattr(torch, "compile", broken)
     run(replace(config, compile=True), "compiled")
-    line = "not compiled (TorchDynamoException), so slower: install a C++ compiler, or give --no-compile\n"
+    line = "not compiled (TorchDynamoException): steps are slower; install a C++ compiler, or give --no-compile\n"
     assert line in capsys.readouterr().err
     eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
     assert all(np.array_equal(eager[name], compiled[name]) for name in eager)
@@ -570,7 +570,7 @@ def test_a_corpus_smaller_than_a_context_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
 
 
-def test_scoring_in_batches_is_scoring_one_by_one(config: TrainConfig) -> None:
+def test_scoring_in_batches_equals_scoring_one_by_one(config: TrainConfig) -> None:
     torch.manual_seed(0)
     network = build(config.model).eval()
     sequences = [torch.randint(0, 97, (n,)).tolist() for n in (2, 31, 32, 33, 34, 50, 100)]
@@ -600,9 +600,9 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(tmp_path: Path, number: int,
 def test_the_schedule_waits_where_an_update_overflows_in_fp16(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the original's scheduler did; computed on the CPU as CUDA would have it."""
+    """As the original's scheduler did. Computed on the CPU in the way of CUDA."""
     monkeypatch.setattr("train.step.precision_of", lambda *_: "fp16")
-    spoiling(monkeypatch, {8}.__contains__, torch.inf)
+    scale_losses(monkeypatch, {8}.__contains__, torch.inf)
     cycle = replace(config, optimiser="adamw", schedule="onecycle", steps=20, eval_every=1, eval_stories=1)
     run(cycle)
     rates = {line["step"]: line["lr"] for line in model.load(tmp_path / "out").log}
@@ -619,7 +619,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stderr=theirs, stdout=subprocess.DEVNULL) as process:
         os.close(theirs)
         shown = b""
-        with suppress(OSError):  # how Linux says that the other end is closed
+        with suppress(OSError):  # on Linux this means that the other end is closed
             while piece := os.read(ours, 65536):
                 shown += piece
     os.close(ours)
@@ -637,15 +637,15 @@ def test_checkpoints_hold_no_pickle(config: TrainConfig, run: Callable[..., bool
 def test_patience_keeps_the_weights_of_the_best_evaluation_and_ends_the_run(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path
 ) -> None:
-    """At a rate that helps first and harms when it has risen: the best evaluation is not the last one."""
+    """The rate rises until it does harm, so the best evaluation is not the last one."""
     rising = {"schedule": "onecycle", "pct_start": 0.9, "lr": 2.0, "muon_lr": 2.0, "ema": 0.0}
     config = replace(config, **rising, eval_every=1, steps=40, patience=2)
-    run(config, "patient")
-    metrics, log = model.load(tmp_path / "patient").metrics, model.load(tmp_path / "patient").log
+    run(config, "early")
+    metrics, log = model.load(tmp_path / "early").metrics, model.load(tmp_path / "early").log
     best = min(log, key=lambda line: line["val"])
     assert metrics["best_step"] == best["step"] < metrics["steps"] == best["step"] + 2 < 40
     assert best["step"] > 2
-    assert metrics["nats_per_character"] == pytest.approx(best["val"], abs=2e-3)  # but for rounding to fp16
+    assert metrics["nats_per_character"] == pytest.approx(best["val"], abs=2e-3)  # up to rounding to fp16
 
 
 def test_patience_waits_until_windows_are_whole(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
@@ -655,10 +655,10 @@ def test_patience_waits_until_windows_are_whole(config: TrainConfig, run: Callab
     assert metrics["best_step"] >= 10 and metrics["steps"] > 10
 
 
-def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
+def test_held_out_stories_are_evaluated_and_never_trained_on(config: TrainConfig, tmp_path: Path) -> None:
     text = corpus.prepare(config.data, cache=tmp_path / "cache")
     end = text.vocab.end
-    training, watched = keep_apart(text.train, text.vocab, 8)
+    training, validation = split_every_nth(text.train, text.vocab, 8)
     training = np.concatenate(training)
 
     def split(stream: np.ndarray) -> list[bytes]:
@@ -666,13 +666,15 @@ def test_stories_kept_apart_are_watched_and_never_trained_on(config: TrainConfig
         return bytes(stream[1:-1]).split(bytes([end]))
 
     whole = split(text.train)
-    assert split(watched) == whole[7::8]
+    assert split(validation) == whole[7::8]
     assert split(training) == [story for number, story in enumerate(whole, 1) if number % 8]
     run = Run(replace(config, apart=8), text, tmp_path / "checkpoint")
     assert bytes(run.batches.text.numpy()) == bytes(training)
-    assert [bytes(ids[1:-1]) for ids in run.watched] == whole[7::8]
-    assert len(held_out(run)[0]) == 4  # what is scored at the end is the validation text all the same
-    with pytest.raises(ValueError, match=r"^apart \(77\) must be at most 76, the number of training stories$"):
+    assert [bytes(ids[1:-1]) for ids in run.eval_sequences] == whole[7::8]
+    assert len(held_out(run)[0]) == 4  # the final score uses the validation text
+    with pytest.raises(
+        ValueError, match=r"^apart \(77\) must be at most 76, the number of training stories: give a lower --apart$"
+    ):
         Run(replace(config, apart=77), text, tmp_path / "checkpoint")
 
 
@@ -692,63 +694,65 @@ def test_a_run_that_starts_from_a_model_goes_on_from_its_weights(
     run(tuned, "tuned")
     storyteller = model.load(tmp_path / "tuned")
     assert storyteller.metrics["nats_per_character"] < metrics["nats_per_character"] - 0.1
-    assert f"| tuned from | base ({metrics['base']['data']}): " in storyteller.card
+    assert f"| fine-tuned from | base ({metrics['base']['data']}): " in storyteller.card
     first = storyteller.log[0]
     assert first["step"] == 0 and first["train"] == pytest.approx(first["val"], abs=0.3)
-    assert "trained from scratch, tuned from base." in storyteller.card
+    assert "trained from scratch, fine-tuned from base." in storyteller.card
 
 
-def test_a_pupil_learns_from_its_teacher(
+def test_a_student_learns_from_its_teacher(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(config, "teacher")
     teacher = model.load(tmp_path / "teacher")
-    pupil = replace(config, seed=2, ema=0.0, teacher=str(tmp_path / "teacher"))
-    state = Run(pupil, loop.prepared(pupil, ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
+    student = replace(config, seed=2, ema=0.0, teacher=str(tmp_path / "teacher"))
+    state = Run(student, loop.prepared(student, ALONE, tmp_path / "cache"), tmp_path / "checkpoint")
     state.network.eval()  # no dropout
     inputs, targets = state.batches.batch(0)
     loss, objective = state.step.objective(inputs, targets)
-    said, saying = (network(inputs).softmax(-1) for network in (teacher.network, state.network))
-    of_text = -saying.gather(-1, targets[..., None]).log().mean()
-    apart = (said * (said / saying).log()).sum(-1).mean()  # Kullback and Leibler's, from teacher to pupil
-    assert apart > 0.01
+    expected, predicted = (network(inputs).softmax(-1) for network in (teacher.network, state.network))
+    of_text = -predicted.gather(-1, targets[..., None]).log().mean()
+    divergence = (expected * (expected / predicted).log()).sum(-1).mean()  # Kullback-Leibler
+    assert divergence > 0.01
     torch.testing.assert_close(loss, of_text)
-    torch.testing.assert_close(objective, (of_text + apart) / 2)
+    torch.testing.assert_close(objective, (of_text + divergence) / 2)
 
-    run(pupil, "taught")
+    run(student, "taught")
     taught = model.load(tmp_path / "taught")
     assert taught.metrics["teacher"]["weights_sha256"] == teacher.hashes["model.safetensors"]
     assert "Half of its loss came from the predictions of teacher, which learned from " in taught.card
-    run(replace(pupil, teacher=None), "alone")
+    run(replace(student, teacher=None), "alone")
     alone = model.load(tmp_path / "alone")
     assert "teacher" not in alone.metrics and "predictions of" not in alone.card
-    # what the log has is the loss on the text alone
+    # the log holds the loss on the text, without the divergence
     assert taught.log[-1]["train"] == pytest.approx(alone.log[-1]["train"], abs=0.2)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         stopped_at(patched, 7)
-        run(pupil, "again")
-    run(pupil, "again", resume=True)
+        run(student, "again")
+    run(student, "again", resume=True)
     assert all(np.array_equal(weights(tmp_path / "again")[name], array) for name, array in taught.weights.items())
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         stopped_at(patched, 3)
-        run(pupil, "changed")
+        run(student, "changed")
     run(replace(config, steps=5), "teacher")
-    with pytest.raises(CheckpointError, match=r"was made with another teacher in .*teacher: delete it to start anew$"):
-        run(pupil, "changed", resume=True)
+    with pytest.raises(CheckpointError, match=r"was made with another teacher in .*teacher: delete it to start again$"):
+        run(student, "changed", resume=True)
 
 
 def test_a_teacher_that_cannot_teach_is_refused(
     config: TrainConfig, run: Callable[..., bool], tiny_classic: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"^teacher \(.*\) has another vocabulary than this text: train one on such text$"
+        ValueError, match=r"^teacher \(.*\) has another vocabulary than this text: give one trained on such text$"
     ):
         run(replace(config, teacher=str(tiny_classic)))
     run(replace(config, steps=1), "short")
     wide = replace(config, model=replace(config.model, context=64), teacher=str(tmp_path / "short"))
-    message = r"^teacher \(.*short\) sees 32 characters at once, the network to be trained 64: lower --context$"
+    message = (
+        r"^teacher \(.*short\) has a context of 32, which must be at least that of the student \(64\): lower --context$"
+    )
     with pytest.raises(ValueError, match=message):
         run(wide)
     with pytest.raises(ArtifactError, match="nowhere"):
@@ -756,7 +760,7 @@ def test_a_teacher_that_cannot_teach_is_refused(
 
 
 def test_the_windows_figure_is_nanogpt_s_rule(config: TrainConfig, run: Callable[..., bool], tmp_path: Path) -> None:
-    """Beside all windows of the last tenth, cut out of the file here: what random ones of nanoGPT's are drawn from."""
+    """Compared with the mean over all windows of the last tenth, from which nanoGPT draws its random ones."""
     play = "".join(f"{n} and {n + 1} went up {n % 7} hills.\n" for n in range(400))
     (tmp_path / "play.txt").write_text(play)
     run(replace(config, data=str(tmp_path / "play.txt"), final_windows=40))
@@ -774,7 +778,7 @@ def test_the_windows_figure_is_nanogpt_s_rule(config: TrainConfig, run: Callable
     assert figures["nats_per_character"] == pytest.approx(float(nats.mean()), abs=4 * error + 0.005)  # and end marks
 
 
-def test_of_one_long_text_the_final_score_takes_the_beginning(
+def test_the_final_score_uses_the_beginning_of_one_long_text(
     config: TrainConfig, run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.finish.LONGEST", 50)
@@ -794,29 +798,29 @@ def test_what_is_replayed_is_not_forgotten(
     tales = tmp_path / "tales.txt"
     tales.write_text(f"\n{END}\n".join(f"{n} times {n} is {n * n}!" * 9 for n in range(60)))
     tuned = replace(config, data=str(tales), init=str(tmp_path / "base"), model=base.config, ema=0.0)
-    run(tuned, "forgetful")
+    run(tuned, "without")
     capsys.readouterr()
-    run(replace(tuned, replay=config.data, replay_share=0.6), "mindful")
+    run(replace(tuned, replay=config.data, replay_share=0.6), "with")
     assert re.search(
-        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows; 0 stories left out, for they",
+        r"^replayed: stories, \d+ stories, [\d,]+ characters, 60% of the windows; 0 stories removed \(in the",
         capsys.readouterr().err,
         re.M,
     )
-    mindful = model.load(tmp_path / "mindful")
-    network, known = mindful.network, corpus.prepare(config.data, cache=tmp_path / "cache").valid
+    replayed_model = model.load(tmp_path / "with")
+    network, known = replayed_model.network, corpus.prepare(config.data, cache=tmp_path / "cache").valid
     stories = stories_in(known, base.vocab)
     kept, lost, before = (
         evaluation(model.load(tmp_path / name).network, stories, "")["nats_per_character"]
-        for name in ("mindful", "forgetful", "base")
+        for name in ("with", "without", "base")
     )
     assert network.config == base.config and kept < before + 0.05 < lost
-    replayed = mindful.metrics["data"]["replay"]
+    replayed = replayed_model.metrics["data"]["replay"]
     assert replayed["name"].endswith("stories.txt") and replayed["share"] == 0.6
     with pytest.raises(ValueError, match=r"^replay_share \(1.0\) must be from 0 up to, not including, 1$"):
         replace(tuned, replay_share=1.0)
 
 
-def test_a_classic_goes_on_learning_in_its_own_vocabulary(
+def test_a_classic_model_is_fine_tuned_in_its_own_vocabulary(
     run: Callable[..., bool], tiny_classic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = write_stories(tmp_path / "stories.txt", 60)
@@ -826,8 +830,8 @@ def test_a_classic_goes_on_learning_in_its_own_vocabulary(
     )
     run(config)
     assert model.load(tmp_path / "out").vocab == base.vocab
-    assert re.search(r"cleaning: 0 characters put into ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
+    assert re.search(r"cleaning: 0 characters converted to ASCII, \d+ dropped \('\"' \d+", capsys.readouterr().err)
     with pytest.raises(
-        CorpusError, match=r"knows no end mark: join them with --cleaning classic, or give one single text$"
+        CorpusError, match=r"has no end mark: join them with --cleaning classic, or give a single text$"
     ):
         run(replace(config, cleaning="story"))

@@ -23,36 +23,36 @@ from train.text.download import NAMES
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
 
-  .venv/bin/python -m train --preset debug --data my.txt                   under 20 s: does everything work?
-  .venv/bin/python -m train --preset pocket --data my.txt --max-minutes 20 your own text, into artifacts/my
-  .venv/bin/python -m train --preset tune --data my.txt                    the same, going on from artifacts/storyteller
-  .venv/bin/python -m train --preset pocket                                TinyStories, two hours on two cores
-  .venv/bin/python -m train --preset pocket --resume                       go on after Ctrl-C, from the last checkpoint
+  .venv/bin/python -m train --preset debug --data my.txt                    a test of the setup, under 20 s
+  .venv/bin/python -m train --preset pocket --data my.txt --max-minutes 20  your own text, into artifacts/my
+  .venv/bin/python -m train --preset tune --data my.txt                     your own text, fine-tuning the storyteller
+  .venv/bin/python -m train --preset pocket                                 TinyStories, two hours on two cores
+  .venv/bin/python -m train --preset pocket --resume                        go on from the last checkpoint, after Ctrl-C
 
 presets:
 {presets}
   --data TEXT      tinystories, tinystories-v2, shakespeare, panchatantra, a .txt, .jsonl or .parquet file, a folder
-  --out FOLDER     where the result goes (artifacts/<preset>; of your own text artifacts/<name of the text>)
-  --steps N        length of the run; or --max-minutes M: the rate cools down within the budget
-  --stop-after M   checkpoint and stop after M minutes; --resume goes on, exactly
+  --out FOLDER     folder for the result (artifacts/<preset>; for your own text artifacts/<name of the text>)
+  --steps N        length of the run; or --max-minutes M, within which the learning rate falls to zero
+  --stop-after M   write a checkpoint and stop after M minutes; --resume goes on as if without a stop
   --device auto    cuda, mps or cpu
 
-Every setting of a preset has a flag of its own: python -m train --help lists them.
+Every setting of a preset has its own flag: .venv/bin/python -m train --help lists them.
 """
 
 
 ARTIFACTS = Path("artifacts")
 SHAPE_HELP = {
-    "architecture": "gpt (of today) or classic (the lecture's)",
+    "architecture": "gpt (modern) or classic (as in the lecture)",
     "context": "characters that the network sees at once",
     "layers": "blocks",
     "heads": "attention heads in a block",
-    "width": "numbers that stand for a character inside the network",
+    "width": "size of the vector of a character inside the network",
     "hidden": "width inside the MLP; none for the architecture's default",
-    "loops": "how often the stack of blocks is applied, with the same weights",
+    "loops": "number of times the blocks are applied, with the same weights",
     "dropout": "share of activations that training sets to 0",
 }
-OUT_HELP = "where the result goes (artifacts/<preset>; of your own text artifacts/<name of the text>)"
+OUT_HELP = "folder for the result (artifacts/<preset>; for your own text artifacts/<name of the text>)"
 GO_ON = "go on with the same command and --resume"
 NOTHING_LOST = "stopped before the first checkpoint"
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(introduction(), end="")
         return 0
     parser = flags()
-    # nanoGPT writes --batch_size, the rest of the world --batch-size: both are meant
+    # accept --batch_size (as nanoGPT writes it) as well as --batch-size
     argv = [re.sub(r"^--[^=]+", lambda flag: flag[0].replace("_", "-"), arg) for arg in argv]
     args = parser.parse_args(argv)
     if args.preset not in PRESETS:
@@ -79,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
-    """Trains; the exit code: 0 done or stopped as asked, 2 for what cannot be run, 128 + N after signal N."""
+    """Trains. Exit codes: 0 finished or stopped as asked, 2 refused or failed, 128 + N after signal N."""
     out = args.out or default_out(config)
-    leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, one speaks
+    leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, only rank 0 prints
     try:
         if not args.replace:
             require_same_text(out, config.data)
@@ -106,7 +106,7 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
 
 
 def default_out(config: TrainConfig) -> Path:
-    """The folder without --out. The user's own text has one of its name, so that no shipped model is replaced."""
+    """The folder for the result without --out. The user's own text has its own, so no shipped model is replaced."""
     if config.data in NAMES:
         return ARTIFACTS / config.preset
     text = Path(os.path.abspath(config.data))
@@ -128,9 +128,9 @@ def require_same_text(out: Path, data: str) -> None:
 
 
 def reproducing(argv: Sequence[str]) -> str:
-    """The command that makes the same run in one go, as it is shown on cards and on the page.
+    """The command for the same run without interruptions, as cards and the page show it.
 
-    Flags that do not change the result are left out, and of paths outside this folder all but the last part.
+    Flags that do not change the result are left out. A path outside this folder keeps its last part only.
     """
     kept, arguments = [], iter(argv)
     for argument in arguments:
@@ -142,7 +142,7 @@ def reproducing(argv: Sequence[str]) -> str:
 
 
 def launcher() -> list[str]:
-    """How this command was started: by Python alone, or by torchrun on so many machines."""
+    """How this command was started: by Python, or by torchrun with its number of machines and ranks."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return [".venv/bin/python", "-m", "train"]
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
@@ -159,14 +159,14 @@ def introduction() -> str:
 
 
 def flags() -> Parser:
-    """A flag for every field of TrainConfig and ModelConfig, and those of the command itself."""
+    """The parser: a flag for every field of TrainConfig and ModelConfig, and the flags of the command itself."""
     parser = Parser(prog="python -m train", description=__doc__)
     parser.add_argument("--preset", default="pocket", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=OUT_HELP)
-    parser.add_argument("--replace", action="store_true", help="replace an artifact in FOLDER that is of another text")
-    parser.add_argument("--default", action="store_true", help="have the page open with the result")
+    parser.add_argument("--replace", action="store_true", help="replace an artifact of another text in FOLDER")
+    parser.add_argument("--default", action="store_true", help="make the page open with the result")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of the same run, if any")
-    parser.add_argument("--stop-after", type=float, metavar="M", help="checkpoint and stop after M minutes")
+    parser.add_argument("--stop-after", type=float, metavar="M", help="write a checkpoint and stop after M minutes")
     for settings, skipped in ((TrainConfig, {"preset", "model"}), (ModelConfig, {"vocab_size"})):
         group = parser.add_argument_group("the run" if settings is TrainConfig else "the network")
         types = get_type_hints(settings)
@@ -189,7 +189,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, about: str |
 
 
 def _or_none(convert: type) -> Any:
-    """A converter that reads "none" as None, for settings that a preset has and a user wants away."""
+    """A converter that keeps "none", which `configure` reads as None: it removes a setting of the preset."""
 
     def read(text: str) -> Any:
         return "none" if text == "none" else convert(text)
@@ -199,9 +199,9 @@ def _or_none(convert: type) -> Any:
 
 
 def fitted(args: argparse.Namespace) -> TrainConfig:
-    """`configure`, for the device that is here: on CUDA `args` then say so."""
+    """`configure` for the device of this machine. If auto means CUDA, sets args.device to cuda."""
     config = configure(args)
-    import torch  # it takes seconds, --help must not
+    import torch  # imported late: it takes seconds, which --help must not
 
     if config.device == "auto" and torch.cuda.is_available():
         args.device = "cuda"
@@ -209,9 +209,9 @@ def fitted(args: argparse.Namespace) -> TrainConfig:
 
 
 def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
-    """The preset for a device of this type, with every flag that was given put over it.
+    """The preset for a device of this type, overridden by every flag that was given.
 
-    Raises ValueError for what does not fit.
+    Raises ValueError for settings that are invalid or do not fit together.
     """
     given = {name: None if value == "none" else value for name, value in vars(args).items() if value is not None}
     if args.track == "none":
@@ -219,7 +219,7 @@ def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
     base = replace(PRESETS[args.preset], **ON_CUDA.get(args.preset, {}) if device == "cuda" else {})
     for name in ("data", "valid", "init", "replay", "teacher"):
         if given.get(name) == "":
-            raise ValueError(f"--{name} is empty: give one, or leave the flag away")
+            raise ValueError(f"--{name} is empty: give a value, or omit the flag")
     if init := given.get("init", base.init):
         base = base if base.init else replace(base, **TUNING)
         shape = replace(load(init).config, dropout=base.model.dropout)
@@ -232,19 +232,19 @@ def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
         f.name: given[f.name] for f in fields(TrainConfig) if f.name in given and f.name not in ("preset", "model")
     }
     if "steps" in given and "max_minutes" not in given:
-        settings["max_minutes"] = None  # --steps N means N steps, whatever budget the preset has
+        settings["max_minutes"] = None  # --steps N means N steps, even if the preset has a time limit
     elif "max_minutes" in given and "steps" not in given:
         settings["steps"] = None
     if init and (fixed := shape.keys() - {"dropout"}):
-        raise ValueError(f"{', '.join(sorted(fixed))} cannot be chosen: {init} to start from has its own")
+        raise ValueError(f"{', '.join(sorted(fixed))} cannot be set: --init {init} determines it")
     if "context" in given and "window" not in given:
         settings["window"] = None  # the preset's short windows divide its own context
     config = replace(base, model=replace(base.model, **shape), **settings)
     if "replay_share" in given and not config.replay:
-        raise ValueError("--replay-share says how much of --replay is read again: give that too")
+        raise ValueError("--replay-share needs --replay: give the text to replay")
     return config
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # whatever the locale can spell of a folder's name
+    sys.stdout.reconfigure(errors="backslashreplace")  # so that any folder name can be printed in any locale
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""One file that holds a whole run, written atomically, so that a resumed run is the uninterrupted one."""
+"""One file that holds the whole state of a run, written atomically: a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from train.run import Run
 
 FORMAT = 4
-COUNTERS = ("steps", "updates", "lr", "log", "finished", "best_val", "best_step", "stale", "evaluating")
-# What may differ between a run and its resumption: how long it is, where it runs, how it is watched, and the mend of
-# a loss that exploded.
+RUN_FIELDS = ("steps", "updates", "lr", "log", "finished", "best_val", "best_step", "stale", "evaluating")
+# Settings that a resumed run may change: its length, its device, how it is evaluated, and `clip`, the fix for a loss
+# that exploded.
 FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "graph", "threads", "checkpoint_minutes", "track"} | {
     "clip",
     "eval_every",
@@ -30,23 +30,23 @@ FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "graph", "threads
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the message names the file and the mend."""
+    """A checkpoint cannot be used. The message names the file and the fix."""
 
 
 def save(run: Run, path: Path) -> None:
-    """Writes the whole state of a run."""
-    state = {name: getattr(run, name) for name in COUNTERS} | {
+    """Writes the whole state of a run to `path`."""
+    state = {name: getattr(run, name) for name in RUN_FIELDS} | {
         "config": asdict(run.config),
         "fingerprint": run.text.report["fingerprint"],
-        "teacher": teacher_of(run),
+        "teacher": teacher_sha256(run),
         "seconds": run.seconds,
     }
     write(path, tensors_of(run), state)
 
 
 def restore(run: Run, path: Path) -> None:
-    """Puts a run of the same settings and text into the state that was saved. Raises CheckpointError otherwise."""
-    tensors, state = run.ranks.agree(read(path) if run.ranks.leads else None)
+    """Restores the saved state. Raises CheckpointError if the settings or the text of the run differ."""
+    tensors, state = run.ranks.broadcast(read(path) if run.ranks.leads else None)
     try:
         require_same(run, path, state)
         for name, tensor in run.step.tensors().items():
@@ -55,13 +55,13 @@ def restore(run: Run, path: Path) -> None:
         torch.set_rng_state(tensors["random.cpu"])
         if run.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
-        for name in COUNTERS:
+        for name in RUN_FIELDS:
             setattr(run, name, state[name])
-        run.seconds_before, run.kept = state["seconds"], run.steps
-        run.recorded = (run.log[-1]["seconds"], run.log[-1]["characters"]) if run.log else (0.0, 0)
+        run.seconds_before, run.checkpoint_step = state["seconds"], run.steps
+        run.last_logged = (run.log[-1]["seconds"], run.log[-1]["characters"]) if run.log else (0.0, 0)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path} is damaged ({reason}); delete it to start anew") from error
+        raise CheckpointError(f"{path} is damaged ({reason}); delete it to start again") from error
 
 
 def tensors_of(run: Run) -> dict[str, Tensor]:
@@ -74,27 +74,27 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
 
 
 def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
-    """Raises CheckpointError where a checkpoint is of another run."""
+    """Raises CheckpointError if a checkpoint belongs to another run."""
     ours = asdict(run.config)
     for name, theirs in state["config"].items():
         if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
             flag = f"give --{name.replace('_', '-')} {'none' if theirs is None else theirs}"
-            mend = "use the same settings" if isinstance(theirs, bool | dict) else flag
+            fix = "use the same settings" if isinstance(theirs, bool | dict) else flag
             had = f"{path} was made with {name} {theirs}, this run has {ours.get(name)}"
-            raise CheckpointError(f"{had}: {mend}, or delete it to start anew")
+            raise CheckpointError(f"{had}: {fix}, or delete it to start again")
     if state["fingerprint"] != run.text.report["fingerprint"]:
-        raise CheckpointError(f"{path} was made from another text: delete it to start anew")
-    if state.get("teacher") != teacher_of(run):
-        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start anew")
+        raise CheckpointError(f"{path} was made from another text: delete it to start again")
+    if state.get("teacher") != teacher_sha256(run):
+        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start again")
 
 
-def teacher_of(run: Run) -> str | None:
-    """The SHA-256 of the weights that a run is taught by."""
+def teacher_sha256(run: Run) -> str | None:
+    """The SHA-256 of the teacher's weights, None without a teacher."""
     return run.teacher.hashes["model.safetensors"] if run.teacher else None
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Replaces `path` in one step with tensors and JSON-able state; a failed write leaves the old file."""
+    """Replaces `path` atomically with tensors and a state that JSON can hold. A failed write keeps the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -112,27 +112,27 @@ def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write` wrote. Raises CheckpointError for a file that is damaged or of another format."""
+    """Reads what `write` wrote. Raises CheckpointError if the file is damaged or has another format."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
         state = json.loads(header.get("state", "{}"))
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it to start anew") from error
+        raise CheckpointError(f"{path} is damaged ({error}); delete it to start again") from error
     found = state.get("format") if isinstance(state, dict) else None
     if isinstance(found, int) and found > FORMAT:
-        mend = "go on with that version, or delete it to start anew"
-        raise CheckpointError(f"{path} has format {found} of a newer version, this one reads {FORMAT}: {mend}")
+        fix = "use the newer version, or delete it to start again"
+        raise CheckpointError(f"{path} has format {found} of a newer version, this one reads {FORMAT}: {fix}")
     if found != FORMAT:
-        raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start anew")
+        raise CheckpointError(f"{path} has format {found}, not {FORMAT}; delete it to start again")
     if header.get("sha256") != digest(header["state"], tensors):
-        raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start anew")
+        raise CheckpointError(f"{path} is not what was written (its SHA-256 differs); delete it to start again")
     return tensors, state
 
 
 def digest(state: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a checkpoint holds: safetensors would take a flipped bit of a weight for the weight."""
+    """SHA-256 of everything in a checkpoint. safetensors itself would not notice a flipped bit in a weight."""
     found = hashlib.sha256(state.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())

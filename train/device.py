@@ -12,23 +12,25 @@ import torch
 
 from train.presets import TrainConfig
 
-# How devices that have no error of their own for it say that memory is short: mps, and the CPU
-SHORT = ("out of memory", "can't allocate memory", "not enough memory")
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # <malloc.h>; in bytes
+# What mps and the CPU say when memory runs out; they have no exception class for it
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from <malloc.h>; their values are in bytes
 
 
 class OutOfMemory(ValueError):
-    """A run does not fit into the memory of its device; the message says what might."""
+    """A run does not fit into the memory of its device. The message suggests smaller settings."""
 
 
 @contextmanager
 def memory_explained(config: TrainConfig, ranks: int = 1) -> Iterator[None]:
-    """Raises OutOfMemory, with smaller settings to try, in the place of what the device says when it is full."""
+    """Turns the error of a device without free memory into OutOfMemory, which suggests smaller settings."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         said = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(words in said for words in SHORT):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+            words in said for words in OUT_OF_MEMORY
+        ):
             raise
         batch, context = config.batch_size, config.model.context
         tries = [f"--context {context // 2}"] if context > 1 else []
@@ -41,7 +43,7 @@ def memory_explained(config: TrainConfig, ranks: int = 1) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; auto takes cuda, then mps, then the CPU. Raises ValueError if it is not there."""
+    """The device with that name. auto means cuda, else mps, else the CPU. Raises ValueError if it is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -51,16 +53,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def set_up(config: TrainConfig) -> torch.device:
-    """The device of a run, set up for it: threads, and TF32 where float32 need not be exact: not for the classics."""
+    """Sets up the device of a run and returns it: CPU threads, and TF32 on CUDA unless the model is a classic one."""
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # streams, events and graphs are those of the current one
+        torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
         if config.model.architecture != "classic":
             torch.set_float32_matmul_precision("high")
     if device.type == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # glibc would give the pages of a step back and fetch them again for the next: a quarter of its time
+        # otherwise glibc returns the memory of each step and requests it again for the next: a quarter of the step
         libc.mallopt(M_MMAP_THRESHOLD, 2**26), libc.mallopt(M_TRIM_THRESHOLD, 2**30)
     return device
 

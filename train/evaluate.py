@@ -33,14 +33,14 @@ from train.judge import Judge, Told, tell_many
 from train.report import card, sample
 from train.text.corpus import CorpusError, read_stories
 
-FIRSTS = 100, 500  # first stories that have a figure of their own
-TOLERANCE = 0.002  # nats per character between two machines' figures of the same weights
-TOLD = "temperature", "top_k", "top_p", "min_p", "drafts", "beams"  # settings of judged stories
+FIRSTS = 100, 500  # the first N stories have a separate figure
+TOLERANCE = 0.002  # nats per character by which two machines may differ on the same weights
+TOLD = "temperature", "top_k", "top_p", "min_p", "drafts", "beams"  # sampling settings of the stories that are judged
 IGNORE = -100  # the target of a position that is not scored
 
 
 def sequence(vocab: Vocab, story: str) -> list[int]:
-    """What is scored of a story: what opens a text, its characters, and the end mark where the vocabulary has one."""
+    """The ids to score for a story: the start symbol, the characters, and the end mark if the vocabulary has one."""
     ids = [vocab.start, *vocab.encode(vocab.fit(story)[0])]
     return ids if vocab.end is None else [*ids, vocab.end]
 
@@ -53,11 +53,11 @@ def score(
     context: int | None = None,
     batch_characters: int = 32_768,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nats (float64) and scored symbols (int64) of every sequence, by the rule of the README.
+    """Nats (float64) and the number of scored symbols (int64) for every sequence, by the rule of the README.
 
-    A sequence's first symbol is given; each other one is scored once, in windows of the context (the network's unless
-    given) that advance by half a context. Windows of like length share a batch; a pad stands behind the last symbol,
-    where a causal network cannot see it.
+    The first symbol of a sequence is given. Each other symbol is scored once, in windows of `context` symbols (default:
+    the network's context) that advance by half a context. Windows of similar length share a batch. Padding follows the
+    last symbol, so a causal network cannot see it.
     """
     context = context or network.config.context
     device = next(network.parameters()).device
@@ -66,7 +66,7 @@ def score(
         for index, ids in enumerate(sequences)
         for start, stop, first in windows(len(ids) - 1, context)
     ]
-    jobs.sort(key=lambda job: job[1] - job[2])  # the longest first: what does not fit in memory fails at once
+    jobs.sort(key=lambda job: job[1] - job[2])  # longest windows first, so that a lack of memory shows at once
     nats = np.zeros(len(sequences))
     was_training = network.training
     network.eval()
@@ -96,14 +96,14 @@ def evaluation(
     ranks: Ranks = ALONE,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The figures of a card: nats and bits per character of all sequences, and of their first 100 and 500.
+    """The figures of a model card: nats and bits per character of all sequences, and of the first 100 and 500.
 
-    With `seconds` only as many sequences are scored as can be begun within them, by hundreds.
+    With `seconds`, sequences are scored in groups of 100, and no group starts after that time.
     """
     began, size = time.perf_counter(), len(sequences) if seconds is None else FIRSTS[0]
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, len(sequences), size):
-        if parts and seconds is not None and ranks.agree(time.perf_counter() - began >= seconds):
+        if parts and seconds is not None and ranks.broadcast(time.perf_counter() - began >= seconds):
             break
         parts.append(ranks.sharded(score)(network, sequences[start : start + size]))
     nats, symbols = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -120,38 +120,38 @@ def evaluation(
     }
 
 
-def recorded(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
-    """The nats per character that metrics.json has for the stories of `result`. Raises ValueError where it has none."""
-    figures = recorded_of(metrics, result["data"])
+def recorded_nats(metrics: Mapping[str, Any], result: Mapping[str, Any]) -> float:
+    """The nats per character in metrics.json for the same stories as `result`. Raises ValueError if there are none."""
+    figures = recorded_figures(metrics, result["data"])
     by_count = {figures["stories"]: figures["nats_per_character"]}
     by_count |= {n: figures[f"first_{n}"] for n in FIRSTS if f"first_{n}" in figures}
     if result["stories"] not in by_count:
         raise ValueError(
-            f"{metrics['name']} has no figure of {result['stories']} stories of {result['data']}: "
-            f"its own are of {', '.join(map(str, sorted(by_count)))}"
+            f"{metrics['name']} has no recorded figure for {result['stories']} stories of {result['data']}: "
+            f"it has figures for {', '.join(map(str, sorted(by_count)))}"
         )
     return by_count[result["stories"]]
 
 
-def recorded_of(metrics: Mapping[str, Any], data: str) -> Mapping[str, Any]:
-    """The figures that metrics.json has for a held-out text of this name; empty where it has none."""
+def recorded_figures(metrics: Mapping[str, Any], data: str) -> Mapping[str, Any]:
+    """The figures in metrics.json for the held-out text with this name; empty if there are none."""
     own = metrics["evaluation"]
     return own if own["data"] == data else metrics.get("others", {}).get(data, {})
 
 
 def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
-    """Adds figures to the metrics.json of an artifact, and renews its card."""
+    """Adds figures to the metrics.json of an artifact, and updates its model card."""
     metrics = dict(storyteller.metrics) | figures
     story = sample(metrics, storyteller.network, storyteller.vocab)
     add_figures(storyteller.folder, figures, card(metrics, storyteller.config, story))
 
 
-def judged(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str, Any]:
-    """Figures of `args.stories` told stories, and of as many held-out ones. Raises CorpusError if those are fewer."""
+def judge_stories(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str, Any]:
+    """The figures of N told stories and of N held-out stories. Raises CorpusError if fewer than N are held out."""
     real = [Told(story, True) for story in islice(read_stories(args.data), args.stories)]
     if len(real) < args.stories:
         raise CorpusError(
-            f"{args.data} holds {len(real)} stories, fewer than the {args.stories} to be told beside them"
+            f"{args.data} holds {len(real)} stories, fewer than --stories {args.stories}: give a lower --stories"
         )
     sampling = replace(USUAL, **{name: getattr(args, name) for name in TOLD})
     return {
@@ -162,24 +162,26 @@ def judged(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str,
     }
 
 
-def scored(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
-    """Figures of the first `args.first` held-out stories, of all without it. Raises CorpusError if there are none."""
+def score_file(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
+    """The figures of the first `args.first` held-out stories (default: all). Raises CorpusError if there are none."""
     sequences = [sequence(storyteller.vocab, story) for story in islice(read_stories(args.data), args.first)]
     if not sequences:
         raise CorpusError(f"{args.data} holds no story to score")
     return evaluation(storyteller.network.to(pick_device(args.device)), sequences, args.data.name)
 
 
-def parsed(argv: Sequence[str] | None) -> Namespace:
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", type=Path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="stories that were not trained on")
-    parser.add_argument("--first", type=int, metavar="N", help="quick: score the first N stories only")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json is off by more than {TOLERANCE}")
-    parser.add_argument("--record", action="store_true", help="add the figures to metrics.json, and to the card")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="held-out stories, which were not trained on"
+    )
+    parser.add_argument("--first", type=int, metavar="N", help="score only the first N stories, which is quicker")
+    parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json differs by more than {TOLERANCE}")
+    parser.add_argument("--record", action="store_true", help="add the figures to metrics.json and the model card")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     told = parser.add_argument_group("judge told stories instead")
-    told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and judge them beside N held-out ones")
+    told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and compare them with N held-out ones")
     told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
     for name in TOLD:
         default = getattr(USUAL, name)
@@ -188,36 +190,38 @@ def parsed(argv: Sequence[str] | None) -> Namespace:
         )
     args = parser.parse_args(argv)
     if args.stories is not None and (args.stories < 1 or args.train is None):
-        parser.error("--stories takes a number of at least 1, and --train FILE, what the artifact was trained on")
+        parser.error(
+            "--stories needs a number of at least 1, and --train FILE, the text that the artifact was trained on"
+        )
     if args.first is not None and args.first < 1:
         parser.error(f"--first ({args.first}) must be at least 1")
     if args.check and (args.record or args.stories):
-        parser.error("--check compares with what is recorded: give it without --record and --stories")
+        parser.error("--check compares with recorded figures: give it without --record and --stories")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parsed(argv)
+    args = parse_args(argv)
     off, checked = [], 0
     try:
-        pick_device(args.device)  # refused before the texts are read
+        pick_device(args.device)  # before the texts are read, so that a wrong device is refused at once
         judge = Judge(read_stories(args.train)) if args.stories else None
         if judge and not judge.words:
-            raise CorpusError(f"{args.train} holds no word to compare with")
+            raise CorpusError(f"{args.train} holds no words: give the text that the artifact was trained on")
         for storyteller in map(model.load, args.artifacts):
             metrics = storyteller.metrics
-            if args.check and not recorded_of(metrics, args.data.name):
+            if args.check and not recorded_figures(metrics, args.data.name):
                 theirs = metrics["evaluation"]["data"]
-                print(f"{storyteller.name} not checked: its figures are of {theirs}", file=sys.stderr)
+                print(f"{storyteller.name} not checked: its recorded figures are for {theirs}", file=sys.stderr)
                 continue
-            figures = judged(storyteller, judge, args) if judge else scored(storyteller, args)
+            figures = judge_stories(storyteller, judge, args) if judge else score_file(storyteller, args)
             line = {"artifact": storyteller.name, **figures}
             if args.record:
                 others = metrics.get("others", {}) | {args.data.name: figures}
                 record(storyteller, {"stories": figures} if judge else {"others": others})
             if args.check:
                 checked += 1
-                line["recorded"] = recorded(metrics, figures)
+                line["recorded"] = recorded_nats(metrics, figures)
                 if abs(line["recorded"] - figures["nats_per_character"]) > TOLERANCE:
                     off.append(storyteller.name)
             print(json.dumps(line), flush=True)
@@ -225,10 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.check and not checked:
-        print(f"error: no artifact has figures of {args.data.name}", file=sys.stderr)
+        print(f"error: no artifact has recorded figures for {args.data.name}", file=sys.stderr)
         return 2
     if off:
-        print(f"not as recorded: {', '.join(off)}", file=sys.stderr)
+        print(f"differs from the recorded figure by more than {TOLERANCE}: {', '.join(off)}", file=sys.stderr)
     return int(bool(off))
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: its weights scored as their file will hold them, the artifact, the graph."""
+"""The end of a run: scores the weights as the file will hold them, writes the artifact, exports the graph."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from train.text.encoded import stories_in
 from train.text.files import sha256
 from train.text.stories import files_of
 
-LONGEST = 1_000_000  # symbols of one sequence that are scored in that time
-MINUTE = 60.0  # seconds that the final score may take, unless a number of stories is given
+LONGEST = 1_000_000  # symbols of a single sequence that are scored at most within MINUTE
+MINUTE = 60.0  # seconds for the final score, unless --final-stories gives a number
 
 
 def finish(run: Run, out: Path, command: str) -> None:
-    """Scores the weights, writes the artifact to `out` and model.onnx into it; the run is then finished.
+    """Scores the weights, writes the artifact with model.onnx to `out`, and marks the run as finished.
 
-    Raises ValueError where no step changed the weights: a model that was never trained is not worth a folder.
+    Raises ValueError if no step changed the weights: an untrained model is not written.
     """
     config, seconds = run.config, run.seconds
     if not run.step.tally[TALLY.index("updates")]:
@@ -67,7 +67,7 @@ def finish(run: Run, out: Path, command: str) -> None:
         )
         print(artifacts.spelled(formats.after_training(out, sequences)), file=sys.stderr)
         print(artifacts.spelled(summary(out, metrics, config.model.vocab_size, story)))
-    run.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
+    run.finished = True  # only after the export: a resumed run repeats what a kill prevented
 
 
 def summary(out: Path, metrics: dict[str, Any], symbols: int, story: str) -> str:
@@ -99,9 +99,9 @@ def page_of(out: Path) -> str:
 
 
 def file_weights(run: Run) -> dict[str, torch.Tensor]:
-    """The weights to keep, in the precision of their file. Raises Diverged where that cannot hold them."""
+    """The weights to keep, in the precision of their file. Raises Diverged if they exceed its range."""
     dtype = torch.float16 if run.config.weights == "fp16" else torch.float32
-    with run.holding(run.step.average if run.best is None else run.best):
+    with run.with_weights(run.step.average if run.best is None else run.best):
         weights = {name: p.detach().to(dtype, copy=True).cpu() for name, p in run.network.state_dict().items()}
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise run.diverged(f"the weights of step {run.steps} are too large for {run.config.weights}")
@@ -109,7 +109,7 @@ def file_weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def held_out(run: Run) -> tuple[list[Any], str]:
-    """The stories to score at the end, and what their text is called on a card."""
+    """The stories to score at the end, and the name of their text on the model card."""
     config, text = run.config, run.text
     if config.cleaning == "classic" and config.valid:
         return [sequence(text.vocab, story) for story in read_stories(config.valid)], Path(config.valid).name
@@ -126,7 +126,7 @@ def held_out_sha256(run: Run) -> str:
 
 
 def held_out_name(text: Corpus, given: str | None) -> str:
-    """What the validation text of a corpus is called on a card; `given` is the one that the user named."""
+    """The name of a corpus's validation text on the model card. `given` is the user's --valid, if any."""
     files = [source["file"] for source in text.report["validation_sources"]]
     if "tales" in text.report and not given:
         return f"{text.name} (the held-out tales)"
@@ -134,13 +134,13 @@ def held_out_name(text: Corpus, given: str | None) -> str:
 
 
 def comparisons(run: Run, network: nn.Module, stories: list[Any]) -> dict[str, Any]:
-    """What the settings ask to be measured besides: by nanoGPT's rule, and the model that this one started from."""
+    """Further figures, if configured: the loss by nanoGPT's rule, the base model's score, and the teacher's name."""
     config, found = run.config, {}
     if count := config.final_windows:
         size = {"context": config.model.context, "batch_size": 64, "device": run.device}
         batches = Batches(run.text.valid, seed=config.seed + 1, **size)
         ours = range(count)[run.ranks.rank :: run.ranks.count]
-        losses = run.ranks.sum(run.step.objective.probe(batches, ours, network).sum()) / count
+        losses = run.ranks.sum(run.step.objective.batch_losses(batches, ours, network).sum()) / count
         found["windows"] = {"batches": count, "batch_size": 64, "nats_per_character": round(float(losses), 5)}
     if config.init:
         base = load(config.init)

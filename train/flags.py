@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are answered in one line that names the mend."""
+"""Command lines: a mistake is reported in one line that names the fix."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-LATER = 5.0  # seconds
+RANK_DELAY = 5.0  # seconds before a rank other than 0 reports an error
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
-    """ "; did you mean X?" where one of the names is much like `name`, else nothing."""
+    """Returns "; did you mean X?" if a name X is similar to `name`, else ""."""
     close = get_close_matches(str(name), list(names), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def refuse(message: str) -> int:
-    """Says on standard error what cannot be run; the exit code for it, 2.
+    """Prints an error message to standard error. Returns the exit code for a command that cannot run, 2.
 
-    Of the ranks of torchrun the first one speaks, and its end ends all. Another one, if it is still there, comes later.
+    With torchrun, rank 0 prints first, and its exit ends the other ranks. A rank that still runs prints later.
     """
     rank = os.environ.get("RANK", "0")
     if rank != "0":
-        time.sleep(LATER)
+        time.sleep(RANK_DELAY)
         message = f"rank {rank}: {message}"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and the nearest flag for an unknown one."""
+    """argparse with one-line errors. For an unknown flag it suggests the most similar one."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)

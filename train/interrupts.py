@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop, heard at once or at the end of a step."""
+"""SIGINT and SIGTERM as a request to stop, which takes effect at once or at the end of a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """A signal ended the run; `number` is the signal's. Like KeyboardInterrupt, nothing that tries again catches it."""
+    """A signal with this `number` ended the run. `except Exception` does not catch it, as with KeyboardInterrupt."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -18,36 +18,36 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """What has been heard: `received` is the number of a signal that waits for the end of a step, or None."""
+    """Handles signals. `received` is the number of a signal that waits for the end of a step, or None."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.patient = False
+        self.deferring = False
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
-        """Within, a first signal is only noted, so that the step ends whole; a second one interrupts at once."""
-        self.patient = True
+    def deferred(self) -> Iterator[None]:
+        """Inside, a first signal is only recorded, so that the step can finish. A second one interrupts at once."""
+        self.deferring = True
         try:
             yield
         finally:
-            self.patient = False
+            self.deferring = False
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
-        self.received = number  # first: an exception that is raised within a finaliser goes no further
-        if again or not self.patient:
+        self.received = number  # before raising: Python swallows an exception that is raised inside a finaliser
+        if again or not self.deferring:
             raise Interrupted(number)
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Hears SIGINT and SIGTERM meanwhile, in the main thread; elsewhere Python delivers none."""
+    """Handles SIGINT and SIGTERM inside. Only in the main thread: Python delivers signals to no other."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -1,6 +1,6 @@
-"""How told stories compare with real ones: words, variety, quotes, endings, names, and what was copied.
+"""Compares told stories with real ones: words, variety, quotes, endings, names, and copied passages.
 
-Every figure of told stories stands beside the same figure of held-out ones, for none of them means much alone.
+Every figure of told stories is reported beside the same figure of held-out stories, because alone it means little.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from model.sentences import sequences, words_of
 from model.storyteller import Storyteller
 from model.teller import told
 
-LONGEST = 2_000  # characters of a told story; 98 % of our training stories are shorter
-SEED_LENGTH = 16  # shorter runs in common with the training text are no copies and count as 0
+LONGEST = 2_000  # characters at most in a told story; 98 % of the training stories are shorter
+SEED_LENGTH = 16  # a shorter run in common with the training text is not a copy and counts as 0
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 SENTENCE_END = re.compile(r"[.!?]")
 
 
 @dataclass(frozen=True)
 class Told:
-    """A story, and whether it ended by itself."""
+    """A told story, and whether it ended with the end mark."""
 
     text: str
     ended: bool
 
 
 def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[Told]:
-    """`count` stories from the end mark alone, with the seeds 1 to `count`."""
+    """Tells `count` stories without a prompt, with the seeds 1 to `count`."""
     stories = []
     for seed in range(1, count + 1):
         teller = storyteller.teller("", replace(sampling, length=LONGEST, seed=seed))
@@ -45,21 +45,21 @@ def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[
 
 
 class Judge:
-    """Judges stories against a training text, which is read once."""
+    """Computes the figures of stories. It reads the training text once, to compare with it."""
 
     def __init__(self, training: Iterable[str]) -> None:
-        text = "\n\n".join(training)  # no story holds an empty line, so no run crosses from one into the next
+        text = "\n\n".join(training)  # no story holds an empty line, so no run extends into the next story
         counts = Counter(WORD.findall(text))
         self.words = {word.lower() for word in counts}
-        # a name is a word that is hardly ever written small
+        # a name is a word that is almost never written in lower case
         self.names = {word for word, n in counts.items() if word.istitle() and n > 20 * counts[word.lower()]}
         self.ids = characters(text)
         hashes = run_hashes(self.ids)
-        self.order = np.argsort(hashes)  # where each run stands, equal ones side by side
+        self.order = np.argsort(hashes)  # the positions of all runs, sorted by hash
         self.hashes = hashes[self.order]
 
     def figures(self, stories: Sequence[Told]) -> dict[str, Any]:
-        """Shares from 0 to 1; `copied` in characters."""
+        """The figures of stories: shares from 0 to 1, and `copied_*` in characters."""
         texts = [story.text for story in stories]
         words = [word.lower() for text in texts for word in WORD.findall(text)]
         lines = [line for text in texts for line in text.splitlines() if '"' in line]
@@ -79,18 +79,18 @@ class Judge:
         }
 
     def name_returns(self, text: str) -> bool | None:
-        """Whether a name of the first sentence stands in the last third; None where there is no name."""
+        """Whether a name of the first sentence occurs in the last third; None if that sentence has no name."""
         first = SENTENCE_END.split(text, maxsplit=1)[0]
         names = self.names.intersection(WORD.findall(first))
         return bool(names.intersection(WORD.findall(text[len(text) * 2 // 3 :]))) if names else None
 
     def copied(self, text: str) -> int:
-        """Length of the longest run of characters that stands word for word in the training text."""
+        """Length of the longest run of characters that also occurs in the training text."""
         ids = characters(text)
         hashes = run_hashes(ids)
         first, last = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
         longest = 0
-        # A copied run is a stretch of known runs, and no longer than that stretch allows: few places need a look.
+        # A copied run lies within a stretch of known runs, which bounds its length: few positions need a comparison.
         for start, count in sorted(stretches(last > first), key=lambda stretch: -stretch[1]):
             for begin in range(start, start + count):
                 if start + count - begin + SEED_LENGTH - 1 <= longest:
@@ -100,8 +100,8 @@ class Judge:
         return longest if longest >= SEED_LENGTH else 0
 
     def common(self, places: np.ndarray, ids: np.ndarray, longest: int) -> int:
-        """How far `ids` goes on as the training text does at one of `places`, if further than `longest`; else 0."""
-        if longest < len(ids):  # most places part here already
+        """How many characters of `ids` match the training text at one of `places`, if more than `longest`; else 0."""
+        if longest < len(ids):  # most places already differ here
             places = places[places + longest < len(self.ids)]
             places = places[self.ids[places + longest] == ids[longest]]
         length = 0
@@ -115,19 +115,19 @@ class Judge:
 
 
 def share(truths: Iterable[bool]) -> float | None:
-    """Of how many it holds; None of nothing."""
+    """The share of values that are true; None if there are none."""
     values = list(truths)
     return round(sum(values) / len(values), 4) if values else None
 
 
 def distinct(words: Sequence[str], n: int, limit: int = 10_000) -> float | None:
-    """Different n-grams over all n-grams of the first `limit` words: the share falls as a text grows."""
+    """The share of different n-grams among the first `limit` ones. Without a limit, a longer text has a lower share."""
     grams = list(islice(zip(*(words[i:] for i in range(n)), strict=False), limit))
     return round(len(set(grams)) / len(grams), 4) if grams else None
 
 
 def repeated(texts: Sequence[str]) -> float | None:
-    """Of all sequences of four words the share that stood in the same story before."""
+    """The share of sequences of four words that occurred earlier in the same story."""
     counts = [Counter(sequences(words_of(text))) for text in texts]
     total = sum(count.total() for count in counts)
     return round(1 - sum(map(len, counts)) / total, 4) if total else None
@@ -138,7 +138,7 @@ def characters(text: str) -> np.ndarray:
 
 
 def run_hashes(ids: np.ndarray) -> np.ndarray:
-    """uint64 of every run of SEED_LENGTH characters, (N - SEED_LENGTH + 1,); doubled up from single characters."""
+    """A uint64 hash of every run of SEED_LENGTH characters, (N - SEED_LENGTH + 1,). Each pass doubles the length."""
     hashes, length = ids.astype(np.uint64), 1
     while length < SEED_LENGTH:
         if len(hashes) <= length:
@@ -150,6 +150,6 @@ def run_hashes(ids: np.ndarray) -> np.ndarray:
 
 
 def stretches(hits: np.ndarray) -> list[tuple[int, int]]:
-    """(start, count) of each unbroken run of True."""
+    """(start, count) of each unbroken run of True values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], hits.astype(np.int8), [0]))))
     return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

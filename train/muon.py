@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised, those of one shape together.
+"""Muon: orthogonalises the momentum matrices, all those of one shape together.
 
 Shapes: N matrices of one shape, R rows, C columns.
 """
@@ -10,15 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # of a quintic that is steep at zero, so that five do
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # a quintic, steep at zero, so that five iterations suffice
 EPS = 1e-7
 
 
 def muon(weights: Sequence[Tensor], updates: Sequence[Tensor], lr: Tensor, dtype: torch.dtype) -> None:
-    """Moves each stack of matrices (N, R, C) by the nearest (semi-)orthogonal matrices to its updates (N, R, C).
+    """Moves each stack of matrices (N, R, C) against the (semi-)orthogonal matrices nearest to its updates (N, R, C).
 
-    Stacks that are each other's transposes share their products. `dtype` is that of the products: bfloat16, or float16
-    where a GPU has no other. Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024.
+    `lr` scales the step. Stacks of shapes (R, C) and (C, R) share their matrix products. `dtype` is the type
+    of the products: bfloat16, or float16 on a GPU without bfloat16.
+    Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
     alike: dict[tuple[int, ...], list[int]] = {}
     for number, update in enumerate(updates):
@@ -28,7 +29,7 @@ def muon(weights: Sequence[Tensor], updates: Sequence[Tensor], lr: Tensor, dtype
         directions = orthogonalise(torch.cat(wide), dtype).to(weights[0].dtype)
         for n, direction in zip(numbers, directions.split([len(each) for each in wide]), strict=True):
             R, C = updates[n].shape[1:]
-            # taller maps move further, so that what they put out changes alike
+            # a taller map gets a larger step, so that its outputs change as much as those of others
             step = lr * max(1.0, R / C) ** 0.5
             weights[n].sub_((direction.mT if tall(updates[n]) else direction) * step)
 
@@ -38,9 +39,9 @@ def tall(matrices: Tensor) -> bool:
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Newton-Schulz iteration: (N, R, C), R at most C, to the same with all singular values near 1 (0.7 to 1.2)."""
+    """Newton-Schulz iteration: brings all singular values of matrices (N, R, C), R <= C, near 1 (0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
-    x = matrices if dtype == torch.float16 else matrices.to(dtype)  # small gradients would be zeros in float16
+    x = matrices if dtype == torch.float16 else matrices.to(dtype)  # float16 would round small gradients to zero
     x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)).to(dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.mT

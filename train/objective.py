@@ -1,4 +1,4 @@
-"""What a step makes smaller: the surprise at each next character, in the run's precision, eager or compiled.
+"""The loss that a step minimises: cross-entropy of the next character, in the run's precision, eager or compiled.
 
 Shapes: B batch, T time, V vocabulary.
 """
@@ -17,17 +17,17 @@ from train.presets import TrainConfig
 
 
 class Objective:
-    """The loss of a network on a batch; with a `teacher` (ids to logits, as the network) that of its pupil."""
+    """The loss of a network on a batch. With a `teacher` (ids to logits, as the network) it distils that."""
 
     def __init__(self, network: nn.Module, precision: str, device: torch.device, teacher: nn.Module | None) -> None:
         self.network, self.precision, self.device, self.teacher = network, precision, device, teacher
         self.compute: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.eager
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean nats per character () of targets (B, T) given inputs (B, T), and what a step makes smaller.
+        """The cross-entropy () of targets (B, T) given inputs (B, T), in nats per character, and the loss to minimise.
 
-        That is the same or, of a pupil, the mean of it and of the divergence (in nats per character) of its predictions
-        from its teacher's.
+        Without a teacher both are the same. With a teacher the loss to minimise is the mean of the cross-entropy and
+        of the divergence of the student's predictions from the teacher's, also in nats per character.
         """
         return self.compute(inputs, targets)
 
@@ -39,17 +39,17 @@ class Objective:
                 return loss, loss
             with torch.no_grad():
                 expected = self.teacher(inputs).log_softmax(-1).flatten(0, 1)
-            apart = F.kl_div(logits.log_softmax(-1), expected, reduction="batchmean", log_target=True)
-            return loss, (loss + apart) / 2
+            divergence = F.kl_div(logits.log_softmax(-1), expected, reduction="batchmean", log_target=True)
+            return loss, (loss + divergence) / 2
 
     def autocast(self) -> torch.autocast:
-        """The run's precision, for the arithmetic within."""
+        """A context in which arithmetic has the run's precision."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
 
     @torch.inference_mode()
-    def probe(self, batches: Batches, numbers: Sequence[int], network: nn.Module | None = None) -> Tensor:
-        """The loss of `network`, the own one unless given, on each of these batches, without dropout."""
+    def batch_losses(self, batches: Batches, numbers: Sequence[int], network: nn.Module | None = None) -> Tensor:
+        """The loss on each of these batches, without dropout, of `network` (by default the one in training)."""
         network = network or self.network
         network.eval()
         losses = torch.zeros(len(numbers), device=self.device)
@@ -61,30 +61,27 @@ class Objective:
         return losses
 
     def compile(self, sources: Sequence[Batches], parameters: Sequence[Tensor]) -> str | None:
-        """Has forward and backward pass compiled for windows of these sources; where no compiler works, why."""
-        from torch._dynamo.exc import TorchDynamoException  # seconds that an eager run need not spend
+        """Compiles forward and backward pass for windows of these sources. If no compiler works, returns the reason."""
+        from torch._dynamo.exc import TorchDynamoException  # imported late: it takes seconds
         from torch._inductor.exc import InductorError
 
-        # What was compiled before would be kept as pickles, in a folder that others may be able to write to.
+        # The compile cache holds pickles, in a folder that other users may be able to write to.
         torch.compiler.config.force_disable_caches = True
         warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
         self.compute = torch.compile(self.eager, dynamic=False)
         cuda = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=cuda):  # a run has the same dropout with and without
+            with torch.random.fork_rng(devices=cuda):  # so that dropout is the same with and without compilation
                 for batches in sources:
                     torch.autograd.grad(self.compute(*batches.batch(0))[1], parameters)
-        except (
-            TorchDynamoException,
-            InductorError,
-        ) as error:  # no C++ compiler, or none that works here
+        except (TorchDynamoException, InductorError) as error:  # no C++ compiler, or a broken one
             self.compute = self.eager
             return type(error).__name__
         return None
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> str:
-    """That of the arithmetic: elsewhere than on CUDA bf16 stands in for fp16, on a GPU without bf16 fp16 for bf16."""
+    """The precision of the arithmetic. Without CUDA, bf16 replaces fp16. On a GPU without bf16, fp16 replaces bf16."""
     if device.type != "cuda":
         return "bf16" if config.precision == "fp16" else config.precision
     works = torch.cuda.is_bf16_supported(including_emulation=False)

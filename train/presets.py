@@ -1,4 +1,4 @@
-"""TrainConfig: every setting of a run, checked once; PRESETS: the runs that are worth a name."""
+"""TrainConfig: every setting of a run, checked once. PRESETS: named settings for common runs."""
 
 from __future__ import annotations
 
@@ -20,73 +20,75 @@ CHOICES = {
 
 
 def setting(default: Any, about: str) -> Any:
-    """A field with the line that `python -m train --help` shows for it."""
+    """A field with the help text that `python -m train --help` shows."""
     return field(default=default, metadata={"help": about})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All settings of a run; one that does not fit raises ValueError with the value, the limit and the mend."""
+    """All settings of a run. An invalid one raises ValueError with the value, the limit and the fix."""
 
     preset: str = "custom"
     model: ModelConfig = field(default_factory=ModelConfig)
     # text
-    data: str = setting("tinystories", "a corpus by name, or a .txt, .jsonl or .parquet file, or a folder of them")
-    valid: str | None = setting(None, "a file of stories to validate on, instead of a part of the data")
+    data: str = setting("tinystories", "name of a corpus; or a .txt, .jsonl or .parquet file; or a folder of them")
+    valid: str | None = setting(None, "file of stories for validation, instead of a part of the data")
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
-    replay: str | None = setting(None, "another text to go on training on as well: what --init knows, and would forget")
+    replay: str | None = setting(None, "text to train on as well, so that a model from --init does not forget it")
     replay_share: float = setting(0.5, "share of the windows that come from --replay")
-    teacher: str | None = setting(
-        None, "distil this artifact: half of the loss is what it says otherwise of each place"
-    )
+    teacher: str | None = setting(None, "artifact to distil: half of the loss is the divergence from its predictions")
     # length of the run
     steps: int | None = setting(None, "optimiser steps of the whole run")
-    max_minutes: float | None = setting(None, "budget of the whole run over all resumptions; the schedule fits in")
-    patience: int = setting(0, "once windows are whole: stop after N evaluations without a better one, keep the best")
+    max_minutes: float | None = setting(None, "time limit of the whole run, over all resumptions; the schedule fits in")
+    patience: int = setting(0, "with whole windows: stop after N evaluations without a better one, keep the best")
     seed: int = setting(1, "seed of weights, batches and dropout")
     # batch
     batch_size: int = setting(16, "windows in a batch")
-    window: int | None = setting(None, "characters in a window at first, of as many more windows; context if not given")
+    window: int | None = setting(None, "shorter windows at first, in characters, and more of them; default: context")
     opening: float = setting(0.0, "share of the windows that begin where a story does")
-    widen: float = setting(0.6, "share of the run after which windows are as long as the context")
-    accumulate: int = setting(1, "batches whose gradients make one step")
+    widen: float = setting(0.6, "share of the run after which windows have the length of the context")
+    accumulate: int = setting(1, "batches whose gradients are averaged for one step")
     # optimiser
     optimiser: str = setting("muon", "muon (matrices; AdamW for the rest) or adamw (everything)")
     lr: float = setting(0.005, "peak learning rate of AdamW")
     muon_lr: float = setting(0.02, "peak learning rate of Muon")
-    weight_decay: float = setting(0.0, "decay of the matrices, per unit of learning rate; norms and biases have none")
+    weight_decay: float = setting(
+        0.0, "weight decay of the matrices, times the learning rate; none for norms and biases"
+    )
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
     beta2: float = setting(0.95, "AdamW's decay of the mean squared gradient")
     momentum: float = setting(0.95, "Muon's momentum")
-    clip: float = setting(0.0, "largest norm of the gradient; 0 leaves it as it is")
+    clip: float = setting(0.0, "largest norm of the gradient; 0 does not clip it")
     # schedule
     schedule: str = setting("wsd", "constant, onecycle or wsd (warm-up, stable, decay)")
     warmup: float = setting(0.01, "wsd: share of the run in which the rate rises")
     cooldown: float = setting(0.6, "wsd: share of the run, at its end, in which the rate falls to zero")
     pct_start: float = setting(0.3, "onecycle: share of the run in which the rate rises")
-    div_factor: float = setting(100.0, "onecycle: peak rate over the first")
-    final_div_factor: float = setting(100.0, "onecycle: first rate over the last")
+    div_factor: float = setting(100.0, "onecycle: peak rate divided by the first rate")
+    final_div_factor: float = setting(100.0, "onecycle: first rate divided by the last rate")
     # arithmetic
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: str = setting("fp32", "fp32, bf16 or fp16 (with a scaled loss on CUDA, as bf16 elsewhere)")
+    precision: str = setting("fp32", "fp32, bf16 or fp16 (with a scaled loss; only on CUDA, bf16 elsewhere)")
     compile: bool | None = setting(
         False, "use torch.compile (pocket and larger presets: on CUDA, and elsewhere in runs of ten minutes or more)"
     )
     graph: bool = setting(True, "on CUDA: capture a step as one graph")
-    threads: int | None = setting(None, "CPU threads; all cores unless given")
-    ema: float = setting(0.0, "decay of a moving average of the weights, which is then what is kept; 0 for none")
+    threads: int | None = setting(None, "CPU threads; default: all cores")
+    ema: float = setting(0.0, "decay of a moving average of the weights, which is kept instead of them; 0 for none")
     weights: str = setting("fp16", "precision of the weight file: fp16 or fp32")
-    # watching
+    # evaluation
     eval_every: int = setting(1000, "steps between evaluations")
     eval_stories: int = setting(200, "validation stories scored at each evaluation")
-    apart: int = setting(0, "watch every N-th training story, kept apart, instead of the validation text; 0 for none")
-    final_stories: int | None = setting(0, "validation stories scored at the end; none for all, 0 for a minute's worth")
-    final_windows: int = setting(0, "score N random batches of 64 windows at the end as well, as nanoGPT does")
-    eval_windows: int = setting(0, "score N random batches of training and of validation text instead")
+    apart: int = setting(0, "evaluate on every N-th training story, held out, not on the validation text; 0: off")
+    final_stories: int | None = setting(
+        0, "validation stories scored at the end; none: all, 0: as many as a minute allows"
+    )
+    final_windows: int = setting(0, "also score N random batches of 64 windows at the end, as nanoGPT does")
+    eval_windows: int = setting(0, "evaluate on N random batches of training and validation text instead of stories")
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints")
-    track: str = setting("none", "log to tensorboard or trackio as well: none, tensorboard or trackio")
+    track: str = setting("none", "also log to a tracker: none, tensorboard or trackio")
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -94,8 +96,8 @@ class TrainConfig:
             if value not in choices:
                 raise ValueError(f"{name} ({value!r}) must be one of {', '.join(choices)}{nearest(value, choices)}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            mend = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
-            raise ValueError(f"device ({self.device!r}) must be auto, cpu, cuda, cuda:N or mps{mend}")
+            hint = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            raise ValueError(f"device ({self.device!r}) must be auto, cpu, cuda, cuda:N or mps{hint}")
         for name in ("steps", "stories", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -112,7 +114,7 @@ class TrainConfig:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a finite number, 0 or more")
         for name in ("warmup", "cooldown", "pct_start", "widen", "opening"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) is a share of the run: from 0 to 1")
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a share from 0 to 1")
         for name in ("beta1", "beta2", "momentum", "ema", "replay_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be from 0 up to, not including, 1")
@@ -164,7 +166,7 @@ STORYTELLER = replace(
     eval_every=1_000,
 )
 
-# What suits going on from a model, whichever preset goes on; and what suits beginning at nothing.
+# Rates and schedule for fine-tuning a model with any preset, and for training from scratch.
 TUNING = {"lr": 0.001, "muon_lr": 0.004, "warmup": 0.05, "cooldown": 0.8}
 BEGINNING = {name: getattr(STORYTELLER, name) for name in TUNING}
 TUNE = replace(
@@ -178,8 +180,8 @@ TUNE = replace(
     **TUNING,
 )
 
-# What a preset has otherwise on CUDA, at the same rates. Steps are worth more than characters, so a batch is no larger
-# than a GPU takes in the time of a small one; windows of one size are compiled once.
+# Different settings of a preset on CUDA, at the same rates. More steps help more than more characters, so a batch is
+# only as large as a GPU processes in the time of a small one. Windows of a single size need a single compilation.
 ON_CUDA: dict[str, dict[str, Any]] = {
     "pocket": {"batch_size": 64, "window": None, "eval_every": 1_000},
     "storyteller": {"batch_size": 16, "window": None},
@@ -212,7 +214,7 @@ PRESETS: dict[str, TrainConfig] = {
         replace(CLASSIC, preset="classic-onecycle", steps=10_000, lr=1e-2, schedule="onecycle", precision="fp16"),
         POCKET,
         STORYTELLER,
-        replace(  # for a GPU: twice through all of TinyStories
+        replace(  # for a GPU: two passes over all of TinyStories
             STORYTELLER,
             preset="storyteller-full",
             model=ModelConfig(context=1024, layers=8, heads=10, width=320),

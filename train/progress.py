@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar on a terminal, plain lines elsewhere, curves in a tracker."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere, curves in a tracker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.run import Run
 
 
 class Progress(ExitStack):
-    """A bar on a terminal, plain lines elsewhere, and a tracker where one is asked for; `leads`: whether to speak."""
+    """A bar on a terminal, plain lines elsewhere, and a tracker if one is configured. Silent unless `leads`."""
 
     def __init__(self, config: TrainConfig, folder: Path, leads: bool, steps: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Progress(ExitStack):
         self.bar = self.enter_context(tqdm(total=config.steps, initial=steps, unit="step", disable=hidden))
 
     def update(self, run: Run, loss: float) -> None:
-        """A step more; `loss` is the mean of the last ones."""
+        """Advances the bar by one step. `loss` is the mean over the latest steps."""
         self.bar.update()
         if not self.bar.disable and time.monotonic() - self.shown >= 1:
             self.shown = time.monotonic()
@@ -39,7 +39,7 @@ class Progress(ExitStack):
             self.bar.set_postfix_str(f"loss {loss:.4f}{self.latest}, lr {run.lr:.2e}, {speed:,.0f} chars/s{left}")
 
     def line(self, line: dict[str, Any]) -> None:
-        """A line of the log."""
+        """Prints a line of the log and sends it to the tracker."""
         if not self.leads:
             return
         self.latest = f", val {line['val']:.4f}"
@@ -49,7 +49,7 @@ class Progress(ExitStack):
 
 
 def tracker(config: TrainConfig, folder: Path, closing: ExitStack) -> Callable[[dict[str, Any]], None]:
-    """What takes each line of the log to the tracker that the settings ask for; `closing` ends it."""
+    """A function that sends a line of the log to the configured tracker. `closing` closes the tracker."""
     if config.track == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
@@ -65,6 +65,6 @@ def tracker(config: TrainConfig, folder: Path, closing: ExitStack) -> Callable[[
 
 
 def require_tracker(config: TrainConfig) -> None:
-    """Raises ValueError with the mend where the tracker's package is missing."""
+    """Raises ValueError with the fix if the tracker's package is missing."""
     if config.track != "none" and find_spec(config.track) is None:
         raise ValueError(f"--track {config.track} needs the package {config.track}: pip install {config.track}")

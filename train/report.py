@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics.json and the model card."""
+"""The reports that a run writes: metrics.json and the model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from train.text.corpus import NAMES
 
 SAMPLE = replace(USUAL, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
-# Beginnings that suit a corpus of its own voice: the page offers them, the first one opens the story of the card.
+# Prompts in the style of a corpus. The page offers them, and the card tells a story from the first one.
 PROMPTS = {
     "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
     "panchatantra": (
@@ -44,8 +44,8 @@ PROMPTS = {
 TINYSTORIES = ("tinystories", "tinystories-v2")
 TINYSTORIES_CHARACTERS = 1_900_000_000  # of TinyStories-train.txt
 LICENCE = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
-MEMORISED = 200  # characters: a longer run in common with the training text is named on the card
-READING = {  # the figures of train.judge, and how they are called
+MEMORISED = 200  # characters: the card mentions a longer run in common with the training text
+READING = {  # the figures of train.judge, and their names on the card
     "known_words": "words that occur in the training text",
     "distinct_1": "different words",
     "distinct_2": "different pairs of words",
@@ -61,7 +61,7 @@ READING = {  # the figures of train.judge, and how they are called
 
 
 def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
-    """metrics.json: the figures of a finished run, and what is needed to get them again."""
+    """The content of metrics.json: the figures of a finished run, and what is needed to reproduce them."""
     config, text, last = run.config, run.text.report, run.log[-1]
     data = text | named(config.data)
     if config.replay:
@@ -98,12 +98,12 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
 
 
 def named(data: str) -> dict[str, str]:
-    """What a text is called on a card, and which corpus it is; a file of one's own is none."""
+    """The name of a text on a card and, unless it is the user's own file, the corpus that it is."""
     return {"name": "/".join(Path(data).parts[-2:])} | ({"corpus": data} if data in NAMES else {})
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:
-    """What a card says of a model that another one began as or learned from."""
+    """What a card says about the base model or the teacher of a run."""
     return {
         "name": storyteller.name,
         "data": storyteller.metrics.get("data", {}).get("name"),
@@ -113,19 +113,19 @@ def origin(storyteller: Storyteller) -> dict[str, Any]:
 
 
 def is_tinystories(data: dict[str, Any]) -> bool:
-    """Whether a text that was trained on is TinyStories."""
+    """Whether a training text is TinyStories."""
     return data.get("corpus") in TINYSTORIES
 
 
 def learned_tinystories(metrics: dict[str, Any]) -> bool:
-    """Whether a model learned from TinyStories: of itself, to replay it, or through a model that it came from."""
+    """Whether a model learned from TinyStories: by its data or replay, or through its base model or teacher."""
     data = metrics.get("data", {})
     others = (metrics.get(name, {}) for name in ("base", "teacher"))
     return any(map(is_tinystories, (data, data.get("replay", {})))) or any(it.get("tinystories") for it in others)
 
 
 def commit() -> str | None:
-    """The commit of the code that ran, with "+" behind it where files differed; None outside a git checkout."""
+    """The commit of the code, followed by "+" if files were changed; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
         quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # git complains in the locale's language
@@ -160,7 +160,7 @@ def card(metrics: dict[str, Any], shape: ModelConfig, story: str) -> str:
     data, figures, prompt = metrics["data"], metrics["evaluation"], prompt_of(metrics)
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
-    tuned = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
+    tuned = f", fine-tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
 # {metrics["name"]}
 
@@ -208,7 +208,7 @@ Nothing filters what it writes.
 
 
 def front_matter(metrics: dict[str, Any]) -> str:
-    """The head of a card, as the Hub reads it."""
+    """The front matter of a card, for the Hub."""
     text = {"task_type": "text-generation", "dataset_type": "text", "dataset_name": metrics["evaluation"]["data"]}
     names = "nats_per_character", "bits_per_character"
     results = [EvalResult(metric_type=name, metric_value=metrics[name], **text) for name in names]
@@ -226,23 +226,24 @@ def front_matter(metrics: dict[str, Any]) -> str:
 
 
 def besides(metrics: dict[str, Any], context: int) -> str:
-    """The rows of a card for what only some runs measure."""
+    """The rows of a card that only some runs have."""
     rows = ""
     if windows := metrics.get("windows"):
         over = f"{windows['batches']} random batches of {windows['batch_size']} windows of {context}"
         rows += f"| val loss, nanoGPT's rule | {windows['nats_per_character']:.4f}: {over} |\n"
     if base := metrics.get("base"):
-        rows += f"| tuned from | {base['name']} ({base['data']}): {base['nats_per_character']:.4f} on the same text |\n"
+        nats = f"{base['nats_per_character']:.4f} on the same text"
+        rows += f"| fine-tuned from | {base['name']} ({base['data']}): {nats} |\n"
     return rows
 
 
 def scored(figures: dict[str, Any]) -> str:
-    """What a figure was measured on; a single text is no story."""
+    """What a figure was measured on: so many stories, or a single text."""
     return f"{figures['stories']:,} stories of {figures['data']}" if figures["stories"] > 1 else figures["data"]
 
 
 def source(metrics: dict[str, Any]) -> str:
-    """What is known of the training text: whose it is, how much of it was used, under which licence."""
+    """What a card says about the training text: its source, how much of it was used, and its licence."""
     data = metrics["data"]
     corpus, characters = data.get("corpus"), data["train"]["characters"]
     millions = f"{characters / 1e6:,.1f} million characters"
@@ -260,10 +261,10 @@ def source(metrics: dict[str, Any]) -> str:
     else:
         text = f"{data['name']}, {millions}; its licence is that of the text."
     if base := metrics.get("base"):
-        text += f" It was tuned from {base['name']}, which learned from {base['data']}."
+        text += f" It was fine-tuned from {base['name']}, which learned from {base['data']}."
     if teacher := metrics.get("teacher"):
-        pupil = f" Half of its loss came from the predictions of {teacher['name']}"
-        text += f"{pupil}, which learned from {teacher['data']}."
+        student = f" Half of its loss came from the predictions of {teacher['name']}"
+        text += f"{student}, which learned from {teacher['data']}."
     if replay := data.get("replay"):
         text += f" So as not to forget it, {replay['share']:.0%} of the windows came from {replay['name']}."
     if not is_tinystories(data) and learned_tinystories(metrics):
@@ -272,7 +273,7 @@ def source(metrics: dict[str, Any]) -> str:
 
 
 def reading(metrics: dict[str, Any]) -> str:
-    """The part of a card that says how told stories compare with real ones, where that was measured."""
+    """The part of a card that compares told stories with real ones, if that was measured."""
     if not (figures := metrics.get("stories")):
         return ""
     told, real, copied = figures["told"], figures["held_out"], figures["told"]["copied_worst"]
@@ -285,5 +286,5 @@ def reading(metrics: dict[str, Any]) -> str:
 
 
 def figure(value: float | None) -> str:
-    """A figure of train.judge as a cell of a table: a count, or a share to three places."""
+    """A figure of train.judge as a table cell: a count, or a share with three decimals."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint holds, and where the run stands."""
+"""The state of a run: what a checkpoint holds, and how far the run is."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from train.optim import Rates, rates
 from train.presets import TrainConfig
 from train.step import Step
 from train.text.corpus import Corpus
-from train.text.encoded import keep_apart, stories_in
+from train.text.encoded import split_every_nth, stories_in
 
-UNMEASURED = 1_000_000  # updates that stand for a whole run whose length only the clock knows
+UNMEASURED = 1_000_000  # updates: the nominal length of a run that only --max-minutes limits
 
 
 class Diverged(ValueError):
-    """The loss is no longer a finite number, or far too large."""
+    """The loss is not a finite number, or far too large."""
 
 
 class Run:
-    """A run between its steps. `step` holds what the device has of it, the rest stands here."""
+    """The state of a run between steps. `step` holds the tensors on the device; everything else is here."""
 
     def __init__(self, config: TrainConfig, text: Corpus, path: Path, ranks: Ranks = ALONE) -> None:
         self.config = config = replace(config, model=replace(config.model, vocab_size=len(text.vocab)))
@@ -46,49 +46,52 @@ class Run:
         self.teacher = load_teacher(config, text.vocab) if config.teacher else None
         taught = self.teacher.network.to(self.device) if self.teacher else None
         self.step = Step(self.network, config, self.device, taught, ranks)
-        ranks.average(self.step.weights)  # the same everywhere, whatever machines make of a seed
-        training, watched = [text.train], text.valid
+        ranks.average(self.step.weights)  # the same on all ranks, even if machines differ in what a seed gives
+        training, validation = [text.train], text.valid
         if config.apart:
-            training, watched = keep_apart(text.train, text.vocab, config.apart)
-        self.batches = batches_of(config, text, training, self.device, ranks)
-        # attention costs less in short windows, and most of a language is learned in them
+            training, validation = split_every_nth(text.train, text.vocab, config.apart)
+        self.batches = make_batches(config, text, training, self.device, ranks)
+        # attention is cheaper in short windows, and they are enough to learn most of a language
         self.short = self.batches.shortened(config.window) if config.window else self.batches
-        self.watched = stories_in(watched, text.vocab, config.eval_stories)
-        self.probes: list[Batches] = []
+        self.eval_sequences = stories_in(validation, text.vocab, config.eval_stories)
+        self.eval_batches: list[Batches] = []
         if config.eval_windows:
             size = {"context": config.model.context, "batch_size": config.batch_size, "device": self.device}
-            self.probes = [self.batches.reseeded(config.seed + 1), Batches(watched, seed=config.seed + 1, **size)]
-        self.steps = self.updates = 0  # they part where fp16 overflows, and the update is left out
-        self.best: Tensor | None = None  # the weights of the best evaluation, where there is patience
+            self.eval_batches = [
+                self.batches.reseeded(config.seed + 1),
+                Batches(validation, seed=config.seed + 1, **size),
+            ]
+        self.steps = self.updates = 0  # they differ after an overflow in fp16, which is a step without an update
+        self.best: Tensor | None = None  # the weights of the best evaluation, with early stopping (--patience)
         self.best_val: float | None = None
         self.best_step = self.stale = 0
         self.lr = 0.0
         self.log: list[dict[str, Any]] = []
         self.evaluating = 0.0  # seconds
-        self.recorded = 0.0, 0  # seconds and characters at the last line of the log
+        self.last_logged = 0.0, 0  # seconds and characters at the latest line of the log
         self.finished = False
-        self.kept: int | None = None  # step of this run's own checkpoint
-        self.began: float | None = None  # the first step of this process, in time.monotonic
-        self.seconds_before = 0.0  # of the processes that ran before this one
-        self.seconds_told = 0.0  # by the first of several ranks, after its last step
-        self.commit: str | None = None  # of the code that runs
+        self.checkpoint_step: int | None = None  # the step of this run's checkpoint
+        self.began: float | None = None  # time.monotonic at the first step of this process
+        self.seconds_before = 0.0  # of the earlier processes of this run
+        self.shared_seconds = 0.0  # with several ranks: the clock of rank 0 after the latest step
+        self.commit: str | None = None  # the commit of the code that runs
 
     @property
     def seconds_here(self) -> float:
-        """Seconds of all processes of this rank, on its own clock, which starts with the first step."""
+        """Seconds of all processes of this rank by its own clock, which starts at the first step."""
         return self.seconds_before + (time.monotonic() - self.began if self.began is not None else 0.0)
 
     @property
     def seconds(self) -> float:
-        """Seconds spent on this run, over all its resumptions. It is one clock that several ranks go by."""
-        return self.seconds_told if self.ranks.count > 1 else self.seconds_here
+        """Seconds spent on this run, over all its resumptions. Several ranks use one clock."""
+        return self.shared_seconds if self.ranks.count > 1 else self.seconds_here
 
     @property
     def characters(self) -> int:
         return self.steps * self.config.accumulate * self.config.batch_size * self.config.model.context
 
     def position(self) -> tuple[float, int]:
-        """Where the schedule stands, and its length, in updates; a budget of minutes stretches it over the clock."""
+        """The position in the schedule and its length, in updates. With --max-minutes, the clock sets the position."""
         total = self.config.steps or UNMEASURED
         if self.config.max_minutes is None:
             return self.updates, total
@@ -96,11 +99,11 @@ class Run:
         return (max(self.updates, by_clock) if self.config.steps else by_clock), total
 
     def rates(self) -> Rates:
-        """Those of the next step."""
+        """The rates of the next step."""
         return rates(self.config, *self.position())
 
     def source(self) -> Batches:
-        """The batches of this part of the run."""
+        """The batches for this part of the run: short windows at first, then whole ones."""
         position, total = self.position()
         return self.short if not self.over() and position < self.config.widen * total else self.batches
 
@@ -110,8 +113,8 @@ class Run:
         return bool(done) or (config.max_minutes is not None and self.seconds >= 60 * config.max_minutes)
 
     @contextmanager
-    def holding(self, weights: Tensor | None) -> Iterator[None]:
-        """Puts weights, an average or those of the best step, into the network for a while; None leaves it as it is."""
+    def with_weights(self, weights: Tensor | None) -> Iterator[None]:
+        """Uses other weights inside, an average or those of the best step. None changes nothing."""
         if weights is None:
             yield
             return
@@ -121,29 +124,29 @@ class Run:
         self.step.weights.copy_(trained)
 
     def diverged(self, what: str) -> Diverged:
-        """The error about a run that went wrong, with its mends and what is left of it."""
-        config, kept = self.config, ""
+        """The error for a run that diverged. It names the fixes and the checkpoint that is kept."""
+        config, checkpoint = self.config, ""
         rates = f"lower --lr ({config.lr:g})" + (
             f" and --muon-lr ({config.muon_lr:g})" if config.optimiser == "muon" else ""
         )
         clip = "" if config.clip else ", or set --clip 1"
-        if self.kept is not None:
-            go_on = "" if config.clip else ": --resume --clip 1 goes on from it"
-            kept = f"; {self.path} is of step {self.kept} and stays{go_on}"
-        return Diverged(f"{what}: {rates}{clip}{kept}")
+        if self.checkpoint_step is not None:
+            go_on = "" if config.clip else ": go on from it with --resume --clip 1"
+            checkpoint = f"; {self.path} is of step {self.checkpoint_step} and is kept{go_on}"
+        return Diverged(f"{what}: {rates}{clip}{checkpoint}")
 
 
-def batches_of(
+def make_batches(
     config: TrainConfig, text: Corpus, training: list[np.ndarray], device: torch.device, ranks: Ranks
 ) -> Batches:
-    """The source of batches of a run, in windows of the whole context."""
+    """The batches of a run, in windows of the whole context."""
     return Batches(
         training,
         context=config.model.context,
         batch_size=config.batch_size,
         seed=config.seed,
         device=device,
-        opens=text.vocab.end,
+        story_start=text.vocab.end,
         opening=config.opening,
         replay=text.replay,
         replay_share=config.replay_share,
@@ -153,13 +156,15 @@ def batches_of(
 
 
 def load_teacher(config: TrainConfig, vocab: Vocab) -> Storyteller:
-    """The artifact that a run learns from. Raises ValueError if it reads other characters, or fewer at once."""
+    """Loads the teacher. Raises ValueError if its vocabulary differs, or if its context is too short."""
     teacher = load(config.teacher)
     if teacher.vocab != vocab:
-        raise ValueError(f"teacher ({config.teacher}) has another vocabulary than this text: train one on such text")
+        raise ValueError(
+            f"teacher ({config.teacher}) has another vocabulary than this text: give one trained on such text"
+        )
     if teacher.config.context < config.model.context:
         raise ValueError(
-            f"teacher ({config.teacher}) sees {teacher.config.context} characters at once, the network to be trained "
-            f"{config.model.context}: lower --context"
+            f"teacher ({config.teacher}) has a context of {teacher.config.context}, which must be at least that of the "
+            f"student ({config.model.context}): lower --context"
         )
     return teacher

@@ -1,8 +1,8 @@
 """How fast a preset trains here: python -m train.speed --preset pocket
 
-Runs the training step itself on text of random characters, and relates it to what the device can do at most: a product
-of large matrices in the same precision, timed in the same run. With --until NATS and --data it trains until random
-windows of 32 characters of the validation text have that loss, which is the original's rule, and times that.
+It runs the real training step on random characters, and compares its speed with the peak of the device: a product of
+large matrices in the same precision, timed in the same run. With --until NATS and --data it trains until the validation
+loss reaches NATS, and reports the time. That loss is measured by the original's rule: random windows of 32 characters.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from model.vocab import Vocab
 from train.__main__ import fitted, flags
 from train.batches import Batches
 from train.device import device_name, set_up
-from train.distributed import joined
+from train.distributed import process_group
 from train.interrupts import Stop
 from train.loop import compile_step, prepared, take_step
 from train.run import Run
-from train.step import Ahead
+from train.step import StepQueue
 from train.text.corpus import Corpus
 
 ROUNDS = 5
-WARM_UP = 10  # steps, in which a GPU's graph is captured as well
-EVERY = 100  # steps between two looks at the loss
-ORIGINAL_RULE = {"context": 32, "batch_size": 16}  # its windows; it took 200 batches of them
-LAUNCHES = ("LaunchKernel", "GraphLaunch", "MemcpyAsync", "MemsetAsync")  # in the names of CUDA's calls
+WARM_UP = 10  # untimed steps, in which a GPU also captures its graph
+EVERY = 100  # steps between two measurements of the loss
+ORIGINAL_RULE = {"context": 32, "batch_size": 16}  # of its validation windows; it used 200 such batches
+LAUNCHES = ("LaunchKernel", "GraphLaunch", "MemcpyAsync", "MemsetAsync")  # parts of the names of CUDA calls
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = flags()
     parser.prog, parser.description = "python -m train.speed", __doc__.splitlines()[0]
-    parser.add_argument("--profile", action="store_true", help="show what the time goes into")
-    parser.add_argument("--until", type=float, metavar="NATS", help="time a training on --data until this loss")
+    parser.add_argument("--profile", action="store_true", help="show which operations take the time")
+    parser.add_argument("--until", type=float, metavar="NATS", help="train on --data until this loss, and time it")
     args = parser.parse_args(argv)
     if args.until is None and args.steps is None:
         args.steps = 50
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError) as error:
         parser.error(str(error))
     set_up(config)
-    with joined(config, Stop()) as ranks:
+    with process_group(config, Stop()) as ranks:
         text = random_text() if args.until is None else prepared(config, ranks, None)
         run = Run(config, text, Path("unused"), ranks)
         if config.compile is not False:
             compile_step(run)
-        found = measure(run) if args.until is None else until(run, args.until)
+        found = measure(run) if args.until is None else train_until(run, args.until)
         table = profiled(run) if args.profile else ""
     if ranks.leads:
         print(json.dumps(found), table, sep="\n")
@@ -71,13 +71,13 @@ def random_text(characters: int = 1_000_000) -> Corpus:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Characters per second in windows of the whole context, and that in floating-point operations per second."""
-    run.short, config, ahead = run.batches, run.config, Ahead(run.step)
+    """The speed in windows of the whole context: in characters and in floating-point operations per second."""
+    run.short, config, queue = run.batches, run.config, StepQueue(run.step)
     steps = max(1, (config.steps or ROUNDS) // ROUNDS)
 
     def some_steps(count: int = steps) -> None:
         for _ in range(count):
-            take_step(run, ahead)
+            take_step(run, queue)
 
     synchronised(run.device, lambda: some_steps(WARM_UP))
     seconds = statistics.median(synchronised(run.device, some_steps) for _ in range(ROUNDS))
@@ -102,23 +102,23 @@ def measure(run: Run) -> dict[str, Any]:
     }
 
 
-def until(run: Run, nats: float) -> dict[str, Any]:
-    """Trains until the loss is at most so many `nats` by the original's rule, or the run is over; the seconds of it.
+def train_until(run: Run, nats: float) -> dict[str, Any]:
+    """Trains until the loss is at most `nats` by the original's rule, or until the run is over, and times that.
 
-    The clock stands while the loss is looked at; compilation came before.
+    The time excludes compilation and the measurements of the loss.
     """
     valid = Batches(run.text.valid, seed=run.config.seed + 1, device=run.device, **ORIGINAL_RULE)
-    ahead, seconds, loss = Ahead(run.step), 0.0, np.inf
+    queue, seconds, loss = StepQueue(run.step), 0.0, np.inf
 
     def some_steps() -> None:
         for _ in range(EVERY):
-            take_step(run, ahead)
+            take_step(run, queue)
 
     while loss > nats and not run.over():
         seconds += synchronised(run.device, some_steps)
-        looked = time.monotonic()
-        loss = float(run.step.objective.probe(valid, range(200)).mean())
-        run.began += time.monotonic() - looked
+        paused = time.monotonic()
+        loss = float(run.step.objective.batch_losses(valid, range(200)).mean())
+        run.began += time.monotonic() - paused
         print(f"{seconds:.1f} s, step {run.steps}: {loss:.4f}", file=sys.stderr, flush=True)
     return {
         "preset": run.config.preset,
@@ -132,9 +132,9 @@ def until(run: Run, nats: float) -> dict[str, Any]:
 
 
 def flops_per_character(config: ModelConfig) -> int:
-    """Forward and backward: six for each weight of a product, and attention to half of the context on average.
+    """Operations of forward and backward pass: six per weight of a product, plus attention to half of the context.
 
-    Source: appendix B of PaLM (Chowdhery et al., 2022), with the half that a causal mask leaves.
+    Source: appendix B of PaLM (Chowdhery et al., 2022), with half of its attention because of the causal mask.
     """
     inner = sum(np.prod(shape) for name, shape in config.shapes().items() if len(shape) == 2 and "blocks." in name)
     head = config.vocab_size * config.width
@@ -143,7 +143,7 @@ def flops_per_character(config: ModelConfig) -> int:
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """Operations per second of a product of large square matrices of random numbers: ones would flatter it."""
+    """Operations per second of a product of large square matrices. Random ones: a product of ones would be faster."""
     size = 2048 if device.type == "cpu" else 8192
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
@@ -152,7 +152,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
 
 
 def synchronised(device: torch.device, action: Callable[[], object]) -> float:
-    """Seconds that an action takes until the device is done with it."""
+    """The seconds that an action takes until the device has finished it."""
     began = time.perf_counter()
     action()
     if device.type in ("cuda", "mps"):
@@ -161,22 +161,22 @@ def synchronised(device: torch.device, action: Callable[[], object]) -> float:
 
 
 def launches(device: torch.device, action: Callable[[], object]) -> int:
-    """How often the host has a GPU do something meanwhile; 0 without one."""
+    """How often the host launches work on a GPU during an action; 0 without a GPU."""
     return sum(event.count for event in traced(device, action) if any(name in event.key for name in LAUNCHES))
 
 
 def profiled(run: Run, steps: int = 5) -> str:
-    ahead, by = Ahead(run.step), "self_cuda_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
-    seen = traced(run.device, lambda: [take_step(run, ahead) for _ in range(steps)])
-    return seen.table(sort_by=by, row_limit=20, max_name_column_width=60)
+    queue, by = StepQueue(run.step), "self_cuda_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+    profile = traced(run.device, lambda: [take_step(run, queue) for _ in range(steps)])
+    return profile.table(sort_by=by, row_limit=20, max_name_column_width=60)
 
 
 def traced(device: torch.device, action: Callable[[], object]) -> Any:
-    """torch's averages of what an action had the host and the device do."""
+    """torch's profile of what an action does on the host and the device."""
     cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    with profile(activities=[ProfilerActivity.CPU, *cuda]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, *cuda]) as profiler:
         synchronised(device, action)
-    return seen.key_averages()
+    return profiler.key_averages()
 
 
 if __name__ == "__main__":

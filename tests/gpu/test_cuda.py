@@ -1,6 +1,6 @@
-"""What only CUDA can show: a graph does what the compiled and the eager step do, and its memory does not grow.
+"""Tests that need CUDA: a graph does the same as the compiled and the eager step, and its memory does not grow.
 
-They run first of all where there is a GPU: python -m pytest -q -x tests/gpu
+On a machine with a GPU, run these first: python -m pytest -q -x tests/gpu
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from train.loop import train
 from train.optim import Rates
 from train.presets import PRESETS, TrainConfig
 from train.speed import launches
-from train.step import TALLY, WARM, Ahead, Step
+from train.step import TALLY, WARM_UP_STEPS, Step, StepQueue
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA here", allow_module_level=True)
 
-# Seven words in any order: there is something to learn.
+# Seven words in random order, so that there is something to learn.
 WORDS = [np.random.default_rng(n).integers(0, 96, 6, dtype=np.uint8) for n in range(7)]
 TEXT = np.concatenate([WORDS[n] for n in np.random.default_rng(0).integers(0, 7, 9_000)])
 STEPS = 60
@@ -48,13 +48,13 @@ POCKET = replace(
 
 @pytest.fixture
 def cuda() -> torch.device:
-    """The GPU, its products of float32 not rounded to TF32."""
+    """The GPU, with exact float32 products instead of TF32."""
     torch.set_float32_matmul_precision("highest")
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def rates(number: int) -> Rates:
-    """Every one of them changes from step to step."""
+    """Rates that all change from step to step."""
     share = 1 - number / STEPS
     return Rates(
         lr=0.004 * share,
@@ -75,12 +75,12 @@ def made(config: TrainConfig, cuda: torch.device) -> tuple[Step, Batches]:
 
 
 def losses(config: TrainConfig, cuda: torch.device) -> tuple[Step, Tensor]:
-    """The step after STEPS of them, and the loss of each."""
+    """Runs STEPS steps. Returns the step and the loss of each."""
     step, batches = made(config, cuda)
-    ahead, found = Ahead(step), []
+    queue, found = StepQueue(step), []
     for number in range(STEPS):
-        ahead.wait()
-        ahead.go(batches, rates(number))
+        queue.wait()
+        queue.enqueue(batches, rates(number))
         found.append(step.loss.clone())
     return step, torch.stack(found).cpu()
 
@@ -88,14 +88,14 @@ def losses(config: TrainConfig, cuda: torch.device) -> tuple[Step, Tensor]:
 @pytest.mark.parametrize(
     ("changes", "loss", "weights"),
     [
-        ({}, 2e-3, 2e-2),  # Muon's bf16 makes much of a rounding
+        ({}, 2e-3, 2e-2),  # Muon's bf16 amplifies rounding errors
         ({"optimiser": "adamw", "clip": 1.0}, 1e-4, 1e-3),
         ({"optimiser": "adamw", "accumulate": 2}, 1e-4, 1e-3),
     ],
     ids=str,
 )
 def test_a_graph_does_what_the_eager_step_does(changes: dict, loss: float, weights: float, cuda: torch.device) -> None:
-    """A Python number frozen into the graph would go on with the wrong rate, or draw the same batch again."""
+    """If a graph kept a Python number, it would use the wrong rate or repeat the same batch."""
     config = replace(POCKET, **changes)
     captured, ours = losses(config, cuda)
     eager, theirs = losses(replace(config, graph=False), cuda)
@@ -123,29 +123,29 @@ def test_half_precision_learns_as_float32_does(precision: str, cuda: torch.devic
 
 def test_an_overflow_in_fp16_is_left_out_by_the_graph(cuda: torch.device) -> None:
     step, batches = made(replace(POCKET, precision="fp16", ema=0.0), cuda)
-    ahead, scale = Ahead(step), step.tally[TALLY.index("scale")]
-    for number in range(WARM + 2):
-        ahead.wait()
-        ahead.go(batches, rates(number))
+    queue, scale = StepQueue(step), step.tally[TALLY.index("scale")]
+    for number in range(WARM_UP_STEPS + 2):
+        queue.wait()
+        queue.enqueue(batches, rates(number))
     assert step.graphs
     before = {name: tensor.clone() for name, tensor in step.tensors().items()}
     scale.fill_(2.0**120)
-    ahead.wait()
-    ahead.go(batches, rates(0))
-    assert ahead.look()["updates"] == before["tally"][TALLY.index("updates")]
-    assert ahead.seen["scale"] == 2.0**119 and ahead.seen["row"] == 1
+    queue.wait()
+    queue.enqueue(batches, rates(0))
+    assert queue.synchronise()["updates"] == before["tally"][TALLY.index("updates")]
+    assert queue.latest["scale"] == 2.0**119 and queue.latest["missed_in_row"] == 1
     for name in ("weights", "mean", "square", "momentum"):
         assert torch.equal(getattr(step, name), before[name])
     scale.fill_(2.0**10)
-    ahead.wait()
-    ahead.go(batches, rates(0))
-    assert ahead.look()["row"] == 0 and not torch.equal(step.weights, before["weights"])
+    queue.wait()
+    queue.enqueue(batches, rates(0))
+    assert queue.synchronise()["missed_in_row"] == 0 and not torch.equal(step.weights, before["weights"])
 
 
 def test_what_cannot_be_captured_runs_without_a_graph(
     cuda: torch.device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A step that reads a number back, with dropout, whose random numbers a capture draws otherwise."""
+    """The step reads a number back. It has dropout, whose random numbers differ in a captured step."""
     config = replace(POCKET, model=replace(POCKET.model, dropout=0.1))
     captured, ours = losses(config, cuda)
     assert captured.graphs and ours.isfinite().all() and ours[-20:].mean() < ours[0] - 1
@@ -157,26 +157,26 @@ def test_what_cannot_be_captured_runs_without_a_graph(
     assert float((ours - theirs)[-20:].mean().abs()) < 0.1
 
 
-def test_the_host_writes_rates_ahead_of_the_gpu_in_their_order(cuda: torch.device) -> None:
-    """Each step has its own rates, though the host is up to eight steps ahead."""
+def test_each_step_gets_its_own_rates_although_the_host_is_ahead(cuda: torch.device) -> None:
+    """The host may be up to eight steps ahead of the GPU."""
     step, batches = made(POCKET, cuda)
-    ahead, seen = Ahead(step), torch.zeros(40, len(Rates._fields), device=cuda)
+    queue, seen = StepQueue(step), torch.zeros(40, len(Rates._fields), device=cuda)
     for number in range(40):
-        ahead.wait()
-        torch.cuda._sleep(2_000_000)  # about a millisecond in which the host goes on
-        ahead.go(batches, rates(number))
+        queue.wait()
+        torch.cuda._sleep(2_000_000)  # about a millisecond, in which the host enqueues more steps
+        queue.enqueue(batches, rates(number))
         seen[number] = step.rates
     torch.testing.assert_close(seen.cpu(), torch.tensor([rates(number) for number in range(40)]))
 
 
-def test_a_step_is_few_launches(cuda: torch.device) -> None:
+def test_a_step_needs_few_launches(cuda: torch.device) -> None:
     step, batches = made(replace(POCKET, ema=0.0), cuda)
-    ahead = Ahead(step)
+    queue = StepQueue(step)
 
     def steps() -> None:
         for number in range(20):
-            ahead.wait()
-            ahead.go(batches, rates(number))
+            queue.wait()
+            queue.enqueue(batches, rates(number))
 
     steps()
     assert 0 < launches(cuda, steps) <= 5 * 20
@@ -184,13 +184,13 @@ def test_a_step_is_few_launches(cuda: torch.device) -> None:
 
 def test_memory_does_not_grow(cuda: torch.device) -> None:
     step, batches = made(POCKET, cuda)
-    short, ahead = batches.shortened(32), Ahead(step)
+    short, queue = batches.shortened(32), StepQueue(step)
     used = []
     for number in range(300):
-        ahead.wait()
-        ahead.go(short if number < 100 else batches, rates(number % STEPS))
+        queue.wait()
+        queue.enqueue(short if number < 100 else batches, rates(number % STEPS))
         if number % 50 == 49:
-            ahead.look()
+            queue.synchronise()
             used.append(torch.cuda.memory_allocated())
     assert used[-1] == used[-2] == used[-3]
     assert used[-1] < 2**30
@@ -206,7 +206,7 @@ def run(tmp_path: Path) -> Callable[..., bool]:
 def test_resumed_equals_uninterrupted(
     run: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within what kernels that add in any order allow."""
+    """Up to differences from kernels that add in varying order."""
     assert run("whole")
     original, seen = loop.take_step, iter(range(1, 10**6))
 

@@ -97,7 +97,7 @@ class FullDisk:
 
 
 class Writing:
-    """A file with another `write`."""
+    """A file whose `write` is replaced."""
 
     def __init__(self, file: Any, write: Callable[[Any], int]) -> None:
         self.file, self.write = file, write

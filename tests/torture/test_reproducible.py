@@ -87,7 +87,7 @@ def test_the_same_run_gives_the_same_files(trained: dict[str, Path]) -> None:
     )
 
 
-def test_names_are_kept_where_the_locale_cannot_spell_them(places: dict[str, Place], trained: dict[str, Path]) -> None:
+def test_names_are_kept_if_the_locale_cannot_encode_them(places: dict[str, Place], trained: dict[str, Path]) -> None:
     able = {name: place for name, place in places.items() if "LOCPATH" not in place.variables}
     for place in list(able.values())[0 if FULL else 1 :]:
         write_stories(place.folder / FOREIGN_TEXT, 80)

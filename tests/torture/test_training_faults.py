@@ -1,7 +1,7 @@
-"""What a training run survives: kills, signals, full disks, losses that explode, damaged files, a second run.
+"""Faults that a training run must survive: kills, signals, full disks, exploding losses, damaged files, a second run.
 
-Short forms of the long ones run in `make test`; `make torture` runs them in full, and writes docs/reliability.md where
-RECORD=1 is set.
+`make test` runs short forms of these tests, and `make torture` runs them in full. With RECORD=1 it also writes
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.stories import write_stories
 from tests.torture.record import FULL, record
 from train import checkpoint
 from train.checkpoint import CheckpointError
-from train.lock import alone_at
+from train.lock import exclusive_output
 from train.loop import checkpoint_path
 from train.text import corpus
 
@@ -37,14 +37,14 @@ EVERY = 7  # steps between checkpoints
 PHASES = ("artifact replacement", "steps", "checkpoint", "data preparation", "evaluation", "start", "end")
 KEPT = "the checkpoint is kept; go on with the same command and --resume"
 LOST = "stopped before the first checkpoint"
-UNLIKE = {"seconds", "chars_per_second", "commit"}  # what the clock says, and what was edited meanwhile
+UNLIKE = {"seconds", "chars_per_second", "commit"}  # these depend on the clock, and on edits during the test
 
 Job = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Job]:
-    """Does a job of tests/torture/forked.py in a folder; its text lies in the folder above."""
+    """Runs a job of tests/torture/forked.py in a folder. Its text is in the parent folder."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "tests/torture/forked.py"]
     pipe = subprocess.PIPE
@@ -70,7 +70,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def older(forked: Job, home: Path) -> Path:
-    """The artifact that stands where the others go: of another seed."""
+    """The artifact that exists in every folder before a run: it has another seed."""
     folder = home / "older"
     folder.mkdir()
     assert forked(folder, "--seed", "9", "--steps", "2")["code"] == 0
@@ -79,7 +79,7 @@ def older(forked: Job, home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(forked: Job, home: Path, older: Path) -> dict[str, Any]:
-    """An undisturbed run, and the calls within each of its phases and the writes to its disk."""
+    """An undisturbed run, with the number of calls in each of its phases and its writes to the disk."""
     folder = home / "whole"
     shutil.copytree(older, folder / "out")
     done = forked(folder, count=True, room=1e18)
@@ -89,7 +89,7 @@ def whole(forked: Job, home: Path, older: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def fresh(home: Path, older: Path) -> Iterator[Callable[[], Path]]:
-    """Makes folders in which an older artifact lies already; gone after the test."""
+    """Makes folders that already hold an older artifact. They are deleted after the test."""
     made: list[Path] = []
 
     def make() -> Path:
@@ -107,14 +107,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(value: Any) -> Any:
-    """JSON without what may differ."""
+    """JSON without the keys that may differ."""
     if isinstance(value, dict):
         return {key: untimed(each) for key, each in value.items() if key not in UNLIKE}
     return [untimed(each) for each in value] if isinstance(value, list) else value
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
-    """Two artifacts with the same bytes, but for times."""
+    """Asserts that two artifacts have the same bytes, except for times."""
     one, other = artifacts.read(ours), artifacts.read(theirs)
     for name in ("model.safetensors", "stoi.json", "itos.json", "model.onnx"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
@@ -124,7 +124,7 @@ def assert_same(ours: Path, theirs: Path) -> None:
 
 
 def assert_old_or_new(out: Path, older: Path, whole: dict[str, Any]) -> str:
-    """Which of the two an artifact is; it loads, whichever."""
+    """Returns whether an artifact is the old or the new one. Either must load."""
     found = artifacts.read(out)
     if contents(out) == contents(older):
         return "old"
@@ -138,22 +138,22 @@ def assert_resumes(forked: Job, folder: Path, whole: dict[str, Any]) -> None:
     assert_same(folder / "out", whole["folder"] / "out")
     assert sorted(os.listdir(folder / ".out.run")) == ["checkpoint.safetensors"]
     assert sorted(os.listdir(folder)) == [".cache", ".out.run", "err.txt", "out", "out.txt"]
-    left = os.listdir(folder / ".cache" / "corpus")  # a killed process leaves what it was preparing
+    left = os.listdir(folder / ".cache" / "corpus")  # a killed process leaves its unfinished folder
     assert len([name for name in left if not name.startswith((".preparing-", "sources."))]) == 1
 
 
 def moments(whole: dict[str, Any], count: int, seed: int) -> Iterator[tuple[str, int]]:
-    """Seeded random calls, of each phase in turn."""
+    """Random calls from a seed, in each phase in turn."""
     draw = random.Random(seed)
     for number in range(count):
         phase = PHASES[number % len(PHASES)]
         yield phase, draw.randint(1, int(0.95 * whole["counts"][phase]))
 
 
-def hurt(
+def interrupt(
     forked: Job, fresh: Callable[[], Path], phase: str, at: int, signals: list[int]
 ) -> tuple[Path, dict[str, Any]]:
-    """A run that got those signals at that moment, or at an earlier one where the phase had fewer moments this time."""
+    """Runs a job that gets the signals at that call of a phase, or at an earlier one if the phase has fewer calls."""
     while at:
         folder = fresh()
         done = forked(folder, phase=phase, at=at, signals=signals)
@@ -168,7 +168,7 @@ def test_killed_and_resumed_is_undisturbed(
 ) -> None:
     kills, seen = 30 if FULL else 3, {"old": 0, "new": 0}
     for phase, at in moments(whole, kills, seed=1):
-        folder, killed = hurt(forked, fresh, phase, at, [9])
+        folder, killed = interrupt(forked, fresh, phase, at, [9])
         assert killed["code"] == -9, (phase, at, killed)
         seen[assert_old_or_new(folder / "out", older, whole)] += 1
         assert (folder / ".out.run" / "lock").exists()
@@ -197,10 +197,10 @@ def test_a_signal_ends_a_run_in_one_line(
     signals: list[int],
     code: int,
 ) -> None:
-    """The second SIGINT comes at the very next call: there is no time for a checkpoint, and no need of one."""
+    """The second SIGINT comes at the next call, so there is no time for a checkpoint, and none is needed."""
     count = 2 * len(PHASES) if FULL else 1
     for phase, at in moments(whole, count, seed=2 + code + len(signals)):
-        folder, stopped = hurt(forked, fresh, phase, at, signals)
+        folder, stopped = interrupt(forked, fresh, phase, at, signals)
         assert stopped["code"] == code, (phase, at, stopped)
         kept = checkpoint_path(folder / "out").exists()
         assert stopped["err"].splitlines()[-1] == f"{name.split(',')[0]}: {KEPT if kept else LOST}"
@@ -217,7 +217,7 @@ def test_a_signal_ends_a_run_in_one_line(
 
 
 def test_a_second_sigint_ends_at_once(forked: Job, fresh: Callable[[], Path]) -> None:
-    """In the midst of a step that the first one waits for: no further step, no checkpoint."""
+    """It arrives during a step, whose end the first one waits for: no further step, no checkpoint."""
     folder = fresh()
     for signals, said in (([2, 2], LOST), ([2], KEPT)):
         stopped = forked(folder, phase="steps", at=100, every=10**6, signals=signals)
@@ -229,7 +229,7 @@ def test_a_second_sigint_ends_at_once(forked: Job, fresh: Callable[[], Path]) ->
 def test_a_full_disk_damages_nothing(
     forked: Job, whole: dict[str, Any], older: Path, fresh: Callable[[], Path]
 ) -> None:
-    """The disk takes half of one of the writes; each of them has its turn, in the short form one of each kind."""
+    """The disk becomes full in the middle of a write: each write in turn, or one of each kind in the short form."""
     writes = whole["writes"]
     names = [name for name, _ in writes]
     chosen = range(len(writes)) if FULL else [names.index("train.bin"), names.index("checkpoint.new"), -3]
@@ -258,7 +258,7 @@ def test_a_full_disk_damages_nothing(
 
 
 def test_a_loss_that_explodes_ends_within_bounds(forked: Job, fresh: Callable[[], Path], older: Path) -> None:
-    """Rates up to a billion times too high: a run ends by itself, in one line, or with an artifact that loads."""
+    """Rates up to a billion times too high: a run ends with a one-line error, or with an artifact that loads."""
     rates = (0.5, 2, 5, 50, 1e3, 1e6, 1e9) if FULL else (5,)
     kinds = [(a, o) for a in ("gpt", "classic") for o in ("adamw", "muon")] if FULL else [("classic", "adamw")]
     ended = finished = 0
@@ -313,11 +313,11 @@ def test_out_of_memory_says_what_to_try(forked: Job, fresh: Callable[[], Path], 
 def test_a_second_run_into_one_artifact_is_refused(forked: Job, fresh: Callable[[], Path], older: Path) -> None:
     folder = fresh()
     lock = checkpoint_path(folder / "out").with_name("lock")
-    with alone_at(folder / "out", lock):
+    with exclusive_output(folder / "out", lock):
         second = forked(folder, *SHORT)
-        mend = "wait until it ends, stop it, or choose another --out"
+        fix = "wait until it ends, stop it, or choose another --out"
         assert second["code"] == 2
-        assert second["err"].splitlines()[-1] == f"error: out is being trained by another process: {mend}"
+        assert second["err"].splitlines()[-1] == f"error: out is being trained by another process: {fix}"
         assert contents(folder / "out") == contents(older) and os.listdir(lock.parent) == ["lock"]
         assert not (folder / ".cache").exists()
         (folder / "link").symlink_to(folder / "out")  # the same artifact by another name
@@ -325,7 +325,7 @@ def test_a_second_run_into_one_artifact_is_refused(forked: Job, fresh: Callable[
         assert linked["code"] == 2 and "link is being trained by another process: " in linked["err"]
     assert not lock.parent.exists()
     lock.parent.mkdir()
-    lock.touch()  # what a killed run left
+    lock.touch()  # as a killed run leaves it
     assert forked(folder, *SHORT)["code"] == 0
     assert not lock.exists()
     record(
@@ -345,7 +345,7 @@ def stopped(forked: Job, fresh: Callable[[], Path]) -> Path:
 
 
 def damaged(raw: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """A file cut short, and with one bit flipped: half of the flips in its first 4 KiB, where its header is."""
+    """Damaged copies of a file: cut short, or with one flipped bit, for half of them in the header (first 4 KiB)."""
     draw = random.Random(seed)
     for number in range(count):
         if number % 4 == 0:
@@ -362,7 +362,9 @@ def test_every_damage_to_a_checkpoint_is_found(stopped: Path) -> None:
     messages = set()
     for wrong in damaged(raw, count, seed=5):
         path.write_bytes(wrong)
-        with pytest.raises(CheckpointError, match=r"; delete it to start anew$|, or delete it to start anew$") as error:
+        with pytest.raises(
+            CheckpointError, match=r"; delete it to start again$|, or delete it to start again$"
+        ) as error:
             checkpoint.read(path)
         messages.add(str(error.value).removeprefix(f"{path} ").split("(")[0])
     assert {"is damaged ", "is not what was written "} <= messages
@@ -385,7 +387,7 @@ def test_every_damage_to_a_cache_is_found(home: Path, tmp_path: Path) -> None:
             (folder / name).write_bytes(wrong)
             with contextlib.redirect_stderr(said := io.StringIO()):
                 again = corpus.prepare(text, cache=tmp_path)
-            assert said.getvalue().startswith(str(folder)) and said.getvalue().endswith(": it is made again\n")
+            assert said.getvalue().startswith(str(folder)) and said.getvalue().endswith(": preparing it again\n")
             assert {"train": bytes(again.train), "valid": bytes(again.valid)} == whole
             assert (again.vocab, again.report) == (made.vocab, made.report)
             count += 1
@@ -403,7 +405,7 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
     tensors, state = checkpoint.read(path)
 
     def written(**changes: Any) -> bytes:
-        """A sound checkpoint with another state."""
+        """A valid checkpoint with a changed state."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoint, "FORMAT", changes.pop("format", checkpoint.FORMAT))
             checkpoint.write(path, tensors, state | changes)
@@ -411,13 +413,13 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
 
     del state["format"]
     flipped = raw[:-100] + bytes([raw[-100] ^ 4]) + raw[-99:]
-    anew, settings = "delete it to start anew", written(config=state["config"] | {"lr": 0.5})
+    anew, settings = "delete it to start again", written(config=state["config"] | {"lr": 0.5})
     header = "is damaged (Error while deserializing header: "
     cases = {
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
-        written(format=5): f"has format 5 of a newer version, this one reads 4: go on with that version, or {anew}",
+        written(format=5): f"has format 5 of a newer version, this one reads 4: use the newer version, or {anew}",
         written(format=1): f"has format 1, not 4; {anew}",
         settings: f"was made with lr 0.5, this run has 0.005: give --lr 0.5, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",
@@ -445,7 +447,7 @@ UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shel
 
 
 def unsafe(path: Path) -> list[str]:
-    """What in a file could load a pickle."""
+    """The names in a source file that could load a pickle."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -459,13 +461,13 @@ def unsafe(path: Path) -> list[str]:
 
 
 def test_no_pickle_is_loaded(forked: Job, fresh: Callable[[], Path]) -> None:
-    """Not by the sources, and not by what they call: Python itself reports every class that a pickle looks up."""
+    """Neither by the sources nor by the libraries they call: Python reports every class that a pickle looks up."""
     sources = [ROOT / "app.py", *(path for part in ("model", "train", "page") for path in (ROOT / part).rglob("*.py"))]
     assert {str(path): found for path in sources if (found := unsafe(path))} == {}
     folder = fresh()
     runs = [forked(folder, *SHORT, audit=True, phase="steps", at=3_000, signals=[15])]
     runs += [forked(folder, *SHORT, "--resume", audit=True) for _ in range(2)]
-    if FULL:  # of what the first one compiled the second has nothing
+    if FULL:  # the second run must not load what the first one compiled
         runs += [forked(fresh(), *SHORT, "--compile", audit=True) for _ in range(2)]
     assert runs[0]["code"] == 143 and [run["code"] for run in runs[1:]] == [0] * (len(runs) - 1)
     assert [run["looked_up"] for run in runs] == [[]] * len(runs)

@@ -1,1 +1,1 @@
-"""A name or a file -> clean stories -> encoded symbols on disk."""
+"""Turns a corpus name or a file into clean stories, and those into encoded symbols on disk."""

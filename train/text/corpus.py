@@ -1,4 +1,4 @@
-"""A name or a file -> clean stories -> encoded bytes on disk, one per character, memory-mapped and cached."""
+"""Turns a corpus name or a file into clean stories on disk: one byte a character, memory-mapped and cached."""
 
 import errno
 import hashlib
@@ -19,33 +19,33 @@ from model.artifacts import spelled
 from model.vocab import END, Vocab
 from train.flags import nearest
 from train.text import tales
-from train.text.download import NAMES, named
-from train.text.files import remembered, sha256
+from train.text.download import NAMES, named_files
+from train.text.files import cached_sha256, sha256
 from train.text.stories import KINDS, CorpusError, files_of, has_stories, read_stories
 from train.text.streams import Plan, Tally, write_stories, write_text
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "prepare", "read_stories"]
 
-Digest = Callable[[Path], str]  # the SHA-256 of a file
+Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
 CACHE = Path(".cache/corpus")
-_VERSION = 1  # of the cleaning and the layout of the cache: a new one makes every cached corpus stale
-_PREPARING = ".preparing-"  # begins the name of a folder in which a corpus is made
+_VERSION = 1  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
+_PREPARING = ".preparing-"  # prefix of the folder in which a corpus is prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Encoded text to train and to validate on.
+    """Encoded text for training and validation.
 
-    With an end mark in `vocab` each stream is end, story, end, story, ..., end; without one it is plain text.
+    If `vocab` has an end mark, each stream is end, story, end, story, ..., end. Otherwise it is plain text.
     """
 
     name: str
     vocab: Vocab
     train: np.ndarray  # uint8 ids (N,), memory-mapped
     valid: np.ndarray  # uint8 ids (M,), memory-mapped
-    report: dict  # JSON-able: sources, cleaning, counts; for the model card
-    replay: np.ndarray | None = None  # uint8 ids of another text to train on, so that it is not forgotten
+    report: dict  # can be written as JSON: sources, cleaning, counts; for the model card
+    replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
 
 
 def prepare(
@@ -55,35 +55,38 @@ def prepare(
     cleaning: str = "auto",
     stories: int | None = None,
     vocab: Vocab | None = None,
-    apart: Corpus | None = None,
+    exclude: Corpus | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """The corpus of a name or a path (.txt, .jsonl, .parquet, or a folder of them), from the cache where it is there.
+    """Prepares a corpus, or reads it from the cache. `data` is a name or a path.
 
-    valid: a file or folder to validate on. Without one every 20th story validates, of a single text the last tenth.
-    cleaning: "story", "verbatim" or "classic" (see `stories.clean`), or "tales" of books (see `tales`);
-        "auto" is tales for panchatantra, story for other stories, verbatim for a single text. Classic joins the
-        stories by blanks into one text, of which the last tenth validates; its vocabulary is that text's characters.
-    stories: use only the first so many stories.
-    vocab: symbols to encode in, instead of those that follow from the cleaning; characters that it lacks are dropped.
-    apart: a corpus whose validation stories are not to be trained on either.
-    progress: show how far it is on a terminal.
-    Training stories that stand in a validation text, up to case and punctuation, are left out (not in classic).
-    Raises CorpusError naming the file and the mend; then the cache is as it was.
+    A path leads to a .txt, .jsonl or .parquet file, or to a folder of such files.
+    valid: a file or folder to validate on. Without it, every 20th story is for validation; of a single text, the last
+        tenth is.
+    cleaning: "story", "verbatim" or "classic" (see `stories.clean`), or "tales" for books (see `tales`).
+        "auto" means tales for panchatantra, story for other stories, and verbatim for a single text. "classic" joins
+        the stories with blanks into one text. The last tenth of that text is for validation, and its characters are
+        the vocabulary.
+    stories: use only the first N stories.
+    vocab: the symbols to encode in, instead of those that the cleaning implies. Characters outside it are dropped.
+    exclude: another corpus. Its validation stories are removed from the training text here.
+    progress: show a progress bar on a terminal.
+    A training story that equals a validation story in all but case and punctuation is removed (not in classic).
+    Raises CorpusError naming the file and the fix. The cache is then unchanged.
     """
     cache = Path(cache or CACHE)
-    with _explained(data, cache), remembered(cache) as digest:
+    with _disk_errors_explained(data, cache), cached_sha256(cache) as digest:
         plan = _plan(data, valid, cleaning, stories, cache, digest)
-        if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not what the cleaning gives anyway
+        if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not the one that the cleaning implies
             plan = replace(plan, vocab=vocab)
-        if apart:
-            plan = replace(plan, apart=(apart.valid, apart.vocab))
-        about = _about(plan, apart, digest)
-        if apart and (plan.single or plan.cleaning == "classic"):
-            validates = {source["sha256"] for source in apart.report["validation_sources"]}
-            if validates & {source["sha256"] for source in about["sources"]}:
-                raise CorpusError(f"{data} is what validates: it cannot be trained on as well")
+        if exclude:
+            plan = replace(plan, excluded=(exclude.valid, exclude.vocab))
+        about = _fingerprinted(plan, exclude, digest)
+        if exclude and (plan.single or plan.cleaning == "classic"):
+            validation = {source["sha256"] for source in exclude.report["validation_sources"]}
+            if validation & {source["sha256"] for source in about["sources"]}:
+                raise CorpusError(f"{data} is the validation text: choose another text to train on")
         folder = cache / f"{plan.name}-{about['fingerprint']}"
         report = _cached(folder, about["fingerprint"], digest) or _build(plan, about, folder, progress)
         train, valid = (np.memmap(folder / name, np.uint8, "r") for name in report.pop("files"))
@@ -92,21 +95,21 @@ def prepare(
 
 
 @contextmanager
-def _explained(data: str | Path, cache: Path) -> Iterator[None]:
-    """An error of the disk within becomes a CorpusError with the mend."""
+def _disk_errors_explained(data: str | Path, cache: Path) -> Iterator[None]:
+    """Turns an error of the disk into a CorpusError that says how to fix it."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some, or keep the cache on another disk"
-            raise CorpusError(f"no space left to prepare {data} in {cache}: {mend}") from None
+            fix = "free some space, or put the cache on another disk"
+            raise CorpusError(f"no space left to prepare {data} in {cache}: {fix}") from None
         raise CorpusError(f"{error.filename or cache}: {error.strerror or error}") from None
 
 
-def replaying(text: Corpus, other: Corpus) -> Corpus:
-    """`text` with the training part of another corpus, in the same symbols, to be replayed beside it.
+def with_replay(text: Corpus, other: Corpus) -> Corpus:
+    """`text` plus the training part of `other`, which training replays beside it.
 
-    `other` was prepared apart from `text`.
+    Both have the same vocabulary, and `other` was prepared with `exclude=text`.
     """
     both = [text.report["fingerprint"], other.report["fingerprint"]]
     about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train", "dropped_characters")}
@@ -117,14 +120,14 @@ def replaying(text: Corpus, other: Corpus) -> Corpus:
 def _plan(
     data: str | Path, valid: str | Path | None, cleaning: str, stories: int | None, cache: Path, digest: Digest
 ) -> Plan:
-    """What is to be made of a name or a path; a named corpus is downloaded, and books are cut into tales."""
+    """Decides what to prepare from a name or a path. Downloads a named corpus, and cuts books into tales."""
     path, held_out = Path(data), Path(valid) if valid else None
     if data in NAMES:
-        path, own = named(str(data), cache / "downloads", validation=not valid and cleaning != "classic")
+        path, own = named_files(str(data), cache / "downloads", validation=not valid and cleaning != "classic")
         held_out = held_out or own
     elif not path.exists():
         raise CorpusError(
-            f"no corpus is named {data}, and no file or folder is there: give {', '.join(NAMES)}, "
+            f"there is no corpus, file or folder named {data}: give {', '.join(NAMES)}, "
             f"or the path of a {KINDS} file or a folder of them{nearest(data, NAMES)}"
         )
     files, valid_files = files_of(path), files_of(held_out) if held_out else []
@@ -134,14 +137,14 @@ def _plan(
         folder = cache / "tales" / _sha256_of(books["books"])[:16]
         books |= tales.write(files, folder)
         files, own_valid = [folder / "train.txt"], [folder / "valid.txt"]
-        if cleaning == "classic" or valid_files:  # it splits its text by itself, or something else validates
+        if cleaning == "classic" or valid_files:  # classic splits its text itself; or the user gave a validation text
             files += own_valid
         else:
             valid_files = own_valid
         cleaning = "auto" if cleaning == "tales" else cleaning
     single = not has_stories(files) and not (valid_files and has_stories(valid_files))
     if single and stories is not None:
-        raise CorpusError(f"{data} is a single text: to use {stories} of its stories, part them by lines {END}")
+        raise CorpusError(f"{data} is a single text: to use {stories} of its stories, separate them by lines {END}")
     if cleaning == "auto":
         cleaning = "verbatim" if single else "story"
     name = str(data) if data in NAMES else path.resolve().name if path.is_dir() else path.stem
@@ -150,11 +153,11 @@ def _plan(
     )
 
 
-def _about(plan: Plan, apart: Corpus | None, digest: Digest) -> dict:
-    """What decides about every byte of a prepared corpus, and the fingerprint of that.
+def _fingerprinted(plan: Plan, exclude: Corpus | None, digest: Digest) -> dict:
+    """Everything that determines the bytes of a prepared corpus, and the fingerprint of all that.
 
-    A source counts by its SHA-256, which is remembered (see `files`): a change that leaves its size and time as they
-    were is not seen. The same holds for the prepared files.
+    A source is identified by its SHA-256. That is cached (see `files`), so a change that keeps a file's size and time
+    goes unnoticed. The same holds for the prepared files.
     """
     about = {
         "name": spelled(plan.name),
@@ -163,7 +166,7 @@ def _about(plan: Plan, apart: Corpus | None, digest: Digest) -> dict:
         "cleaning": plan.cleaning,
         "limit": plan.stories,
     }
-    fitted_to, apart_from = plan.vocab and plan.vocab.itos, apart and apart.report["fingerprint"]
+    fitted_to, apart_from = plan.vocab and plan.vocab.itos, exclude and exclude.report["fingerprint"]
     optional = {"tales": plan.tales, "fitted_to": fitted_to, "apart_from": apart_from}
     about |= {name: value for name, value in optional.items() if value}
     return about | {"fingerprint": _sha256_of([_VERSION, about])[:16]}
@@ -174,7 +177,7 @@ def _source(path: Path, digest: Digest) -> dict:
 
 
 def _cached(folder: Path, fingerprint: str, digest: Digest) -> dict | None:
-    """What corpus.json holds, if the cache has the corpus as it was written; a damaged one is removed."""
+    """The content of corpus.json if the cached corpus is intact, else None. Removes a damaged one."""
     if not folder.exists():
         return None
     try:
@@ -184,7 +187,7 @@ def _cached(folder: Path, fingerprint: str, digest: Digest) -> dict | None:
     except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        print(f"{folder} is damaged: it is made again", file=sys.stderr)
+        print(f"{folder} is damaged: preparing it again", file=sys.stderr)
         shutil.rmtree(folder)
     return report if whole else None
 
@@ -194,38 +197,38 @@ def _sha256_of(value: object) -> str:
 
 
 def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
-    """Writes the cached corpus beside its place and renames it, so that no other process sees half of it.
+    """Prepares the corpus in a temporary folder and renames that, so that no other process sees half of it.
 
-    Gives what corpus.json holds, without the SHA-256 of that.
+    Returns the content of corpus.json without its own SHA-256.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(folder.parent)
+    _remove_leftovers(folder.parent)
     as_text = plan.single or plan.cleaning == "classic"
     reads = [(plan.files, (1 if plan.valid else 2) + as_text), (plan.valid, 1 + as_text)]
     size = sum(times * path.stat().st_size for files, times in reads for path in files)
-    disable = None if progress else True  # None: only where there is no terminal
+    disable = None if progress else True  # None: tqdm hides the bar where there is no terminal
     with tempfile.TemporaryDirectory(prefix=_PREPARING, dir=folder.parent) as temporary:
-        making = Path(temporary, "corpus")
-        making.mkdir()
+        unfinished = Path(temporary, "corpus")
+        unfinished.mkdir()
         with tqdm(total=size, desc=f"preparing {plan.name}", unit="B", unit_scale=True, disable=disable) as bar:
             tally = Tally(bar)
-            counts = (write_text if as_text else write_stories)(plan, making, tally)
+            counts = (write_text if as_text else write_stories)(plan, unfinished, tally)
         dropped = dict(sorted(tally.dropped.items(), key=lambda item: (-item[1], item[0])))
         report = about | counts | {"dropped_characters": dropped, "normalised_characters": tally.normalised}
-        report["files"] = {name: sha256(making / name) for name in ("train.bin", "valid.bin")}
+        report["files"] = {name: sha256(unfinished / name) for name in ("train.bin", "valid.bin")}
         written = json.dumps(report | {"sha256": _sha256_of(report)}, indent=1)
-        (making / "corpus.json").write_text(written, encoding="utf-8")
+        (unfinished / "corpus.json").write_text(written, encoding="utf-8")
         try:
-            making.rename(folder)
+            unfinished.rename(folder)
         except OSError:
-            if not folder.exists():  # else another process was first: its work serves
+            if not folder.exists():  # otherwise another process was faster, and its corpus is used
                 raise
     return report
 
 
-def _tidy(cache: Path) -> None:
-    """Removes what killed processes left half made: folders that were begun more than a day ago."""
+def _remove_leftovers(cache: Path) -> None:
+    """Removes the unfinished folders of killed processes: those that are more than a day old."""
     for left in cache.glob(f"{_PREPARING}*"):
-        with suppress(FileNotFoundError):  # its process has just ended
+        with suppress(FileNotFoundError):  # its process has just finished
             if time.time() - left.stat().st_mtime > 86_400:
                 shutil.rmtree(left, ignore_errors=True)

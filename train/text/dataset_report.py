@@ -1,4 +1,4 @@
-"""What a corpus holds, said before the training: how much of it, what cleaning did, and what is too small."""
+"""The dataset report, printed before training: the size of a corpus, what cleaning changed, and warnings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
-from train.text.encoded import counts
+from train.text.encoded import symbol_counts
 
-SHOWN = 12  # characters that are named with their counts
-FEW = 10_000  # characters of validation text under which its loss says little
-MOST_PASSES = 40  # over a text; what comes after that is learned by heart
-IN_TIME = "--patience 3 --eval-every 200"
+SHOWN = 12  # characters that are listed with their counts
+FEW = 10_000  # characters: the loss of a smaller validation text says little
+MOST_PASSES = 40  # over a text; with more, the model memorises it
+EARLY_STOPPING = "--patience 3 --eval-every 200"
 
 
 def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
-    """Lines about a corpus, and warnings where it is too small for the run."""
+    """Lines that describe a corpus, and warnings if it is too small for the run."""
     report = text.report
     lines = [
         f"text: {text.name}, cleaned as {report['cleaning']}: {_amount(report['train'])} to train on, "
@@ -30,22 +30,22 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         dropped = sum(replay["dropped_characters"].values())
         lines.append(
             f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows; "
-            f"{replay['train'].get('removed_as_in_validation', 0):,} stories left out, for they validate; "
+            f"{replay['train'].get('removed_as_in_validation', 0):,} stories removed (in the validation text); "
             f"{dropped:,} characters dropped"
         )
-    found = counts(text.train, len(text.vocab)).tolist()
+    found = symbol_counts(text.train, len(text.vocab)).tolist()
     occur = (+Counter(dict(zip(text.vocab.itos, found, strict=True)))).most_common()
     lines.append(f"characters: {len(occur)} of the {len(found)} symbols occur: {_counted(occur)} ...")
     if rare := " ".join(repr(symbol) for symbol, count in occur[SHOWN:] if count < SHOWN):
         lines.append(f"under {SHOWN} times each: {rare}")
     dropped = report["dropped_characters"]
     changes = [
-        f"{report.get('normalised_characters', 0):,} characters put into ASCII",
+        f"{report.get('normalised_characters', 0):,} characters converted to ASCII",
         f"{sum(dropped.values()):,} dropped" + (f" ({_counted(list(dropped.items()))})" if dropped else ""),
     ]
     if "stories" in report["train"]:
-        changes.append(f"{report['train']['repeated_stories']:,} stories stand there more than once")
-        changes.append(f"{report['train']['removed_as_in_validation']:,} left out, for they validate")
+        changes.append(f"{report['train']['repeated_stories']:,} stories repeat an earlier one")
+        changes.append(f"{report['train']['removed_as_in_validation']:,} removed (in the validation text)")
     lines.append("cleaning: " + ", ".join(changes))
     return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
 
@@ -65,19 +65,20 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     found = []
     if len(text.valid) < FEW:
         found.append(
-            f"{len(text.valid):,} characters to validate on are few: their loss will jump; give a file as --valid"
+            f"{len(text.valid):,} characters of validation text are few: the loss on it will fluctuate; "
+            "give a file with --valid"
         )
     share = 1 - config.replay_share if config.replay else 1
     passes = share * (config.steps or 0) * config.accumulate * config.batch_size * shape.context / characters
     if passes > MOST_PASSES:
         found.append(
-            f"{config.steps:,} steps read the text {passes:,.0f} times: it will be learned by heart; give fewer --steps"
-            + ("" if config.patience else f", or {IN_TIME} to stop in time")
+            f"{config.steps:,} steps read the text {passes:,.0f} times: the model will memorise it; give fewer --steps"
+            + ("" if config.patience else f", or {EARLY_STOPPING} to stop early")
         )
-    # What goes on from a trained model has its English already, and what stops in time learns little by heart.
+    # A model that starts from --init knows English already, and one that stops early memorises little.
     if parameters > characters and not (shape.dropout or config.patience or config.init):
         found.append(
-            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 and {IN_TIME}, "
-            "a smaller preset such as pocket, or a trained model as --init"
+            f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 "
+            f"and {EARLY_STOPPING}, a smaller preset such as pocket, or a trained model with --init"
         )
     return found

@@ -1,4 +1,4 @@
-"""The corpora that have a name: which files they are, and how they come here."""
+"""The corpora that have a name: which files they consist of, and how they are downloaded."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ from train.text.tales import BOOKS
 _DATASET = "roneneldan/TinyStories"
 _FILES = {"tinystories": "TinyStories-{}.txt", "tinystories-v2": "TinyStoriesV2-GPT4-{}.txt"}
 NAMES = (*_FILES, "shakespeare", "panchatantra")
-_TIMEOUT = 60  # seconds of silence from a server
+_TIMEOUT = 60  # seconds without any data from a server
 
 
-def named(name: str, folder: Path, validation: bool) -> tuple[Path, Path | None]:
-    """A named corpus's training text, a file or folder, and its validation file, downloaded unless they are there.
+def named_files(name: str, folder: Path, validation: bool) -> tuple[Path, Path | None]:
+    """The training text (a file or folder) and the validation file of a named corpus. Downloads what is missing.
 
-    None where it is not wanted, or the corpus has none of its own. The Hub's address is HF_ENDPOINT as ever;
-    GITHUB_RAW_URL and GUTENBERG_URL lead to mirrors of the other two. Raises CorpusError.
+    The validation file is None if it is not asked for or the corpus has none. The environment variables HF_ENDPOINT
+    (the Hub's usual one), GITHUB_RAW_URL and GUTENBERG_URL select mirrors. Raises CorpusError.
     """
     if name in _FILES:
         train, valid = (folder / _FILES[name].format(part) for part in ("train", "valid"))
@@ -34,13 +34,13 @@ def named(name: str, folder: Path, validation: bool) -> tuple[Path, Path | None]
 
 
 def _fetch(source: str, target: Path) -> Path:
-    """A file of the Hub's dataset or of an address, downloaded unless it is there.
+    """Downloads a file of the Hub's dataset, or of a URL, unless it exists.
 
-    The Hub's client takes up a broken download by itself, as long as the process lives.
+    While the process runs, the Hub's client resumes a broken download by itself.
     """
     if target.exists():
         return target
-    from huggingface_hub import get_session, hf_hub_download  # a run on a local file needs no network library
+    from huggingface_hub import get_session, hf_hub_download  # a run on a local file needs neither
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     target.parent.mkdir(parents=True, exist_ok=True)

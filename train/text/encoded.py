@@ -1,4 +1,4 @@
-"""An encoded text, taken apart in pieces: what is made beside the text stays small, however long it is."""
+"""Counts and splits an encoded text piece by piece, so that memory use stays small for a text of any length."""
 
 from __future__ import annotations
 
@@ -9,56 +9,58 @@ import numpy as np
 
 from model.vocab import Vocab
 
-PIECE = 1 << 17  # symbols looked at together: the int64 that np.bincount makes of each then stay in the cache
+PIECE = 1 << 17  # symbols in a piece: np.bincount makes an int64 of each, and these still fit in the CPU cache
 
 
-def counts(stream: np.ndarray, symbols: int) -> np.ndarray:
-    """How often each id of 0 to symbols - 1 occurs in a stream (N,): int64 (symbols,)."""
+def symbol_counts(stream: np.ndarray, symbols: int) -> np.ndarray:
+    """How often each id from 0 to symbols - 1 occurs in a stream (N,): int64 (symbols,)."""
     pieces = (np.bincount(piece, minlength=symbols) for piece in _pieces(stream))
     return sum(pieces, np.zeros(symbols, np.int64))
 
 
-def marks(stream: np.ndarray, vocab: Vocab, most: int | None = None) -> np.ndarray:
-    """The positions of the end marks in a stream (N,): int64 (M,), empty where the vocabulary has none.
+def end_positions(stream: np.ndarray, vocab: Vocab, limit: int | None = None) -> np.ndarray:
+    """The positions of the end marks in a stream (N,): int64 (M,), empty if the vocabulary has no end mark.
 
-    With `most` at least so many of them, if there are, and no more of the stream is read than holds those.
+    With `limit`, reading stops after the piece in which that many were found. The result may then hold a few more.
     """
     found, count = [np.empty(0, np.int64)], 0
     for number, piece in enumerate(_pieces(stream) if vocab.end is not None else ()):
         found.append(np.flatnonzero(piece == vocab.end) + number * PIECE)
         count += len(found[-1])
-        if most is not None and count >= most:
+        if limit is not None and count >= limit:
             break
     return np.concatenate(found)
 
 
 def stories_in(stream: np.ndarray, vocab: Vocab, first: int | None = None) -> list[np.ndarray]:
-    """The sequences to score in a stream: from end mark to end mark, both included; without marks all of it, opened.
+    """The sequences to score in a stream: each story from end mark to end mark, both included.
 
-    With `first` only so many of them.
+    If the vocabulary has no end mark, the whole stream is one sequence that begins with `vocab.start`. With `first`,
+    only that many sequences are returned.
     """
-    stream = np.asarray(stream)  # a view of a memmap costs several times as much
+    stream = np.asarray(stream)  # slicing a memmap takes several times as long
     if vocab.end is None:
         return [np.concatenate([np.array([vocab.start], stream.dtype), stream])][:first]
-    at = marks(stream, vocab, None if first is None else first + 1)
+    at = end_positions(stream, vocab, None if first is None else first + 1)
     return [stream[a : b + 1] for a, b in pairwise(at.tolist())][:first]
 
 
-def keep_apart(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """A stream of stories in two: what to train on, without every so many-th story, and those alone to watch.
+def split_every_nth(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Splits a stream of stories: every N-th story is held out, and the rest is the training text. N is `every`.
 
-    What to train on is views of the stream: joined they go from end mark to end mark, as what is watched does. Raises
-    ValueError where there are fewer stories than `every`.
+    The training text is a list of views of the stream. Joined, they begin and end with an end mark, as the held-out
+    stream does. Raises ValueError if there are fewer than N stories.
     """
     stream = np.asarray(stream)
-    at = marks(stream, vocab)
+    at = end_positions(stream, vocab)
     if len(at) - 1 < every:
-        raise ValueError(f"apart ({every}) must be at most {max(0, len(at) - 1)}, the number of training stories")
-    # story k, counted from 1, goes from mark k - 1 up to mark k, which opens the next one
+        stories = f"{max(0, len(at) - 1)}, the number of training stories"
+        raise ValueError(f"apart ({every}) must be at most {stories}: give a lower --apart")
+    # story k (counted from 1) goes from mark k - 1 up to mark k, which opens the next story
     starts, stops = at[every - 1 : -1 : every], at[every::every]
     training = [stream[a:b] for a, b in zip([0, *stops], [*starts, len(stream)], strict=True)]
-    watched = [stream[a:b] for a, b in zip(starts, stops, strict=True)]
-    return training, np.concatenate([*watched, stream[-1:]])
+    held_out = [stream[a:b] for a, b in zip(starts, stops, strict=True)]
+    return training, np.concatenate([*held_out, stream[-1:]])
 
 
 def _pieces(stream: np.ndarray) -> Iterator[np.ndarray]:

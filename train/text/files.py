@@ -1,4 +1,4 @@
-"""Files of the cache: replaced whole, and their SHA-256 known without reading them again."""
+"""Files of the cache: replacing one atomically, and knowing its SHA-256 without reading it again."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def remembered(folder: Path) -> Iterator[Callable[[Path], str]]:
-    """A function from a file to its SHA-256, which reads the file only if size or time are not those of the record.
+def cached_sha256(folder: Path) -> Iterator[Callable[[Path], str]]:
+    """Gives a function that returns a file's SHA-256. It reads the file only if size or time differ from the record.
 
-    The record is sources.json in the folder, from paths to [size, time of the last change in ns, SHA-256]. It is
-    written if all went well; damaged or gone, files are read again. Two changes within one tick of the disk's clock
-    that leave the size have the same time: the second one is not seen.
+    The record is sources.json in the folder: it maps a path to [size, time of the last change in ns, SHA-256]. It is
+    written at the end if there was no error. If it is damaged or missing, files are read again. Two changes within one
+    tick of the disk's clock that keep the size have the same time, so the second one goes unnoticed.
     """
     record = folder / "sources.json"
     try:
@@ -34,12 +34,12 @@ def remembered(folder: Path) -> Iterator[Callable[[Path], str]]:
 
     yield digest
     if known != before and os.access(folder, os.W_OK):
-        there = {path: about for path, about in known.items() if Path(path).exists()}
-        replace_file(record, json.dumps(there, indent=1).encode())
+        existing = {path: entry for path, entry in known.items() if Path(path).exists()}
+        replace_file(record, json.dumps(existing, indent=1).encode())
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file that others may be reading: they see the old one or the new one."""
+    """Replaces a file atomically: a process that reads it meanwhile sees the old content or the new content."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_bytes(data)

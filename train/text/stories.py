@@ -1,4 +1,4 @@
-"""Files of text to clean stories, one after the other, so that a corpus of any size passes through little memory."""
+"""Reads text files as clean stories, one at a time, so that a corpus of any size needs little memory."""
 
 import json
 import re
@@ -8,20 +8,20 @@ from pathlib import Path
 from model.vocab import END, normalise
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-KINDS = ".txt, .jsonl or .parquet"  # the same, in words
+KINDS = ".txt, .jsonl or .parquet"  # the same, for messages
 _CHUNK = 1 << 20  # bytes of a .txt or .jsonl file read at a time
-_MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # it ends a line: within one it is text like any other
+_MARK = re.compile(re.escape(END) + r"[ \t\r]*(?:\n|\Z)")  # only at the end of a line: elsewhere it is ordinary text
 _RECORDS = 4096  # records of a .parquet file read at a time
 
-Progress = Callable[[int], object]  # is told how many more bytes of a file were read; `int` does nothing
+Progress = Callable[[int], object]  # called with the number of bytes read since the last call; `int` does nothing
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be had or used; the message names the file and the mend."""
+    """A corpus cannot be downloaded or used. The message names the file and the fix."""
 
 
 def files_of(path: Path) -> list[Path]:
-    """The text files that a path stands for: itself, or those of the folder that are not hidden, by name."""
+    """The text files at a path: the file itself, or all files in the folder that are not hidden, sorted by name."""
     if path.is_dir():
         found = (p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
         files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
@@ -29,32 +29,32 @@ def files_of(path: Path) -> list[Path]:
             raise CorpusError(f"{path} holds no {KINDS} file")
         return files
     if not path.is_file():
-        raise CorpusError(f"{path} is no file or folder")
+        raise CorpusError(f"{path} is not a file or a folder")
     if path.suffix not in SUFFIXES:
         raise CorpusError(f"{path} must end in {KINDS}")
     return [path]
 
 
 def has_stories(files: list[Path]) -> bool:
-    """Whether files hold stories (end marks, records, or a text each) rather than one single text."""
+    """Whether files hold stories (separated by end marks, as records, or one a file) and not one single text."""
     if len(files) > 1 or files[0].suffix != ".txt":
         return True
     return any(_MARK.search(lines) for lines in _lines(files[0]))
 
 
 def raw_stories(path: Path, whole: bool = True, progress: Progress = int) -> Iterator[str]:
-    """The raw stories of a file. A .txt without end marks is one story, or comes in pieces of lines if not `whole`."""
+    """The raw stories of a file. If `whole` is false, a .txt file comes in pieces of whole lines instead."""
     if path.suffix == ".txt":
         return _txt(path, progress) if whole else _lines(path, progress)
     return _jsonl(path, progress) if path.suffix == ".jsonl" else _parquet(path, progress)
 
 
 def clean(text: str, cleaning: str) -> str:
-    """A raw story cleaned: '' where nothing is left.
+    """Cleans a raw story. Returns '' if nothing is left.
 
-    story: normalised, stripped, runs of blanks one blank, paragraph breaks one newline.
-    verbatim: normalised, blanks and newlines within kept.
-    classic: characters outside ASCII dropped, each newline a blank.
+    story: normalises it, and turns a run of blanks into one blank and a paragraph break into one newline.
+    verbatim: normalises it, and keeps blanks and newlines.
+    classic: drops characters outside ASCII, and turns each newline into a blank.
     """
     if cleaning == "classic":
         return text.replace("\r\n", "\n").encode("ascii", "ignore").translate(_CLASSIC, _CONTROLS).decode()
@@ -71,32 +71,32 @@ _CONTROLS = bytes([*range(9), *range(14, 32), 127])
 
 
 def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
-    """The clean stories of a file or folder, without empty ones. Raises CorpusError."""
+    """The clean stories of a file or folder, without the empty ones. Raises CorpusError."""
     for file in files_of(Path(path)):
         yield from filter(None, (clean(raw, cleaning).strip(" \n") for raw in raw_stories(file)))
 
 
-def text_of(path: Path) -> str:
-    """A whole .txt file, which is one single text. Raises CorpusError."""
+def book_text(path: Path) -> str:
+    """The whole text of a .txt file that is a single text. Raises CorpusError for any other file."""
     if has_stories([path]):
-        raise CorpusError(f"{path} is no book, which is a .txt without lines {END}: give --cleaning auto")
+        raise CorpusError(f"{path} is not a book (a .txt file without lines {END}): give --cleaning auto")
     return "".join(_lines(path)).removeprefix("\ufeff")
 
 
 def _txt(path: Path, progress: Progress) -> Iterator[str]:
-    """Stories parted by end marks."""
-    begun: list[str] = []  # the lines of the story that no mark has ended yet
+    """Stories separated by end marks."""
+    unfinished: list[str] = []  # the lines of the story whose end mark has not come yet
     for lines in _lines(path, progress):
         first, *others = _MARK.split(lines)
-        begun.append(first)
+        unfinished.append(first)
         for other in others:
-            yield "".join(begun)
-            begun = [other]
-    yield "".join(begun)
+            yield "".join(unfinished)
+            unfinished = [other]
+    yield "".join(unfinished)
 
 
 def _lines(path: Path, progress: Progress = int) -> Iterator[str]:
-    """The text in pieces of whole lines. Raises CorpusError where it is not UTF-8."""
+    """The text in pieces of whole lines. Raises CorpusError if it is not UTF-8."""
     done = 0
     with path.open("rb") as file:
         while raw := b"".join(file.readlines(_CHUNK)):
@@ -144,5 +144,5 @@ def _parquet(path: Path, progress: Progress) -> Iterator[str]:
         for batch in table.iter_batches(_RECORDS, columns=["text"]):
             yield from filter(None, batch.column(0).to_pylist())
             progress(int(size * len(batch)))
-    except (pyarrow.ArrowException, OSError) as error:  # OSError: a page of it is damaged
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: a page of the file is damaged
         raise CorpusError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None

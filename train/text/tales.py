@@ -1,6 +1,6 @@
-"""Books to tales, told apart and without what is no tale: python -m train.text.tales BOOKS... OUT
+"""Cuts books into tales and leaves out the rest: python -m train.text.tales BOOKS... OUT
 
-What is left out is counted: licences, front matter, headings, notes and pictures, and questions that follow a chapter.
+It counts what it leaves out: licences, front matter, headings, notes and pictures, and questions after a chapter.
 """
 
 import json
@@ -14,39 +14,39 @@ from typing import Any
 from model.vocab import END
 from train.flags import Parser, refuse
 from train.text.files import replace_file
-from train.text.stories import CorpusError, files_of, text_of
+from train.text.stories import CorpusError, book_text, files_of
 
-BOOKS = (  # of Project Gutenberg, by number
+BOOKS = (  # their numbers at Project Gutenberg
     62514,  # Jataka Tales, Ellen C. Babbitt, 1912
     7518,  # More Jataka Tales, Ellen C. Babbitt, 1922
     7128,  # Indian Fairy Tales, Joseph Jacobs, 1892
     11310,  # Hindu Tales from the Sanskrit, S. M. Mitra and Mrs. Arthur Bell, 1919
     13268,  # Hitopadesa, in Hindu Literature, Sir Edwin Arnold, 1861
 )
-EVERY = 10  # every tenth tale validates; of fewer than ten the last one
-HITOPADESA = "HONOR TO GUNESH", "NALA AND DAMAYANTI"  # what opens it in Hindu Literature, and what follows it there
+EVERY = 10  # every tenth tale is for validation; with fewer than ten tales, the last one is
+HITOPADESA = "HONOR TO GUNESH", "NALA AND DAMAYANTI"  # its first words in Hindu Literature, and those of the next work
 
 _LICENCE = re.compile(r"^\*\*\* ?(START|END) OF .*$", re.MULTILINE)
-_SHORTEST = 400  # characters: what is shorter between two headings is a list or a title page
+_SHORTEST = 400  # characters: a shorter section between two headings is a list or a title page
 _FRONT = re.compile(
     r"PREFACE|INTRODUCT|CONTENTS|ILLUSTRATION|GLOSSARY|NOTES|INDEX|TRANSCRIBER|FOREWORD|PUBLISHER|DEDICATION"
 )
-_PART = re.compile(r"(CHAPTER|PART)\b.*|[IVXL]+\.?")  # a heading within a tale, or beside its title
+_PART = re.compile(r"(CHAPTER|PART)\b.*|[IVXL]+\.?")  # a heading inside a tale, or next to its title
 _QUESTION = re.compile(r"\d+\. ")
-_NOTE = re.compile(r"\[|\*[ *]*$")  # or a picture, or an asterism
-_MARKS = re.compile(r"\[(Pg )?\d+\]|_")  # of footnotes, pages and italics
+_NOTE = re.compile(r"\[|\*[ *]*$")  # a note, a picture, or an asterism
+_MARKS = re.compile(r"\[(Pg )?\d+\]|_")  # marks of footnotes, pages and italics
 
 
 def tales(book: str, left_out: Counter[str]) -> list[tuple[str, str]]:
-    """Title and text of the tales of a book in plain text: a paragraph or a line of verse a line.
+    """Title and text of each tale in a plain-text book. Each line of the text is a paragraph or a line of verse.
 
-    A heading is a short paragraph in capitals, or a short one without a closing mark that stands between empty lines.
-    A chapter or part goes on with the tale before it; what no heading is above has the title ''. `left_out` counts the
-    characters of what is no tale, by kind.
+    A heading is a short paragraph in capitals, or a short paragraph without closing punctuation between empty lines.
+    The heading of a chapter or part does not begin a new tale. Text before the first heading has the title ''.
+    `left_out` counts the characters that are not part of a tale, by kind.
     """
     sections: list[tuple[str, list[str]]] = [("", [])]
     heading = False
-    for paragraph, before, after in _paragraphs(_wanted(book, left_out)):
+    for paragraph, before, after in _paragraphs(_body(book, left_out)):
         plain = " ".join(paragraph.split())
         heading = _is_heading(plain, before, after, below_another=heading)
         if heading:
@@ -72,15 +72,15 @@ def tales(book: str, left_out: Counter[str]) -> list[tuple[str, str]]:
 
 
 def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """Writes train.txt and valid.txt, tales parted by end marks; gives their counts and what was left out.
+    """Writes train.txt and valid.txt, with end marks between tales. Returns their counts and what was left out.
 
-    Raises CorpusError naming files that are no books, or hold too few tales.
+    Raises CorpusError naming a file that is not a book, or the books if they hold too few tales.
     """
     left_out: Counter[str] = Counter()
-    found = [tale for book in books for tale in tales(text_of(book), left_out)]
+    found = [tale for book in books for tale in tales(book_text(book), left_out)]
     if len(found) < 2:
         names = ", ".join(map(str, books))
-        raise CorpusError(f"{names}: tales found: {len(found)}; to train and validate takes two")
+        raise CorpusError(f"{names}: {len(found)} tales found, but training and validation need two: give more books")
     held_out = found[EVERY - 1 :: EVERY] or found[-1:]
     parts = {"train": [tale for tale in found if tale not in held_out], "valid": held_out}
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,8 +94,8 @@ def write(books: Sequence[Path], folder: Path) -> dict[str, Any]:
     }
 
 
-def _wanted(text: str, left_out: Counter[str]) -> str:
-    """The book without the licence around it, and of Hindu Literature the Hitopadesa alone."""
+def _body(text: str, left_out: Counter[str]) -> str:
+    """The book without the licence around it. From Hindu Literature it takes the Hitopadesa only."""
     text = text.replace("\r\n", "\n")
     marks = {mark[1]: mark for mark in _LICENCE.finditer(text)}
     start = marks["START"].end() if "START" in marks else 0
@@ -110,7 +110,7 @@ def _wanted(text: str, left_out: Counter[str]) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each paragraph as it stands, and how many empty lines are before and after it."""
+    """Each paragraph, unchanged, and the number of empty lines before and after it."""
     parts = re.split(r"\n((?:[ \t]*\n)+)", text.strip("\n") + "\n\n")
     before = 0
     for paragraph, gap in zip(parts[::2], parts[1::2], strict=False):
