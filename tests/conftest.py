@@ -25,7 +25,7 @@ from model.config import ModelConfig
 from model.decoder import Decoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from model.teller import Teller, told
+from model.teller import Teller, story_pieces
 from model.vocab import Vocab
 from tests.torture.record import FULL
 from train.export import onnx as export_onnx
@@ -184,4 +184,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
     """A story of one draft, through a decoder that has read nothing."""
-    return told(Teller(vocab, prompt, sampling, decoder.context), decoder)
+    return story_pieces(Teller(vocab, prompt, sampling, decoder.context), decoder)

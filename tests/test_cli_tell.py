@@ -61,7 +61,7 @@ SETTINGS = ", ".join(
     f"{name.replace('_', '-')} {getattr(replace(USUAL, length=40, seed=7), name)}" for name in model.SETTINGS
 )
 MODEL = "artifacts/better: 29,952 parameters, 1.0000 nats per character"
-SKIPPED = f"skipped: artifacts/broken/config.json is missing; {artifacts.MEND}"
+SKIPPED = f"skipped: artifacts/broken/config.json is missing; {artifacts.FIX}"
 
 
 def test_tells_with_the_best_model(tell) -> None:
@@ -94,7 +94,7 @@ def test_says_what_of_the_prompt_is_lost(tell) -> None:
         told = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1", "--beams", "1", given)
         assert told[1].startswith("ab" + "c" * 40)
         assert told[2].splitlines()[1:] == [
-            "left out, for the model does not know them: '☃'",
+            "left out, because the model does not know them: '☃'",
             f"the model reads the last {read} characters of the prompt, not the {before} before",
         ]
 
@@ -143,7 +143,7 @@ def test_reads_the_prompt_from_standard_input(home: Path) -> None:
     story, notes = process.communicate("Tom\nand L\xfc\n".encode("latin-1"))
     assert process.returncode == 0
     assert story.startswith(b"Tom\nand L")
-    assert "left out, for the model does not know them: '\ufffd'\n" in notes.decode()
+    assert "left out, because the model does not know them: '\ufffd'\n" in notes.decode()
 
 
 def test_a_closed_pipe_ends_it_quietly(home: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model.decoder import OnnxDecoder, TorchDecoder, remembered
+from model.decoder import OnnxDecoder, TorchDecoder, cached_length
 from model.storyteller import Storyteller
 
 CONTEXT = 32
@@ -71,7 +71,7 @@ def test_pieces_that_overflow_the_context(storyteller: Storyteller, pieces: tupl
 def test_remembered_follows_the_rule_whatever_the_pieces(context: int, pieces: list[int]) -> None:
     before = total = 0
     for piece in pieces:
-        before, total = remembered(before, piece, context), total + piece
+        before, total = cached_length(before, piece, context), total + piece
         assert before == len(window(list(range(total)), context))
 
 

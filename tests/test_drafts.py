@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.drafts import Drafts, OnnxDrafts, Origin, TorchDrafts
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from model.teller import told
+from model.teller import story_pieces
 from train.export import onnx as export_onnx
 
 LONG = ModelConfig(context=96, layers=2, heads=2, width=32)
@@ -27,9 +27,9 @@ class Reread:
 
     def __init__(self, storyteller: Storyteller) -> None:
         self.decoder = storyteller.decoder()
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.rows, self.start = [[]], [0]
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_each_row_sees_its_own_text(storyteller: Storyteller) -> None:
         *[("feed", (ids(3),)), ("feed", (ids(2),)), ("branch", ([(0, 0)] * 5, 5)), *[("step", (ids(5),))] * 2],
         *[("branch", ([(4, 2), (1, 1), (1, 2), (0, 0)], 2)), *[("step", (ids(2),))] * 3],
         *[("branch", ([(3, 0), (2, 0), (0, 3), (0, 1), (1, 2), (2, 0)], 6)), *[("step", (ids(6),))] * 2],
-        *[("forget", ()), ("feed", (ids(4),)), ("branch", ([(0, 0)] * 2, 2)), ("step", (ids(2),))],
+        *[("reset", ()), ("feed", (ids(4),)), ("branch", ([(0, 0)] * 2, 2)), ("step", (ids(2),))],
     ]
     for drafts in engines(storyteller, rows=6, steps=3, branches=6):
         expected = Reread(storyteller)
@@ -90,10 +90,10 @@ def test_every_engine_tells_the_same_story_through_several_contexts(
     for prompt in ("", "Once upon a time", "a long beginning " * 9):
         sampling = Sampling(length=150, drafts=drafts, beams=beams, seed=len(prompt), **ENDLESS)
         teller = storyteller.teller(prompt, sampling)
-        expected = "".join(told(teller, Reread(storyteller)))
+        expected = "".join(story_pieces(teller, Reread(storyteller)))
         assert 0 < len(expected) <= 150 and expected == "".join(storyteller.tell(prompt, sampling))
         for engine in engines(storyteller, teller.rows, teller.limit, teller.beams):
-            assert "".join(told(storyteller.teller(prompt, sampling), engine)) == expected
+            assert "".join(story_pieces(storyteller.teller(prompt, sampling), engine)) == expected
 
 
 def test_one_symbol_of_context_is_enough(tmp_path: Path) -> None:

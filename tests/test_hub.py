@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_says_so(hub: Hub, published: dict[str, bytes], mo
     assert refused("ann/none").startswith(f"ann/none {nothing} (404): check the name")
     assert refused("ann/tiny", revision="v9").startswith(f"ann/tiny {nothing} at revision v9 (404)")
     hub.create("models", "ann/other")
-    assert refused("ann/other") == ("ann/other on the Hub is no storyteller: it has no config.json of this program")
+    assert refused("ann/other") == ("ann/other on the Hub is not a storyteller: it has no config.json of this program")
     assert refused("ann/tiny", local_files_only=True) == (
         "ann/tiny could not be downloaded: it is not in the cache; check the network and try again"
     )

@@ -225,7 +225,7 @@ def test_find_sorts_the_sound_and_names_the_rest(tmp_path: Path, tiny_artifact: 
     (tmp_path / "file").touch()
     storytellers, skipped = find(tmp_path)
     assert [storyteller.name for storyteller in storytellers] == ["better", "worse"]
-    assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.MEND}"}
+    assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.FIX}"}
 
 
 def test_a_link_goes_by_its_own_name(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

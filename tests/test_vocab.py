@@ -143,7 +143,7 @@ def test_errors_say_what_is_wrong() -> None:
         (["a", "bc"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not 'bc'"),
         (["a", ""], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not ''"),
         (["a", "\ud800"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not '\\ud800'"),
-        (["a", "b", "a"], "symbol 'a' stands twice in the vocabulary, as 0 and 2"),
+        (["a", "b", "a"], "symbol 'a' is in the vocabulary twice, as 0 and 2"),
     ]:
         with pytest.raises(ValueError) as error:
             Vocab(symbols)
@@ -151,4 +151,4 @@ def test_errors_say_what_is_wrong() -> None:
     for ids in [{"a": 0, "b": 2}, {"a": 0, "b": 0}, {"a": 1, "b": 2}, {"a": 0, "b": True}, {"a": 0, "b": 1.0}]:
         with pytest.raises(ValueError) as error:
             Vocab.from_stoi(ids)
-        assert str(error.value) == "the ids of a vocabulary of 2 must be 0 to 1, once each"
+        assert str(error.value) == "the ids of a vocabulary of 2 symbols must be 0 to 1, once each"

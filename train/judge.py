@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from model.sampling import Sampling
-from model.sentences import sequences, words_of
+from model.sentences import ngrams, words_of
 from model.storyteller import Storyteller
-from model.teller import told
+from model.teller import story_pieces
 
 LONGEST = 2_000  # characters of a told story; 98 % of our training stories are shorter
 SEED_LENGTH = 16  # shorter runs in common with the training text are no copies and count as 0
@@ -39,7 +39,7 @@ def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[
     stories = []
     for seed in range(1, count + 1):
         teller = storyteller.teller("", replace(sampling, length=LONGEST, seed=seed))
-        text = "".join(told(teller, storyteller.decoder_of(teller)))
+        text = "".join(story_pieces(teller, storyteller.decoder_of(teller)))
         stories.append(Told(text, teller.ended))
     return stories
 
@@ -128,7 +128,7 @@ def distinct(words: Sequence[str], n: int, limit: int = 10_000) -> float | None:
 
 def repeated(texts: Sequence[str]) -> float | None:
     """Of all sequences of four words the share that stood in the same story before."""
-    counts = [Counter(sequences(words_of(text))) for text in texts]
+    counts = [Counter(ngrams(words_of(text))) for text in texts]
     total = sum(count.total() for count in counts)
     return round(1 - sum(map(len, counts)) / total, 4) if total else None
 

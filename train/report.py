@@ -21,7 +21,7 @@ from torch import nn
 from model.drafts import TorchDrafts
 from model.sampling import USUAL
 from model.storyteller import Storyteller
-from model.teller import DraftTeller, told
+from model.teller import DraftTeller, story_pieces
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
@@ -145,7 +145,7 @@ def card(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
     prompt = metrics.get("prompts", [SAMPLE_PROMPT])[0]
     teller = DraftTeller(vocab, prompt, SAMPLE, shape.context)
-    story = prompt + "".join(told(teller, TorchDrafts(network)))
+    story = prompt + "".join(story_pieces(teller, TorchDrafts(network)))
     tuned = f", tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
 # {metrics["name"]}
