@@ -259,7 +259,7 @@ def test_no_story_is_nothing_to_measure_on(calm: Path, capsys: pytest.CaptureFix
     empty = calm.parent / "empty.txt"
     empty.write_text("\n")
     assert run(calm, "--to", "onnx", "--data", empty) == 2
-    assert capsys.readouterr().err == f"error: {empty} holds no story to measure on\n"
+    assert capsys.readouterr().err == f"error: {empty} holds no story to measure 8 bits on; give a file with stories\n"
 
 
 def test_the_command_writes_lists_and_reports(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,13 +278,13 @@ def test_eight_bits_are_measured_on_its_own_stories_without_others(
     calm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(calm, "--to", "onnx", "--bits", 8) == 0
-    assert capsys.readouterr().out.endswith(" nats per character on stories of its own; --data FILE takes others\n")
+    assert capsys.readouterr().out.endswith(" nats per character on stories it told itself; --data FILE takes others\n")
 
 
 def test_a_graph_that_costs_too_much_is_not_written(
     calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_onnx, "NATS_TOLERANCE", -1.0)
     assert run(calm, "--to", "onnx", "--bits", 8) == 2
     assert capsys.readouterr().err.endswith(f"write it with: python -m train.export {calm} --to onnx --bits 32\n")
     assert not (calm / "model.onnx").exists()
@@ -295,8 +295,8 @@ def test_a_graph_of_another_network_is_not_written(
 ) -> None:
     monkeypatch.setitem(export_onnx.EPSILON, "gpt", 1.0)
     assert run(calm, "--to", "onnx") == 2
-    said = r": the graph's logits are up to [\d.]+ from PyTorch's \(after symbol \d+ of 32\), of [\d.]+ allowed\n$"
-    assert re.search(said, capsys.readouterr().err)
+    message = r"differ from PyTorch's by up to [\d.]+ \(after symbol \d+ of 32\); at most [\d.]+ is allowed\n$"
+    assert re.search(": the graph's logits " + message, capsys.readouterr().err)
     assert not (calm / "model.onnx").exists()
 
 

@@ -126,7 +126,7 @@ def test_modelfile_tells_like_the_page(folder: Path) -> None:
     ]
 
 
-def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no twin in other engines; export a "):
-        write(model.load(tiny_classic), tmp_path / "twin")
+def test_classic_has_no_counterpart(tiny_classic: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no counterpart in other engines; "):
+        write(model.load(tiny_classic), tmp_path / "counterpart")
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ NAME = "ann/stories"
 URL = f"{ADDRESS}/spaces/{NAME}"
 THEIRS = (
     "the Hub refused (412: A commit has happened since. Please refresh and try again.): somebody else pushed at the "
-    "same time and nothing was overwritten; look what it was, and push again"
+    "same time; nothing was overwritten: look at that change, and push again"
 )
 
 
@@ -56,7 +56,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def space(hub: Hub, account: Account, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Space:
-    monkeypatch.setattr(deploy, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(deploy, "RETRY_SECONDS", (0.01, 0.01))
     return Space(NAME, TOKEN, say=said.append)
 
 
@@ -142,8 +142,8 @@ CASES = [
     ("403", "the Hub refused (403: you must use a write token to upload to a repository.): take a token with write "
      f"access from {TOKENS}, or push to a Space of your own"),
     ("429", "the Hub refused (429: out of order, Retry-After: 900): push again later"),
-    ("500", "the Hub refused (500: out of order): push again later; https://status.huggingface.co tells more"),
-    ("cut", "the exchange with the Hub broke off (Server disconnected without sending a response.): check the network "
+    ("500", "the Hub refused (500: out of order): push again later; see https://status.huggingface.co"),
+    ("cut", "the request to the Hub failed (Server disconnected without sending a response.): check the network "
      "and push again"),
 ]  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_what_the_hub_refuses_leaves_the_old_state(
 ) -> None:  # fmt: skip
     pushed(space, contents)
     before, head = hub.space(NAME).at(), space.head()
-    monkeypatch.setattr(deploy, "PAUSES", (0.01,))
+    monkeypatch.setattr(deploy, "RETRY_SECONDS", (0.01,))
     commit = r"^POST /api/spaces/ann/stories/commit/main"
     if case == "401":
         del hub.accounts[TOKEN]
@@ -200,9 +200,7 @@ def test_a_storage_that_refuses_is_told(
     head = space.create("zero-a10g", False)
     hub.faults.append(Fault("^POST /xet/", 400, times=99))
     message = refused(space.push, contents.files, head, "Push")
-    assert re.fullmatch(
-        rf"{URL}: the exchange with the Hub broke off \(.*400.*\): check the network and push again", message
-    )
+    assert re.fullmatch(rf"{URL}: the request to the Hub failed \(.*400.*\): check the network and push again", message)
     assert hub.space(NAME).at().oid == head.sha
 
 
@@ -241,7 +239,7 @@ def test_what_the_hub_lost_is_noticed(hub: Hub, space: Space, contents: Contents
     repo, apply, lost = hub.space(NAME), Repo._apply, "artifacts/tiny/config.json"
     repo._apply = lambda tree, change: change["path"] == lost or apply(repo, tree, change)
     message = refused(space.push, retrained.files, space.head(), "Push")
-    assert message == f"{URL}/commit/{repo.at().oid} holds something else than was pushed: look there, and push again"
+    assert message == f"{URL}/commit/{repo.at().oid} does not hold what was pushed: look at that commit, and push again"
 
 
 def test_a_pull_request_leaves_main_alone(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
@@ -251,7 +249,7 @@ def test_a_pull_request_leaves_main_alone(hub: Hub, space: Space, contents: Cont
     repo = hub.space(NAME)
     assert repo.at() == before and repo.at("refs/pr/1").parents == (before.oid,)
     assert made.pr_url == f"{URL}/discussions/1"
-    assert not any(compare(retrained.files, space.at("refs/pr/1")))
+    assert not any(compare(retrained.files, space.info("refs/pr/1")))
 
 
 def test_rolling_back_restores_all_that_was_there(
@@ -278,14 +276,14 @@ def test_rolling_back_again_goes_further_back(hub: Hub, space: Space, contents: 
     space.roll_back()  # the first push, too, is undone, and not the second one done again
     assert list(hub.space(NAME).files()) == [".gitattributes", "README.md"]
     message = refused(space.roll_back)
-    assert message.endswith(f"('initial commit') is no push of this program: undo it in {URL}/commits")
+    assert message.endswith(f"('initial commit') was not pushed by this program: undo it in {URL}/commits")
 
 
 def test_only_a_push_is_rolled_back(hub: Hub, space: Space, contents: Contents, retrained: Contents) -> None:
     pushed(space, contents)
     hub.space(NAME).put({"README.md": b"theirs"}, "Edit in the browser")
     assert refused(space.roll_back) == (
-        f"{URL}: the last change ('Edit in the browser') is no push of this program: undo it in {URL}/commits"
+        f"{URL}: the last change ('Edit in the browser') was not pushed by this program: undo it in {URL}/commits"
     )
     pushed(space, retrained)
     before = hub.space(NAME).at()
@@ -296,7 +294,7 @@ def test_only_a_push_is_rolled_back(hub: Hub, space: Space, contents: Contents, 
 
 @pytest.mark.parametrize(("stage", "what"), [
     ("CONFIG_ERROR", "the README's settings are refused (bad sdk)"), ("NO_APP_FILE", "there is no app.py"),
-    ("RUNTIME_ERROR", "the page broke down"), ("PAUSED", "paused: restart it in its settings"),
+    ("RUNTIME_ERROR", "the page crashed"), ("PAUSED", "paused: restart it in its settings"),
 ])  # fmt: skip
 def test_a_space_that_does_not_run(
     hub: Hub, space: Space, contents: Contents, monkeypatch: pytest.MonkeyPatch, stage: str, what: str
@@ -315,7 +313,7 @@ def test_the_page_of_an_older_commit_is_not_taken_for_the_new(
     pushed(space, contents)
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(deploy, "WAIT_MINUTES", 0.005)
-    assert refused(deploy.wait, space, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
+    assert refused(deploy.wait, space, "f" * 40) == f"{URL} does not run after 0.005 minutes; see its log there"
     assert deploy.wait(space, hub.space(NAME).at().oid).sha == hub.space(NAME).at().oid
 
 
@@ -344,7 +342,7 @@ def test_a_failed_build_is_told_also_without_its_log(
     hub.faults.append(Fault("^GET .*/logs/", 500, times=9))
     message = refused(deploy.wait, space, hub.space(NAME).at().oid)
     assert message.startswith(f"{URL}: the build failed\n  (the log cannot be read: ")
-    assert message.endswith("--rollback brings back what was there before")
+    assert message.endswith("--rollback restores the state before the push")
 
 
 def test_the_failure_of_an_older_commit_is_not_taken_for_the_new_one_s(
@@ -354,7 +352,7 @@ def test_the_failure_of_an_older_commit_is_not_taken_for_the_new_one_s(
     pushed(space, contents)
     for name, value in (("POLL_SECONDS", 0.01), ("LAG_SECONDS", 0), ("WAIT_MINUTES", 0.005)):
         monkeypatch.setattr(deploy, name, value)
-    assert refused(deploy.wait, space, "f" * 40) == f"{URL} does not run after 0.005 minutes; its log stands there"
+    assert refused(deploy.wait, space, "f" * 40) == f"{URL} does not run after 0.005 minutes; see its log there"
 
 
 def test_a_page_of_somebody_else_is_not_replaced_unasked(hub: Hub, space: Space, contents: Contents) -> None:
@@ -365,7 +363,7 @@ def test_a_page_of_somebody_else_is_not_replaced_unasked(hub: Hub, space: Space,
     )
     changes = compare(contents.files, space.head())
     assert refused(space.require_ours, changes) == (
-        f"{URL} holds a page that is not of this program; a push would replace app.py, artifacts/a.pdf, "
+        f"{URL} holds a page that this program did not push; a push would replace app.py, artifacts/a.pdf, "
         "model/weights.bin and 1 more: --pull-request proposes that, --replace does it"
     )
     pushed(space, contents)

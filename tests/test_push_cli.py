@@ -33,7 +33,7 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
     hub.accounts[TOKEN] = Account("ann")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(deploy, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(deploy, "RETRY_SECONDS", (0.01, 0.01))
     return hub.accounts[TOKEN]
 
 
@@ -140,7 +140,7 @@ def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
     code, _, err = run(capsys, NAME, "--artifact", tiny_artifact)
     assert code == 1
     shown = [f"  {line}" for line in [*lines[12:30], "HF_TOKEN=(the token)", lines[-1]]]
-    back = f"python -m train.push {NAME} --rollback brings back what was there before"
+    back = f"python -m train.push {NAME} --rollback restores the state before the push"
     assert err.splitlines()[-22:] == [f"error: {URL}: the build failed", *shown, back]
     assert hub.space(NAME).at().parents == (good.oid,)
     hub.spaces.fails = None
@@ -157,7 +157,7 @@ def test_a_page_that_breaks_down_on_the_hub_shows_its_log(
     hub.spaces.launches, hub.spaces.python = True, str(tmp_path / "python")
     code, _, err = run(capsys, NAME, "--artifact", tiny_onnx)
     assert code == 1
-    assert f"error: {URL}: the page broke down\n  ImportError: no module named gradio\npython -m train.push" in err
+    assert f"error: {URL}: the page crashed\n  ImportError: no module named gradio\npython -m train.push" in err
 
 
 def test_refusals_change_nothing_and_exit_with_2(
@@ -192,7 +192,7 @@ def test_a_front_matter_that_the_hub_refuses_makes_no_space(
         assert code == 2 and hub.repos == {}
         assert err == (
             f'error: {URL}: README.md: the Hub refused (400: - Error: "colorTo" must be one of [red, yellow, green, '
-            "blue, indigo, purple, pink, gray]): mend that and push again\n"
+            "blue, indigo, purple, pink, gray]): fix that and push again\n"
         )
 
 
