@@ -214,7 +214,7 @@ def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) ->
         return None, graph_error_text(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {FIX}"))
 
 
-def spelled(value: Any) -> Any:
+def utf8_safe(value: Any) -> Any:
     """Returns a JSON value with all its texts writable as UTF-8: file names may hold bytes that are not valid UTF-8."""
     as_bytes = json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return json.loads(as_bytes.decode(errors="replace"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model import hub
-from model.artifacts import Artifact, ArtifactError, read, spelled
+from model.artifacts import Artifact, ArtifactError, read, utf8_safe
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.drafts import Drafts, OnnxDrafts, TorchDrafts
 from model.sampling import Sampling, probabilities
@@ -45,7 +45,7 @@ class Storyteller:
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
         self.repo_id = repo_id  # its repository on the Hub, if it was loaded from there
         # if the folder is a link, use the link's name
-        self.name = spelled(Path(repo_id or os.path.abspath(artifact.folder)).name)
+        self.name = utf8_safe(Path(repo_id or os.path.abspath(artifact.folder)).name)
         self.weights, self.hashes = artifact.weights, artifact.hashes
         self._graph_bytes, self._graph_lock = artifact.graph, threading.Lock()
         self._graph: OnnxGraph | None = None
@@ -96,7 +96,7 @@ class Storyteller:
     def _warn(self, trouble: str) -> None:
         has_torch = find_spec("torch") is not None
         until = "PyTorch tells its stories, more slowly" if has_torch else "it tells none: PyTorch is not installed"
-        self.warning = f"{spelled(trouble)}; until then {until}"
+        self.warning = f"{utf8_safe(trouble)}; until then {until}"
         logging.getLogger(__name__).warning(self.warning)
 
     def prepare(self, prompt: str) -> Prompt:
@@ -211,5 +211,5 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
         try:
             found.append(load(path))
         except ArtifactError as error:
-            skipped[spelled(path.name)] = spelled(str(error))
+            skipped[utf8_safe(path.name)] = utf8_safe(str(error))
     return sorted(found, key=lambda storyteller: storyteller.metrics["nats_per_character"]), skipped

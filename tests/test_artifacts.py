@@ -292,7 +292,7 @@ def test_no_folder(tmp_path: Path) -> None:
             "{folder}/metrics.json belongs to another run: it has 2 steps, but log.jsonl ends at step None; ",
         ),
         ({"log": [{"step": 2, "note": "a" * 2**22}]}, "log.jsonl would have 4,194,"),
-        ({"weights": {}}, "{folder}/model.safetensors does not belong to config.json: "),
+        ({"weights": {}}, "{folder}/model.safetensors does not match config.json: "),
         ({"config": CLASSIC}, "{folder}/stoi.json has 97 symbols, but config.json has vocab_size 57; "),
     ],
 )

@@ -37,7 +37,7 @@ def finish(run: Run, out: Path, command: str) -> None:
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
     metrics |= comparisons(run, network, sequences[: figures["stories"]])
     if run.ranks.leads:
-        metrics = artifacts.spelled(metrics)
+        metrics = artifacts.utf8_safe(metrics)
         artifacts.save(
             out,
             config=config.model,
@@ -51,8 +51,8 @@ def finish(run: Run, out: Path, command: str) -> None:
             f"{out}: {figures['nats_per_character']:.4f} nats per character on {report.scored(figures)}, "
             f"{metrics['parameters']:,} parameters, {run.steps:,} steps in {seconds:.0f} s"
         )
-        print(artifacts.spelled(line))
-        print(artifacts.spelled(formats.after_training(out, sequences)), file=sys.stderr)
+        print(artifacts.utf8_safe(line))
+        print(artifacts.utf8_safe(formats.after_training(out, sequences)), file=sys.stderr)
     run.finished = True  # not before the graph is there: what a kill leaves out, a resumed run makes up for
 
 
