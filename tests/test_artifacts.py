@@ -1,4 +1,4 @@
-"""Artifacts: whole or not at all when saved, and every kind of damage named when read."""
+"""Artifacts: they are saved completely or not at all, and reading names every kind of damage."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ HASHED = [name for name in NAMES if name != "config.json"]
 
 @pytest.fixture
 def folder(tiny_artifact: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny artifact, to be damaged."""
+    """A copy of the tiny artifact. Tests damage it."""
     return shutil.copytree(tiny_artifact, tmp_path / "tiny")
 
 
 def put(folder: Path, name: str, data: bytes) -> None:
-    """Puts a file into an artifact as if it had been saved with it."""
+    """Writes a file of an artifact, and updates its hash in config.json."""
     (folder / name).write_bytes(data)
     head = json.loads((folder / "config.json").read_bytes())
     head["files"][name] = hashlib.sha256(data).hexdigest()
@@ -43,7 +43,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 
 def edit(folder: Path, name: str, change: Callable[[dict], object]) -> None:
-    """Changes the value in a JSON file, and its hash with it."""
+    """Changes the value in a JSON file, and updates its hash in config.json."""
     value = json.loads((folder / name).read_bytes())
     change(value)
     if name == "config.json":
@@ -53,7 +53,7 @@ def edit(folder: Path, name: str, change: Callable[[dict], object]) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """The message that `folder` is refused with, where the folder itself is written as `.`."""
+    """Returns the error message for `folder`, with `.` in place of the folder's path."""
     with pytest.raises(ArtifactError) as caught:
         read(folder)
     assert "\n" not in str(caught.value)
@@ -109,7 +109,7 @@ def test_a_damaged_file(folder: Path, name: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_folders_and_giants_are_not_opened(folder: Path, tmp_path: Path, name: str) -> None:
+def test_links_folders_and_huge_files_are_not_opened(folder: Path, tmp_path: Path, name: str) -> None:
     outside = (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(outside)
     assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
@@ -117,7 +117,7 @@ def test_links_folders_and_giants_are_not_opened(folder: Path, tmp_path: Path, n
     (folder / name).mkdir()
     assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
     (folder / name).rmdir()
-    os.mkfifo(folder / name)  # to open it would wait for ever
+    os.mkfifo(folder / name)  # opening it would wait forever
     assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
     (folder / name).unlink()
     with (folder / name).open("wb") as file:
@@ -141,7 +141,7 @@ def test_a_pickle_in_place_of_safetensors(folder: Path) -> None:
         assert refusal(folder) == expected
 
 
-def test_a_header_that_begins_like_a_pickle_is_none(folder: Path) -> None:
+def test_a_header_that_begins_like_a_pickle_is_read(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
     longer = size + (0x80 - size) % 256
@@ -230,7 +230,7 @@ def test_another_vocabulary(folder: Path) -> None:
         (b"[" * 100_000, "is not valid JSON ("),
     ],
 )
-def test_json_that_is_none(folder: Path, text: bytes, reason: str) -> None:
+def test_invalid_json(folder: Path, text: bytes, reason: str) -> None:
     for name in ("metrics.json", "stoi.json"):
         put(folder, name, text)
         assert refusal(folder).startswith(f"./{name} {reason}")
@@ -266,7 +266,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
         assert refusal(folder) == f"./model.safetensors {message}; {FIX}"
 
 
-def test_safetensors_with_a_lying_header(folder: Path) -> None:
+def test_safetensors_with_a_wrong_header(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     for lie in (data[:-4], data + b"1234", b"\xff" * 8 + data[8:], data[:4], b"{}", data.replace(b"F32", b"F99", 1)):
         put(folder, "model.safetensors", lie)
@@ -304,12 +304,12 @@ def test_parts_that_do_not_fit_are_not_saved(folder: Path, change: dict, message
     assert os.listdir(folder.parent) == [folder.name]
 
 
-# Saving over an older artifact. The old one has 2 steps, the new one 5.
+# Saving over an older artifact. The old one has 2 steps; the new one has 5.
 
 
 @pytest.fixture(params=["exchange", "two renames"])
 def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways of putting the new folder in place of the old."""
+    """The two ways of replacing the old folder by the new one."""
     if request.param == "two renames":
         monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     elif sys.platform != "linux":
@@ -317,7 +317,7 @@ def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def test_saving_replaces_the_folder_and_carries_the_rest_over(folder: Path, swap: str) -> None:
+def test_saving_replaces_the_folder_and_keeps_other_files(folder: Path, swap: str) -> None:
     (folder / "notes.txt").write_text("mine")
     (folder / "model.onnx").write_text("of the old weights")
     save(folder, **parts(steps=5))
@@ -347,9 +347,9 @@ OPERATIONS = [(Path, "mkdir"), (Path, "open"), (os, "fsync"), (os, "rename"), (s
 
 
 def fail(patch: pytest.MonkeyPatch, at: int, *, crash: bool) -> Iterator[int]:
-    """Makes the operation number `at` on the disk fail as on a full one; in a crash no later one happens either.
+    """Makes disk operation number `at` fail as on a full disk. With `crash` all later operations fail too.
 
-    The iterator counts the operations.
+    The returned iterator counts the operations.
     """
     count = itertools.count(1)
 
@@ -368,7 +368,7 @@ def fail(patch: pytest.MonkeyPatch, at: int, *, crash: bool) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["full disk", "crash"])
-def test_whatever_fails_the_artifact_is_the_old_or_the_new(folder: Path, swap: str, crash: bool) -> None:
+def test_after_any_failure_the_artifact_is_the_old_or_the_new_one(folder: Path, swap: str, crash: bool) -> None:
     (folder / "notes.txt").write_text("mine")
     before = sorted(os.listdir(folder))
     for at in itertools.count(1):
@@ -382,7 +382,7 @@ def test_whatever_fails_the_artifact_is_the_old_or_the_new(folder: Path, swap: s
                 failed = True
                 expected = "cannot be saved (No space left on device); make room or choose another folder"
                 assert str(error) == f"{folder} {expected}"
-            if next(count) <= at:  # every operation has had its turn
+            if next(count) <= at:  # every operation has failed once
                 break
         if folder.exists():
             assert read(folder).metrics["steps"] == (2 if failed else 5)

@@ -1,4 +1,4 @@
-"""Several drafts behind one beginning: each row's logits are those of its own text, read on its own."""
+"""Several drafts after one beginning: the logits of each row are those of its own text, read alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDLESS = dict(temperature=1.0, stop_at_end=False)
 
 
 class Reread:
-    """`Drafts` by the definition: each row's whole text is read again for each symbol."""
+    """The simplest `Drafts`: the whole text of each row is read again for each symbol."""
 
     def __init__(self, storyteller: Storyteller) -> None:
         self.decoder = storyteller.decoder()
@@ -63,7 +63,7 @@ def engines(storyteller: Storyteller, rows: int, steps: int, branches: int) -> I
 
 
 def test_each_row_sees_its_own_text(storyteller: Storyteller) -> None:
-    """Rows that part, go on from each other's middle, wait, become fewer and more, and start anew."""
+    """Rows branch, continue from the middle of other rows, wait, become fewer and more, and are reset."""
     generator = np.random.default_rng(1)
 
     def ids(n: int) -> list[int]:
@@ -104,7 +104,7 @@ def test_one_symbol_of_context_is_enough(tmp_path: Path) -> None:
 
 
 def test_only_what_is_in_use_is_in_memory() -> None:
-    """The room for all that drafts might need is no memory before they need it."""
+    """The cache has room for all that drafts might need, but takes memory only for what they use."""
     from resource import RUSAGE_SELF, getrusage
 
     shape = ModelConfig(context=1024, layers=6, heads=4, width=128)
@@ -114,4 +114,4 @@ def test_only_what_is_in_use_is_in_memory() -> None:
     drafts.feed([0])
     drafts.branch([(0, 0)] * 24, 24)
     drafts.step([0] * 24)
-    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB, of 45 MB
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB; the whole cache would take 45 MB

@@ -1,4 +1,4 @@
-"""The folder for transformers: the library loads it as its own, and it says what our model says."""
+"""The folder for transformers: the library loads it as a Qwen3, and it tells the same stories as our model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_is_a_plain_qwen3_in_float32(qwen3: Qwen3ForCausalLM) -> None:
     assert qwen3.lm_head.weight is qwen3.model.embed_tokens.weight
 
 
-def test_every_weight_is_taken_and_none_is_made_up(folder: Path) -> None:
+def test_all_weights_are_loaded_and_none_is_missing(folder: Path) -> None:
     _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
 
@@ -92,9 +92,10 @@ def test_a_prompt_is_read_as_we_read_it(storyteller: model.Storyteller, letters,
 def test_every_character_becomes_what_we_make_of_it() -> None:
     vocab = Vocab.ascii()
     clean = tokenizer(vocab).normalizer.normalize_str
-    # Those of Unicode 3.2: newer ones, such as three superscript letters of 2021, Python may know and tokenizers not.
+    # Only characters of Unicode 3.2: Python may know newer ones, such as three superscript letters of 2021, that
+    # tokenizers does not know.
     known = [c for c in map(chr, range(0x20000)) if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs")]
-    # Most characters vanish: only where the text of a whole row differs is it worth looking at each of them.
+    # Most characters are dropped. Only if the text of a whole row differs are its characters compared one by one.
     for start in range(0, len(known), 256):
         row = known[start : start + 256]
         if clean("|".join(row)) != "|".join(vocab.fit(c)[0] for c in row):
@@ -157,13 +158,13 @@ def test_generation_settings_are_those_of_the_page(qwen3: Qwen3ForCausalLM) -> N
     assert (settings.max_new_tokens, settings.eos_token_id, settings.pad_token_id) == (128, 96, 96)
 
 
-def test_the_card_says_how_it_is_served(storyteller: model.Storyteller, folder: Path) -> None:
+def test_the_card_says_how_to_serve_the_model(storyteller: model.Storyteller, folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "vllm serve PATH/OF/THIS/FOLDER --served-model-name tiny" in card
     assert f"{storyteller.metrics['nats_per_character']:.4f} nats per character" in card
 
 
-def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Storyteller, tmp_path: Path) -> None:
+def test_a_folder_is_replaced_and_keeps_other_files(storyteller: model.Storyteller, tmp_path: Path) -> None:
     out = tmp_path / "counterpart"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
@@ -184,7 +185,7 @@ def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Stor
 
 
 def refusal(capsys: pytest.CaptureFixture[str], folder: Path, out: Path) -> str:
-    """The one line of a command that was refused."""
+    """Returns the one line that the command prints when it is refused."""
     assert main([str(folder), "--to", "transformers", str(out)]) == 2
     return capsys.readouterr().err.removeprefix("error: ").removesuffix("\n")
 
@@ -212,6 +213,6 @@ def test_a_model_without_an_end_mark_has_no_counterpart(tmp_path: Path, capsys: 
     )
 
 
-def test_no_code_of_ours_is_needed(folder: Path) -> None:
+def test_no_custom_code_is_needed(folder: Path) -> None:
     assert "auto_map" not in (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
     assert not list(folder.glob("*.py"))
