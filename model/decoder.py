@@ -233,7 +233,7 @@ class PositionInputs:
         self.positions = np.zeros((rows, time), np.int64)
         self.bias = np.zeros((1, 1, time, length), np.float32)
 
-    def first(self, rows: int) -> PositionInputs:
+    def first_rows(self, rows: int) -> PositionInputs:
         """Returns the inputs of only the first stories; they share these arrays."""
         place = copy(self)
         place.last, place.positions = self.last[:rows], self.positions[:rows]

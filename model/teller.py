@@ -176,7 +176,7 @@ class DraftTeller:
     def _write(self, drafts: list[str]) -> str:
         """Returns the settled sentences that fit into the length.
 
-        If not even the first one fits, returns a part of it.
+        If not even the first sentence of the story fits, returns its beginning.
         """
         text = ""
         for draft in drafts:
@@ -184,7 +184,7 @@ class DraftTeller:
             if len(self.pending) > self.left:
                 self.over, self.ended = True, False
                 return text or self.pending[: self.left if self.left == self.sampling.length else 0]
-            # Otherwise the draft reached its limit within a sentence.
+            # A draft that reached its limit may end within a sentence: then the rest of the sentence is awaited.
             if self.ended or SENTENCE_END.search(self.pending):
                 text, self.pending, self.left = text + self.pending, "", self.left - len(self.pending)
         self.over = self.over or not self.left

@@ -102,7 +102,7 @@ class Batch:
         self.logits = np.zeros((rows, 1, config.vocab_size), np.float32)
         # Bound once for each number of stories: nothing is allocated for a character.
         self.steps = [
-            graph.bind(self.ids[:n], self.place.first(n), self.cache[:, :n], self.logits[:n])
+            graph.bind(self.ids[:n], self.place.first_rows(n), self.cache[:, :n], self.logits[:n])
             for n in range(1, rows + 1)
         ]
 
