@@ -31,7 +31,7 @@ EPSILON = {"gpt": NORM_EPS, "classic": 1e-5}
 BLOCK = 64  # weights that share a scale: 32 is slower, 128 is not faster and pads widths of 64
 # Float32 weights up to this size stay in a core's own cache: 8 bits gain little or nothing, and change the stories.
 FLOAT_BYTES = 2**20
-# The largest difference of 32-bit logits from PyTorch's, in standard deviations. It is a hundred times that of the
+# The largest allowed difference of 32-bit logits from PyTorch's, in standard deviations: a hundred times that of the
 # shipped models (1e-5) on the processor where it was measured, because other processors add in another order.
 LOGIT_TOLERANCE = 1e-3
 NATS_TOLERANCE = 0.005  # relative increase in nats per character that 8 bits may cost
@@ -61,7 +61,7 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
         cost = after / before - 1
         if not cost <= NATS_TOLERANCE:
             raise ArtifactError(
-                f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}), "
+                f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}); "
                 f"at most {NATS_TOLERANCE:.1%} is allowed; write it with: "
                 f"python -m train.export {storyteller.folder} --to onnx --bits 32"
             )
@@ -82,7 +82,7 @@ def nats_per_character(decoder: Decoder, sequences: Sequence[Sequence[int]]) -> 
 
 
 def check_close(
-    storyteller: Storyteller, one: TorchDecoder, other: OnnxDecoder, sequences: Sequence[Sequence[int]]
+    storyteller: Storyteller, torch_decoder: TorchDecoder, onnx_decoder: OnnxDecoder, sequences: Sequence[Sequence[int]]
 ) -> float:
     """Returns the largest difference between the logits of two new decoders.
 
@@ -90,13 +90,13 @@ def check_close(
     The ONNX decoder reads them in chunks, and again one by one. Raises ArtifactError if the difference is more than
     LOGIT_TOLERANCE allows.
     """
-    ids = list(chain.from_iterable(sequences))[: one.context] or [storyteller.vocab.start]
-    following = one.feed(ids)
-    while len(ids) < one.context:
+    ids = list(chain.from_iterable(sequences))[: torch_decoder.context] or [storyteller.vocab.start]
+    following = torch_decoder.feed(ids)
+    while len(ids) < torch_decoder.context:
         ids.append(int(following.argmax()))
-        following = one.feed(ids[-1:])
-    expected = one.logits(ids)  # (T, V)
-    found = np.stack([other.logits(ids), [other.feed([id]) for id in ids]])  # (2, T, V)
+        following = torch_decoder.feed(ids[-1:])
+    expected = torch_decoder.logits(ids)  # (T, V)
+    found = np.stack([onnx_decoder.logits(ids), [onnx_decoder.feed([id]) for id in ids]])  # (2, T, V)
     difference = np.abs(found - expected).max(axis=(0, 2))
     allowed, at = LOGIT_TOLERANCE * expected.std(), int(difference.argmax())  # argmax finds NaN, if there is one
     if not difference[at] <= allowed:
