@@ -101,14 +101,14 @@ class Space:
     def push(
         self, files: Mapping[str, bytes], head: hub.SpaceInfo, message: str, *, pull_request: bool = False
     ) -> hub.CommitInfo:
-        """Writes `files` to the Space, in one commit on top of `head`: all of them or none.
+        """Makes the Space hold `files`, in one commit on top of `head`: completely or not at all.
 
         The Hub refuses the commit with status 412 if another one was made in the meantime.
         """
         changes = compare(files, head)
         additions = [hub.CommitOperationAdd(path, files[path]) for path in (*changes.added, *changes.changed)]
         operations = [*additions, *map(hub.CommitOperationDelete, changes.deleted)]
-        # gitignore_content is empty: the .gitignore of the Space would silently exclude files that were checked.
+        # gitignore_content is empty: otherwise the .gitignore of the Space would silently exclude checked files.
         self.api.preupload_lfs_files(
             **self.kind, additions=additions, create_pr=pull_request, gitignore_content="", free_memory=False
         )
