@@ -34,7 +34,7 @@ from model.artifacts import ArtifactError  # noqa: E402
 from model.decoder import TorchDecoder  # noqa: E402
 from model.sampling import Sampling, pick  # noqa: E402
 from model.storyteller import load  # noqa: E402
-from model.teller import told  # noqa: E402
+from model.teller import story_pieces  # noqa: E402
 from page.scheduler import Scheduler  # noqa: E402
 
 Tell = Callable[[str, int], object]  # (prompt, characters): tells so many characters
@@ -69,7 +69,9 @@ def plain(path: Path) -> Tell:
 def cached(path: Path) -> Tell:
     storyteller = load(path)
     network = storyteller.network
-    return lambda prompt, length: list(told(storyteller.teller(prompt, sampling(length)), TorchDecoder(network)))
+    return lambda prompt, length: list(
+        story_pieces(storyteller.teller(prompt, sampling(length)), TorchDecoder(network))
+    )
 
 
 def onnx(path: Path) -> Tell:

@@ -1,9 +1,9 @@
-"""All that a trained storyteller needs; torch is imported only by what computes with it."""
+"""Everything that a trained storyteller needs. Only the modules that compute with torch import it."""
 
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "ModelConfig": "config",
     "Vocab": "vocab",
     "normalise": "vocab",
@@ -24,11 +24,11 @@ _HOMES = {
     "ArtifactError": "artifacts",
 }
 
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use, so that nobody pays for torch who does not need it (PEP 562)."""
-    if name not in _HOMES:
+    """Imports a public name on first use (PEP 562), so that programs without need of torch do not import it."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
-    return getattr(import_module(f"model.{_HOMES[name]}"), name)
+    return getattr(import_module(f"model.{_MODULES[name]}"), name)

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import model  # it imports what is asked of it: in main(), where Ctrl-C is answered
+import model  # it imports the rest on first use: in main(), which handles Ctrl-C
 
 if TYPE_CHECKING:
     from model import Sampling, Storyteller
 
 ARTIFACTS = Path("artifacts")
-FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as shells count: 128 + SIGINT, 128 + SIGPIPE
+FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as in shells: 128 + SIGINT, 128 + SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line; the usage is for --help."""
+        """Prints the error on one line, without the usage, which --help prints."""
         self.exit(BAD_USE, f"{self.prog}: error: {message}\n")
 
 
@@ -31,20 +31,20 @@ def build_parser() -> Parser:
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
     add("--model", help="the folder of a model, or user/name on the Hub (default: the first of --list)")
     add("--length", type=int, default=default.length, help="characters at most (default: %(default)s)")
-    add("--temperature", type=float, default=default.temperature, help="0 leaves no choice, 2 is wild (%(default)s)")
+    add("--temperature", type=float, default=default.temperature, help="0: the likeliest, 2: very random (%(default)s)")
     add("--top-k", type=int, default=default.top_k, help="choose among the k likeliest characters (0: all)")
     add("--top-p", type=float, default=default.top_p, help="... the likeliest that together reach this share (1: all)")
     add("--min-p", type=float, default=default.min_p, help="... those this likely, relative to the likeliest (0: all)")
-    add("--seed", type=int, default=default.seed, help="the same seed tells the same story (default: a new one)")
-    add("--drafts", type=int, default=default.drafts, help="draw each sentence so often, keep the best (%(default)s)")
-    add("--beams", type=int, default=default.beams, help="beginnings that go on until one is best (%(default)s)")
+    add("--seed", type=int, default=default.seed, help="the same seed gives the same story (default: a new seed)")
+    add("--drafts", type=int, default=default.drafts, help="draw each sentence N times, keep the best (%(default)s)")
+    add("--beams", type=int, default=default.beams, help="beginnings that are continued at the same time (%(default)s)")
     add("--list", action="store_true", help="list the models in artifacts/ and end; the page opens with the first")
-    add("--default", metavar="NAME", help="have the page and this command use artifacts/NAME first, and end")
+    add("--default", metavar="NAME", help="make the page and this command use artifacts/NAME first, and end")
     return parser
 
 
 def find_all() -> list[Storyteller]:
-    """The storytellers in artifacts/, the page's default first; those skipped are named on stderr."""
+    """Returns the storytellers in artifacts/, the page's default first. Prints on stderr why others were skipped."""
     storytellers, skipped = model.find(ARTIFACTS)
     for reason in skipped.values():
         print(f"skipped: {reason}", file=sys.stderr)
@@ -60,13 +60,13 @@ def describe(storyteller: Storyteller) -> str:
 
 
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
-    """The prompt and the story on stdout, as it comes; settings, seed and what of the prompt is lost on stderr."""
+    """Prints the prompt and the story on stdout as it is told, and on stderr the settings and the lost characters."""
     teller = storyteller.teller(text, sampling)
     prompt = teller.prompt
     settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in model.SETTINGS)
     print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
-        print(f"left out, for the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
+        print(f"left out, because the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
     if prompt.cut:
         read = len(prompt.text) - prompt.cut
         print(f"the model reads the last {read} characters of the prompt, not the {prompt.cut} before", file=sys.stderr)
@@ -94,15 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         storyteller = model.load(options.model) if options.model else find_all()[0]
         text = options.prompt
-        if text == "-":  # the newline that ends the last line of a file is no part of the prompt
+        if text == "-":  # the newline at the end of a file's last line does not belong to the prompt
             text = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
         print_story(storyteller, text, sampling)
         return 0
-    except KeyboardInterrupt:  # the first: an import that was cut short should not be asked for again
+    # the first clause: testing for model.ArtifactError would import again what was interrupted
+    except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would complain there.
+        # At exit Python flushes stdout again, which would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except model.ArtifactError as error:

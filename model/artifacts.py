@@ -1,4 +1,4 @@
-"""A trained model as a folder of plain files: saved whole or not at all, checked file by file when read."""
+"""A trained model as a folder of plain files: saved completely or not at all; every file is checked when it is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ from safetensors.numpy import save as to_safetensors
 
 from model.atomic import replace_folder
 from model.config import ModelConfig
-from model.parse import FILES, FORMAT, GRAPH, MEND, MIB, Artifact, ArtifactError, broken, canonical, parse, parse_head
+from model.parse import (
+    FILES,
+    FIX,
+    FORMAT,
+    GRAPH,
+    MIB,
+    Artifact,
+    ArtifactError,
+    config_json,
+    file_error,
+    parse,
+    parse_config,
+)
 from model.vocab import Vocab
 
 GRAPH_LIMIT = 1024 * MIB
@@ -35,14 +47,14 @@ def save(
     log: list[dict[str, Any]],
     card: str,
 ) -> None:
-    """Puts an artifact in the place of `folder`, in one step (`atomic.replace_folder`).
+    """Replaces `folder` by a new artifact, in one step (`atomic.replace_folder`).
 
-    The weights keep their precision, float16 or float32. A model.onnx of `folder` goes, for it is of other weights;
-    files that are no part of an artifact stay.
-    Raises ArtifactError if the parts do not fit each other or cannot be written; `folder` is then as it was.
+    The weights keep their precision, float16 or float32. An old model.onnx in `folder` is removed, because it was made
+    of other weights. Files that do not belong to an artifact stay.
+    Raises ArtifactError if the parts do not fit together or cannot be written; then `folder` is unchanged.
     """
-    folder = Path(folder).resolve()  # of a link, the folder that it points to is replaced
-    # Of an array that is not contiguous, safetensors would silently write other numbers.
+    folder = Path(folder).resolve()  # if it is a link, replace the folder that it points to
+    # safetensors would silently write wrong numbers for an array that is not contiguous.
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     contents = {
         "stoi.json": _to_json("stoi.json", vocab.stoi),
@@ -50,55 +62,58 @@ def save(
         "metrics.json": _to_json("metrics.json", metrics),
         "log.jsonl": b"".join(_to_json("log.jsonl", line, indent=None) for line in log),
         "README.md": card.encode(),
-        "model.safetensors": to_safetensors(arrays, metadata={"config": canonical(config)}),
+        "model.safetensors": to_safetensors(arrays, metadata={"config": config_json(config)}),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     head = {"format": FORMAT, **config.to_dict(), "files": hashes}
     contents["config.json"] = _to_json("config.json", head)
     for name, data in contents.items():
-        if len(data) > FILES[name]:  # nobody could read it
-            raise ArtifactError(f"{name} would have {len(data):,} bytes, of {FILES[name]:,} allowed; make it shorter")
+        if len(data) > FILES[name]:  # `read` would refuse it
+            raise ArtifactError(
+                f"{name} would have {len(data):,} bytes; at most {FILES[name]:,} are allowed: make it shorter"
+            )
     parse(folder, contents)
-    _replace(folder, contents)
+    _write_folder(folder, contents)
 
 
 def add_graph(folder: str | Path, graph: bytes, weights_sha256: str) -> None:
-    """Puts `graph`, made of the weights with this hash, into `folder` as model.onnx, in one step.
+    """Writes `graph` into `folder` as model.onnx, in one step.
 
-    config.json then lists its hash. Raises ArtifactError if `folder` holds other weights or cannot be written; it is
-    then as it was.
+    `weights_sha256` is the hash of the weights that it was made of. config.json then lists the graph's hash. Raises
+    ArtifactError if `folder` holds other weights or cannot be written; then `folder` is unchanged.
     """
     folder = Path(folder).resolve()
     if read(folder).hashes["model.safetensors"] != weights_sha256:
-        raise ArtifactError(export_again(folder, "was made of other weights than model.safetensors holds"))
-    _renew(folder, {GRAPH: graph})
+        raise ArtifactError(graph_error_text(folder, "was made of other weights than model.safetensors holds"))
+    _replace_files(folder, {GRAPH: graph})
 
 
 def add_figures(folder: str | Path, figures: Mapping[str, Any], card: str) -> None:
-    """Adds to the metrics.json of `folder` what was measured after its run, and renews its card, in one step.
+    """Adds figures that were measured after the run to metrics.json, and replaces the model card, in one step.
 
-    Raises ArtifactError if they cannot be written; `folder` is then as it was.
+    Raises ArtifactError if they cannot be written; then `folder` is unchanged.
     """
     folder = Path(folder).resolve()
     metrics = dict(read(folder).metrics) | figures
-    _renew(folder, {"metrics.json": _to_json("metrics.json", metrics), "README.md": card.encode()})
+    _replace_files(folder, {"metrics.json": _to_json("metrics.json", metrics), "README.md": card.encode()})
 
 
-def _renew(folder: Path, renewed: Mapping[str, bytes]) -> None:
-    """Replaces some files of an artifact; config.json then lists their hashes."""
+def _replace_files(folder: Path, renewed: Mapping[str, bytes]) -> None:
+    """Replaces some files of an artifact, and updates their hashes in config.json."""
     contents = _read_files(folder)
     head = json.loads(contents["config.json"])
     if GRAPH in head["files"] and GRAPH not in renewed:
         contents[GRAPH] = read_file(folder / GRAPH, limit=GRAPH_LIMIT)
     head["files"] |= {name: hashlib.sha256(data).hexdigest() for name, data in renewed.items()}
-    _replace(folder, contents | renewed | {"config.json": _to_json("config.json", head)})
+    _write_folder(folder, contents | renewed | {"config.json": _to_json("config.json", head)})
 
 
 def read(folder: str | Path, *, links: bool = False) -> Artifact:
-    """The contents of `folder`, every file checked; nothing in it is run.
+    """Returns the contents of `folder`. Every file is checked, and no code in it is run.
 
-    Files that are links are refused unless `links`: the Hub's cache is made of them.
-    Raises ArtifactError. A folder that is replaced meanwhile is read again, so that one gets the old or the new.
+    Files that are links are refused, unless `links` is true: the Hub's cache consists of links.
+    Raises ArtifactError. If another process replaces the folder during the read, it is read again: the result is all
+    old or all new.
     """
     folder = Path(folder)
     while True:
@@ -133,9 +148,10 @@ def write_default(folder: str | Path, name: str) -> str:
 
 
 def file_bytes(folder: str | Path) -> dict[str, bytes]:
-    """The checked bytes of each file of an artifact by name: what to publish. Raises ArtifactError, as `read` does.
+    """Returns the checked bytes of each file of an artifact by name, to publish them.
 
-    A model.onnx that cannot be used, which `read` puts up with, is an error here.
+    Raises ArtifactError, as `read` does, and also for a model.onnx that cannot be used; `read` only reports that in
+    `graph_trouble`.
     """
     folder = Path(folder)
     files = _read_files(folder)
@@ -146,35 +162,38 @@ def file_bytes(folder: str | Path) -> dict[str, bytes]:
 
 
 def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool = False) -> bytes:
-    """The bytes of a plain file, at most `limit` of them and with this hash if given; else raises ArtifactError."""
+    """Returns the bytes of a plain file.
+
+    Raises ArtifactError if the file has more than `limit` bytes, or not the hash `sha256` where one is given.
+    """
     try:
         info = path.stat() if links else path.lstat()
         if not stat.S_ISREG(info.st_mode):
-            raise broken(path, "is not a plain file")
+            raise file_error(path, "is not a plain file")
         if info.st_size > limit:
-            raise broken(path, f"has {info.st_size:,} bytes, of {limit:,} allowed")
+            raise file_error(path, f"has {info.st_size:,} bytes; at most {limit:,} are allowed")
         with path.open("rb") as file:
-            data = file.read(info.st_size)  # not `limit`, for which room would be made
+            data = file.read(info.st_size)  # not `limit`: Python would allocate that many bytes
     except FileNotFoundError:
-        raise broken(path, "is missing") from None
+        raise file_error(path, "is missing") from None
     except OSError as error:
-        raise broken(path, f"cannot be read ({error.strerror})") from error
+        raise file_error(path, f"cannot be read ({error.strerror})") from error
     if data.startswith(b"version https://git-lfs"):
         raise ArtifactError(f"{path} is a Git LFS pointer; fetch the file itself with: git lfs pull")
     # The length of a safetensors header may begin with the same byte, but the header itself begins with a brace.
     if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")) and data[8:9] != b"{":
         raise ArtifactError(f"{path} is a pickle, which can run code; save the weights as safetensors")
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise broken(path, "is not the file that config.json was saved with (its SHA-256 differs)")
+        raise file_error(path, "is not the file that config.json was saved with (its SHA-256 differs)")
     return data
 
 
-def export_again(folder: Path, trouble: str) -> str:
-    """A message about a model.onnx with this trouble."""
+def graph_error_text(folder: Path, trouble: str) -> str:
+    """Returns the text of an error about a model.onnx: what is wrong with it, and how to write it again."""
     return f"{folder / GRAPH} {trouble}; write it with: python -m train.export {folder} --to onnx"
 
 
-def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     try:
         replace_folder(folder, contents, owned={*FILES, GRAPH})
     except OSError as error:
@@ -183,21 +202,21 @@ def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What changes when another folder takes the place of this one; None if there is none."""
+    """Returns a value that changes when another folder replaces this one; None if there is no such folder."""
     try:
         info = folder.stat()
-    except (OSError, ValueError):  # ValueError: no system takes such a name
+    except (OSError, ValueError):  # ValueError: no operating system accepts such a name
         return None
     return info.st_ino, info.st_mtime_ns
 
 
 def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
-    """The bytes of each of FILES, as config.json lists them."""
+    """Returns the bytes of each of FILES, checked against the hashes in config.json."""
     if not os.path.isdir(folder):
         raise ArtifactError(f"{folder} is not a folder; give one that holds a config.json, such as artifacts/pocket")
     path = folder / "config.json"
     data = {path.name: read_file(path, limit=FILES[path.name], links=links)}
-    config, hashes = parse_head(path, data[path.name])
+    config, hashes = parse_config(path, data[path.name])
     weights_limit = MIB + 4 * sum(math.prod(shape) for shape in config.shapes().values())
     for name, sha256 in hashes.items():
         if name in FILES:
@@ -207,18 +226,18 @@ def _read_files(folder: Path, links: bool = False) -> dict[str, bytes]:
 
 
 def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) -> tuple[bytes | None, str | None]:
-    """The model.onnx, or why it cannot be used, or neither where there is none."""
+    """Returns (model.onnx, None), or (None, why it cannot be used), or (None, None) if there is none."""
     path = folder / GRAPH
     if GRAPH not in hashes and not path.exists():
         return None, None
     try:
         return read_file(path, limit=GRAPH_LIMIT, sha256=hashes.get(GRAPH, ""), links=links), None
     except ArtifactError as error:
-        return None, export_again(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {MEND}"))
+        return None, graph_error_text(folder, str(error).removeprefix(f"{path} ").removesuffix(f"; {FIX}"))
 
 
-def spelled(value: Any) -> Any:
-    """JSON-able values whose texts can be written as UTF-8: names of files need not be spelled as the locale has it."""
+def utf8_safe(value: Any) -> Any:
+    """Returns a JSON value with all its texts writable as UTF-8: file names may hold bytes that are not valid UTF-8."""
     as_bytes = json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return json.loads(as_bytes.decode(errors="replace"))
 

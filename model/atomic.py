@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole or not at all, whatever fails meanwhile."""
+"""Replaces a folder completely or not at all, even if something fails in between."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RENAME_EXCHANGE = 2  # <linux/fs.h>: swap the two names
 
 
 def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collection[str]) -> None:
-    """Puts a folder with these files in the place of `folder`, once they are on the disk.
+    """Replaces `folder` by a folder with these files, once they are on the disk.
 
-    Entries of `folder` whose names are not in `owned` are carried over. Whatever is raised, `folder` is the old one or
-    the new one, whole. On Linux the two swap names in one step; where the system cannot do that (macOS, Windows, some
-    network disks) two renames follow each other, and after a crash between them the next call restores the old one.
-    One call at a time for a folder: the new one is prepared in its sibling `.<name>.new`.
+    Entries of `folder` whose names are not in `owned` are kept. Whatever error is raised, `folder` is completely the
+    old one or completely the new one. On Linux the two swap names in one step. Where the system cannot do that (macOS,
+    Windows, some network disks), two renames follow each other; after a crash between them the next call restores the
+    old folder. Only one call may run at a time for a folder: the new one is prepared in its sibling `.<name>.new`.
     """
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
     if folder.exists() and not folder.is_dir():
@@ -47,7 +47,10 @@ def replace_folder(folder: Path, contents: Mapping[str, bytes], *, owned: Collec
 
 
 def _sync(folder: Path) -> None:
-    """Waits until the names in `folder` are on the disk, where the system can (Windows and some disks cannot)."""
+    """Waits until the names in `folder` are on the disk.
+
+    Does nothing where that is not possible (Windows, some disks).
+    """
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -57,15 +60,18 @@ def _sync(folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps the two names in one step; False where that cannot be done."""
+    """Swaps the two names in one step. Returns False where the system cannot do that."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     paths = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
     return rename is not None and rename(*paths, RENAME_EXCHANGE) == 0
 
 
 def _tidy(folder: Path, new: Path, old: Path, owned: Collection[str]) -> None:
-    """Ends what a call began: restores `folder` where it is missing, and removes what is half written or replaced,
-    after moving what is not `owned` into `folder`. What cannot be done now waits for the next call."""
+    """Cleans up after a call, complete or not.
+
+    Restores `folder` if it is missing, moves the entries that are not `owned` into it, and removes the folders that are
+    half written or replaced. If one of these steps fails now, the next call does it.
+    """
     with suppress(OSError):
         if old.exists() and not folder.exists():
             os.rename(old, folder)

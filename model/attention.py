@@ -1,4 +1,4 @@
-"""Causal attention, and the cache of keys and values: what both architectures share.
+"""Causal attention and the cache of keys and values, which both architectures share.
 
 Shapes: B batch, T time, S all positions in the cache, H heads, D head width.
 """
@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 
-BLOCK = 64  # positions that attend together where training runs compiled on a CPU
+BLOCK = 64  # positions per block of `attend_by_blocks`, which compiled training on a CPU uses
 
 
 class KVCache:
-    """Keys and values of the symbols read so far, in buffers that are allocated once for a full context.
+    """The keys and values of the symbols read so far. The buffers are allocated once, for a full context.
 
     `keys` and `values` are (layers * loops, B, H, context, D); the first `length` positions are filled.
     """
@@ -36,7 +36,7 @@ class KVCache:
         self.length = 0
 
     def check_room(self, time: int) -> None:
-        """Raises ValueError if `time` further symbols do not fit."""
+        """Raises ValueError if `time` more symbols do not fit."""
         context = self.keys.shape[3]
         if self.length + time > context:
             raise ValueError(f"{time} symbols after {self.length} in the cache exceed the context ({context})")
@@ -61,10 +61,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float = 0.0) 
 
 
 def attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
-    """What `attend` computes for T == S, a block of positions at a time, each with the keys up to its own end.
+    """Computes what `attend` computes for T == S, a block of positions at a time, with the keys up to the block's end.
 
-    Compiled for a CPU it is two to three times as fast, forward and backward in bf16 together, as the kernel behind
-    scaled_dot_product_attention, whose matrices are too small there.
+    Compiled for a CPU, forward and backward in bf16 together are two to three times as fast as the kernel behind
+    scaled_dot_product_attention, which works on matrices that are too small there.
     """
     blocks, T = [], q.shape[2]
     for start in range(0, T, BLOCK):
@@ -76,11 +76,11 @@ def attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: flo
 
 
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
-    """(T, S) of bool: row t, the position S - T + t, sees the columns up to itself."""
+    """Returns a boolean mask (T, S). Row t is position S - T + t, and sees the columns up to its own position."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 def causal_softmax(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """The probabilities (B, H, T, T) with which each position looks at itself and at those before it."""
+    """Returns the attention probabilities (B, H, T, T) of each position over itself and the positions before it."""
     scores = q @ k.transpose(-2, -1) * scale
     return scores.masked_fill(~causal_mask(*scores.shape[-2:], scores.device), float("-inf")).softmax(-1)

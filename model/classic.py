@@ -1,4 +1,4 @@
-"""The lecture architecture that this project began with: LayerNorm, learned positions, ReLU, an untied head.
+"""The architecture of the lecture that this project began with: LayerNorm, learned positions, ReLU, untied head.
 
 Shapes: B batch, T time, C width, H heads, D head width, V vocabulary.
 """
@@ -16,7 +16,7 @@ class ClassicAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
-        # The original scaled its scores by the full width, not by the head's: its weights need it.
+        # The original scaled its scores by the full width, not by the head width, and its weights need that.
         self.scale = config.width**-0.5
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)  # every head's q, k and v, stacked
         self.out = nn.Linear(config.width, config.width)
@@ -78,7 +78,7 @@ class ClassicGPT(nn.Module):
         return self.head(self.norm(x)).float()
 
     def features(self, ids: Tensor, cache: KVCache | None, depth: int) -> Tensor:
-        """The residual stream (B, T, C) after `depth` blocks."""
+        """Returns the residual stream (B, T, C) after `depth` blocks."""
         start, T = 0 if cache is None else cache.length, ids.shape[1]
         if cache is not None:
             cache.check_room(T)
@@ -90,7 +90,7 @@ class ClassicGPT(nn.Module):
         return x
 
     def attention(self, ids: Tensor, layer: int) -> Tensor:
-        """Attention probabilities (B, H, T, T) of block `layer`, counted from 0, for ids (B, T)."""
+        """Returns the attention probabilities (B, H, T, T) of block `layer`, counted from 0, for ids (B, T)."""
         block = self.blocks[layer]
         q, k, _ = block.attention.project(block.attention_norm(self.features(ids, None, layer)))
         return causal_softmax(q, k, block.attention.scale)

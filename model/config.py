@@ -1,4 +1,4 @@
-"""ModelConfig: the shape of a network, checked once, importable without torch."""
+"""ModelConfig: the shape of a network. It is checked when it is made, and needs no torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from difflib import get_close_matches
 from typing import Any
 
 ARCHITECTURES = ("gpt", "classic")
-ROPE_THETA = 10_000.0  # of a gpt
-MAX_CACHE = 2**28  # bytes that one story may take; a page tells eight at once
+ROPE_THETA = 10_000.0  # base of the rotary positions of a gpt
+MAX_CACHE = 2**28  # bytes for the cache of one story; a page tells eight stories at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of a network; any field that does not fit raises ValueError with the value, the limit and the mend.
+    """The shape of a network. An invalid field raises ValueError with the value, the limit and the fix.
 
-    `context` is in characters, `hidden` the width inside the MLP (None: 8/3 of `width` rounded up to a multiple of 32
-    for gpt, 4 x `width` for classic), `loops` how often the stack of `layers` blocks is applied with the same weights.
+    `context` is in characters. `hidden` is the width inside the MLP; None stands for 8/3 of `width`, rounded up to a
+    multiple of 32, for gpt and 4 x `width` for classic. `loops` says how often the stack of `layers` blocks is applied
+    with the same weights.
     """
 
     architecture: str = "gpt"
@@ -32,8 +33,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             close = get_close_matches(str(self.architecture), ARCHITECTURES, n=1)
-            mend = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"architecture ({self.architecture!r}) must be one of {', '.join(ARCHITECTURES)}{mend}")
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"architecture ({self.architecture!r}) must be one of {', '.join(ARCHITECTURES)}{hint}")
         limits = {"vocab_size": 256, "context": 65536, "layers": 256, "heads": 256, "width": 16384, "loops": 64}
         for name, limit in limits.items():
             value = getattr(self, name)
@@ -79,7 +80,7 @@ class ModelConfig:
         return asdict(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight of the network, so that a weight file is checked without torch."""
+        """Returns the name and shape of every weight of the network, to check a weight file without torch."""
         V, C, D, M = self.vocab_size, self.width, self.head_width, self.hidden_width
         if self.architecture == "gpt":
             shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, C), "norm.weight": (C,)}

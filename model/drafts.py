@@ -1,4 +1,4 @@
-"""What reads several drafts behind one beginning, each a symbol at a time, so that the beginning is in memory once.
+"""Reads several drafts that continue one beginning, a symbol at a time each. The beginning is in memory only once.
 
 Shapes: L applications of a block, R rows (a draft each), H heads, S columns of the cache, D head width, V vocabulary.
 """
@@ -10,59 +10,66 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.decoder import HIDDEN, OnnxGraph, Place, checked
+from model.decoder import MASKED, OnnxGraph, PositionInputs, require_ids
 
 if TYPE_CHECKING:
     from torch import nn
 
     from model.attention import KVCache
 
-BACK = 3  # sentences of a story that may still change
-Origin = tuple[int, int]  # a row, and how many of the symbols that it has read since the last branch
+MAX_UNSETTLED = 3  # the last sentences of a story, at most, that may still change
+Origin = tuple[int, int]  # (a row, how many of the symbols that it has read since the last branch are kept)
 
 
 class Drafts(Protocol):
-    """Rows that share a beginning, which is read once, and part from there; together they fit into the context."""
+    """Rows that share one beginning and then differ. The beginning is read once. Each row must fit into the context."""
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        """Reads ids as a beginning, behind those fed just before; returns the logits (V,) of what follows."""
+        """Reads ids as the beginning, or as its continuation after another `feed`.
+
+        Returns the next symbol's logits (V,).
+        """
         ...
 
-    def forget(self) -> None:
-        """Forgets all that was read."""
+    def reset(self) -> None:
+        """Forgets everything that was read."""
         ...
 
     def branch(self, origins: Sequence[Origin], rows: int) -> None:
-        """Row i goes on from where origins[i] says, the first `rows` of them; what belongs to none is forgotten.
+        """Makes new rows: row i continues from origins[i]. Only the first `rows` of them will read further symbols.
 
-        A beginning that was fed is row 0.
+        The others are kept as they are. What no origin needs is forgotten. After `feed`, the beginning is row 0.
         """
         ...
 
     def step(self, ids: Sequence[int]) -> np.ndarray:
-        """Reads a symbol more in each row that goes on; returns the logits (R, V) of what follows each."""
+        """Reads one more symbol in each row that continues.
+
+        Returns the logits (R, V) of the symbol after each of them.
+        """
         ...
 
 
 class OnnxDrafts:
-    """`Drafts` in one cache: all rows are one run's symbols, and each sees its own path through the columns.
+    """`Drafts` in one cache: the graph reads all rows as one sequence, and each row sees only its own columns of it.
 
-    Between two branches at most `rows` rows read at most `steps` symbols each. At most `branches` of them are kept,
-    which share all that was read before the last `BACK + 1` branches. Columns that are never reached take no memory.
+    Between two branches at most `rows` rows read at most `steps` symbols each. At most `branches` of these rows
+    are kept, and they share all that was read before the last `MAX_UNSETTLED + 1` branches. Columns of the cache that
+    are never used take no memory.
     """
 
     def __init__(self, graph: OnnxGraph, rows: int, steps: int, branches: int) -> None:
-        length = graph.config.context + (rows + (BACK + 1) * branches) * steps
+        length = graph.config.context + (rows + (MAX_UNSETTLED + 1) * branches) * steps
         self._graph, self._cache = graph, graph.new_cache(length)
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._rows = 1
-        self._used = self._start = 0  # columns that hold symbols, and those of them that did at the last branch
-        self._paths = [np.arange(0)]  # the columns below `_start` that each row sees
+        self._used = self._start = 0  # columns in use: now, and at the last branch
+        self._paths = [np.arange(0)]  # for each row, the columns below `_start` that it sees
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        ids = checked(ids)
+        ids = require_ids(ids)
         self._used = self._start = self._used + len(ids)
         self._paths = [np.arange(self._used)]
         return self._graph.read(ids, self._used, self._cache)[-1]
@@ -70,18 +77,18 @@ class OnnxDrafts:
     def branch(self, origins: Sequence[Origin], rows: int) -> None:
         paths = [np.append(self._paths[row], self._start + row + self._rows * np.arange(n)) for row, n in origins]
         kept = np.unique(np.concatenate(paths))
-        moved = int(np.argmax(np.append(kept, -1) != np.arange(len(kept) + 1)))  # the first columns stay
+        moved = int(np.argmax(np.append(kept, -1) != np.arange(len(kept) + 1)))  # the columns before need not move
         self._cache[:, :, :, moved : len(kept)] = self._cache[:, :, :, kept[moved:]]
         self._paths = [np.searchsorted(kept, path) for path in paths]
         self._used = self._start = len(kept)
         self._bind(rows)
 
     def _bind(self, rows: int) -> None:
-        """The graph to the first rows."""
+        """Binds the graph to arrays for the first `rows` rows."""
         length = self._cache.shape[3]
-        self._rows, self._place, self._ids = rows, Place(length, rows), np.zeros((1, rows), np.int64)
+        self._rows, self._place, self._ids = rows, PositionInputs(length, rows), np.zeros((1, rows), np.int64)
         self._logits = np.zeros((1, rows, self._graph.config.vocab_size), np.float32)
-        self._place.bias[:] = HIDDEN
+        self._place.bias[:] = MASKED
         for row, path in enumerate(self._paths[:rows]):
             self._place.bias[0, 0, row, path] = 0
             self._place.positions[0, row] = len(path)
@@ -98,22 +105,22 @@ class OnnxDrafts:
 
 
 class TorchDrafts:
-    """`Drafts` over the network, on its device: the rows of one beginning are a batch with a cache of their own."""
+    """`Drafts` that run the network, on its device. Rows with the same origin are one batch with a cache of its own."""
 
     def __init__(self, network: nn.Module) -> None:
         import torch
 
         self._torch, self._network = torch, network.eval()
         self._weight = next(network.parameters())
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._caches = [self._new_cache(1)]
-        self._places = [(0, 0)]  # of each row: its cache, and its row in there
-        self._starts = [0]  # what each cache held at the last branch
+        self._places = [(0, 0)]  # for each row: (its cache, its row in that cache)
+        self._starts = [0]  # the length of each cache at the last branch
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        logits = self._read([checked(ids)], 0)[0]
+        logits = self._read([require_ids(ids)], 0)[0]
         self._starts = [self._caches[0].length]
         return logits
 
@@ -143,7 +150,7 @@ class TorchDrafts:
         return np.stack([logits[cache][row] for cache, row in places])
 
     def _read(self, ids: list[list[int]], cache: int) -> np.ndarray:
-        """Ids (rows, T) into that cache: the logits (rows, V) after the last."""
+        """Reads ids (rows, T) into that cache. Returns the logits (rows, V) after the last."""
         with self._torch.inference_mode():
             batch = self._torch.tensor(ids, device=self._weight.device)
             return self._network(batch, self._caches[cache])[:, -1].cpu().numpy()

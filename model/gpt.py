@@ -1,4 +1,4 @@
-"""The architecture of today: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings (Qwen3, weight for weight).
+"""The modern architecture: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings (exactly that of Qwen3).
 
 Shapes: B batch, T time, C width, H heads, D head width, M hidden width, V vocabulary.
 """
@@ -22,7 +22,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.RMSNorm):
-    """In float32 whatever autocast makes of its input, as Qwen3 has it."""
+    """Computes in float32, whatever the type that autocast gives its input, as Qwen3 does."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, NORM_EPS)
@@ -81,12 +81,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """ids (B, T) int64 -> logits (B, T, V) float32; with a cache the ids go on from what it has read."""
+    """ids (B, T) int64 -> logits (B, T, V) float32; with a cache, the ids continue what it has read."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)  # the head as well: it is tied
+        self.embedding = nn.Embedding(config.vocab_size, config.width)  # is also the head: the two are tied
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width)
@@ -96,8 +96,11 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Normal weights of std 0.02 for the embedding and fan_in ** -0.5 for the matrices; those that write into the
-        residual stream are divided by sqrt(2 x depth), so that its variance does not grow with depth (GPT-2)."""
+        """Draws normal weights: std 0.02 for the embedding, fan_in ** -0.5 for the matrices.
+
+        The matrices that write into the residual stream are also divided by sqrt(2 x depth), as in GPT-2, so that the
+        stream's variance does not grow with depth.
+        """
         nn.init.normal_(self.embedding.weight, std=0.02)
         depth = self.config.layers * self.config.loops
         for name, matrix in self.named_parameters():
@@ -112,7 +115,7 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight).float()
 
     def features(self, ids: Tensor, cache: KVCache | None, depth: int) -> Tensor:
-        """The residual stream (B, T, C) after `depth` applications of a block."""
+        """Returns the residual stream (B, T, C) after `depth` applications of a block."""
         start, T = 0 if cache is None else cache.length, ids.shape[1]
         if cache is not None:
             cache.check_room(T)
@@ -125,7 +128,7 @@ class GPT(nn.Module):
         return x
 
     def attention(self, ids: Tensor, layer: int) -> Tensor:
-        """Attention probabilities (B, H, T, T) of the block applied as number `layer`, from 0, for ids (B, T)."""
+        """Returns the attention probabilities (B, H, T, T) for ids (B, T) in block application `layer`, from 0."""
         block = self.blocks[layer % self.config.layers]
         x = block.attention_norm(self.features(ids, None, layer))
         q, k, _ = block.attention.project(x, self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
@@ -133,12 +136,15 @@ class GPT(nn.Module):
 
 
 def stream(x: Tensor) -> Tensor:
-    """What the blocks add to: on a GPU in bfloat16 where that is the precision, for half of the memory traffic."""
+    """Returns x as the residual stream.
+
+    On a GPU under bfloat16 autocast it is bfloat16, for half the memory traffic.
+    """
     bf16 = x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
     return x.bfloat16() if bf16 else x
 
 
 def rotary_angles(config: ModelConfig) -> Tensor:
-    """The angle (context, D) of each position in each dimension; both halves of D turn alike (rotate-half)."""
+    """Returns the angles (context, D) of each position. Both halves of D rotate by the same angles (rotate-half)."""
     frequencies = ROPE_THETA ** (-torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width)
     return torch.outer(torch.arange(config.context, dtype=torch.float32), frequencies).repeat(1, 2)

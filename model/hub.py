@@ -1,4 +1,4 @@
-"""Storytellers on the Hugging Face Hub: fetched into its cache, or published; huggingface_hub is imported on use."""
+"""Downloads storytellers from the Hugging Face Hub, and uploads them. huggingface_hub is imported on first use."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from model.artifacts import FILES, GRAPH, ArtifactError
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # user/name, as the Hub has them
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # user/name, with the characters that the Hub allows
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def names_repo(name: str | Path) -> bool:
-    """Whether `name` can only mean a repository of the Hub: user/name, and no folder here is called so or `user`."""
+    """Returns whether `name` can only be a repository on the Hub: user/name, and no file or folder `user` exists."""
     return isinstance(name, str) and bool(REPO.fullmatch(name)) and not Path(name.split("/")[0]).exists()
 
 
 def download(repo_id: str, *, local_files_only: bool = False, **options: Any) -> Path:
-    """The folder in the Hub's cache with the files of an artifact that was published as `repo_id`.
+    """Downloads the artifact that was published as `repo_id`. Returns its folder in the Hub's cache.
 
     `options` are those of `huggingface_hub.snapshot_download`: revision, cache_dir, force_download, token. Only the
-    files that an artifact has are fetched. Raises ArtifactError, which names the repository and the mend.
+    files of an artifact are downloaded. Raises ArtifactError, which names the repository and the fix.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
@@ -35,11 +35,15 @@ def download(repo_id: str, *, local_files_only: bool = False, **options: Any) ->
     except (HFValidationError, HTTPError, OSError) as error:
         answered = next((each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)), None)
         status = answered.response.status_code if answered else None
-        if isinstance(error, HFValidationError) or status in (401, 403, 404):  # a private model looks like none
+        if isinstance(error, HFValidationError) or status in (
+            401,
+            403,
+            404,
+        ):  # the Hub answers the same for a private model as for none
             revision = f" at revision {options['revision']}" if options.get("revision") else ""
             trouble = f"is neither a folder here nor a model on the Hub that you may read{revision}"
-            mend = f"check the name; if it is private, {LOGIN}"
-            raise ArtifactError(f"{repo_id} {trouble}{f' ({status})' if status else ''}: {mend}") from error
+            fix = f"check the name; if it is private, {LOGIN}"
+            raise ArtifactError(f"{repo_id} {trouble}{f' ({status})' if status else ''}: {fix}") from error
         if status:
             cause = f"the Hub has trouble ({status})"
         elif isinstance(error, LocalEntryNotFoundError):
@@ -48,7 +52,7 @@ def download(repo_id: str, *, local_files_only: bool = False, **options: Any) ->
             cause = str(error).strip().split("\n")[0]
         raise ArtifactError(f"{repo_id} could not be downloaded: {cause}; check the network and try again") from error
     if not (Path(folder) / "config.json").exists():
-        raise ArtifactError(f"{repo_id} on the Hub is no storyteller: it has no config.json of this program")
+        raise ArtifactError(f"{repo_id} on the Hub is not a storyteller: it has no config.json of this program")
     return Path(folder)
 
 
@@ -61,11 +65,11 @@ def upload(
     token: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Publishes an artifact's files as a model repository, in one commit; the commit's URL.
+    """Publishes an artifact's files as a model repository, in one commit. Returns the URL of the commit.
 
-    The repository is made if there is none. A model.onnx of older weights goes in the same commit; what else is there
-    stays. Somebody else's commit in the meantime is not overwritten: the Hub then refuses with status 412.
-    Raises huggingface_hub's HfHubHTTPError.
+    The repository is created if it does not exist. If the files hold no model.onnx, the same commit deletes an old one;
+    all other files there stay. A commit that somebody else makes in the meantime is not overwritten: the Hub then
+    refuses ours with status 412. Raises huggingface_hub's HfHubHTTPError.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 

@@ -1,4 +1,4 @@
-"""From the shape of a network to the network."""
+"""Builds a network from its ModelConfig."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from model.gpt import GPT
 
 
 def build(config: ModelConfig) -> GPT | ClassicGPT:
-    """A freshly initialised network of this shape, on the CPU in float32."""
+    """Returns a newly initialised network of this shape, on the CPU in float32."""
     return ClassicGPT(config) if config.architecture == "classic" else GPT(config)

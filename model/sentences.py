@@ -1,4 +1,4 @@
-"""Sentences behind the beginning of a story: how they are drawn, where they end, and how good the whole is."""
+"""Drafts of sentences and beams, the beginnings they continue: where a sentence ends, and how a beam is scored."""
 
 from __future__ import annotations
 
@@ -11,71 +11,71 @@ from itertools import pairwise
 
 from model.drafts import Origin
 
-SHORTEST = 12  # symbols: a shorter text is likely by its length alone, and scored as if it were that long
-STOCK = 0.2  # nats a symbol: a sentence that costs less is a stock phrase, and no better for that
-REPEATS = 2.0  # what the share of words that repeat something weighs, against the mean nats of a symbol
-SEQUENCE = 4  # words
-WHOLE = re.compile(r"[.!?\n]\"?$")
+MIN_SYMBOLS = 12  # a shorter text is likely only because it is short: it is scored as if it had this length
+MIN_NATS = 0.2  # nats per symbol: a sentence that costs less is a stock phrase, and is scored as if it cost this
+REPEAT_WEIGHT = 2.0  # weight in the score: nats per symbol for each repeat per word
+NGRAM = 4  # words in a row that count as a repeat if they come again
+SENTENCE_END = re.compile(r"[.!?\n]\"?$")
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """A story as far as it is told in one way; what is counted is of what was written, without the prompt."""
+class Beam:
+    """One beginning of a story. The counts are those of the text that the model wrote, without the prompt."""
 
-    ids: list[int]  # with the prompt's
-    text: str  # with the prompt
-    place: int = 0  # symbols of it that are in memory once its last is read
-    unsettled: tuple[str, ...] = ()  # its last sentences, which may change
+    ids: list[int]  # including the prompt's
+    text: str  # including the prompt
+    cached: int = 0  # how many of its symbols are in the cache once the last one is read
+    unsettled: tuple[str, ...] = ()  # its last sentences, which may still change
     symbols: int = 0
-    nats: float = 0.0  # that they cost at temperature 1, of each sentence at least STOCK a symbol
+    nats: float = 0.0  # the cost of the symbols at temperature 1; for each sentence at least MIN_NATS per symbol
     words: int = 0
     repeats: int = 0
-    origin: Origin = (0, 0)  # behind what its last symbol is to be read
-    ended: bool = False  # by the model
+    origin: Origin = (0, 0)  # where its row branches off; its last symbol is read after that
+    ended: bool = False  # the model ended the story
 
     @cached_property
-    def said(self) -> list[str]:
+    def all_words(self) -> list[str]:
         return words_of(self.text)
 
     @cached_property
-    def sequences(self) -> set[tuple[str, ...]]:
-        return set(sequences(self.said))
+    def ngrams(self) -> set[tuple[str, ...]]:
+        return set(ngrams(self.all_words))
 
     @property
     def score(self) -> float:
-        """How good what was written is: the mean logarithm of a symbol's probability, less for what is said twice.
+        """The score of the written text: the mean log probability of a symbol, minus a penalty for repeats.
 
-        Any text is better than none.
+        An empty story has the lowest score.
         """
         if self.ended and self.symbols == 1:
             return -math.inf
-        return -self.nats / max(self.symbols, SHORTEST) - REPEATS * self.repeats / max(self.words, 1)
+        return -self.nats / max(self.symbols, MIN_SYMBOLS) - REPEAT_WEIGHT * self.repeats / max(self.words, 1)
 
 
 @dataclass
 class Draft:
-    """A sentence behind a beginning, while it is drawn.
+    """A sentence that continues a beam, while it is drawn.
 
-    It ends behind `.`, `!` or `?`, and behind the quotation mark that follows if a quotation is open; at the end of a
-    line, if there is anything on it; with the story; or after `limit` symbols.
+    It ends after `.`, `!` or `?`; if a quotation is open, a quotation mark that follows belongs to it. It also ends at
+    the end of a line that is not empty, at the end of the story, and after `limit` symbols.
     """
 
-    parent: Beginning
+    parent: Beam
     limit: int
     row: int = 0
     ids: list[int] = field(default_factory=list)
     text: str = ""
     nats: float = 0.0
-    closing: bool = False  # it has ended, unless the quotation mark follows
+    closing: bool = False  # it has ended, but a quotation mark may still follow
     done: bool = False
-    peeked: bool = False  # what followed was read in vain: it was no quotation mark
+    read_ahead: bool = False  # one more symbol was drawn and is not part of it: it was no quotation mark
     ended: bool = False  # the model ended the story
 
     def write(self, id: int, symbol: str, nats: float) -> None:
-        """The next symbol, empty for the end of the story, and what it costs."""
+        """Adds the next symbol, with its cost in nats. The symbol is empty at the end of the story."""
         if self.closing and symbol != '"':
-            self.done = self.peeked = True
+            self.done = self.read_ahead = True
             return
         self.ids.append(id)
         self.text += symbol
@@ -93,28 +93,32 @@ class Draft:
         line = (self.parent.text + self.text).rpartition("\n")[2]
         return line.count('"') % 2 == 1
 
-    def grown(self, read: int) -> Beginning:
-        """The beginning with this draft, whose row has read that many symbols since it branched."""
-        way = self.parent
+    def extended(self, read: int) -> Beam:
+        """Returns the beam, continued by this draft, whose row has read `read` symbols since the last branch."""
+        beam = self.parent
         words = words_of(self.text)
-        new = list(sequences([*way.said[1 - SEQUENCE :], *words]))
-        again = len(new) - len(set(new) - way.sequences)  # those that the story holds, and those that come twice
-        return Beginning(
-            ids=way.ids + self.ids,
-            text=way.text + self.text,
-            place=way.place + len(self.ids),
-            unsettled=(*way.unsettled, self.text),
-            symbols=way.symbols + len(self.ids),
-            nats=way.nats + max(self.nats, STOCK * len(self.ids)),
-            words=way.words + len(words),
-            repeats=way.repeats + again + echoes(self.text),
-            origin=(self.row, read - self.peeked),
+        new = list(ngrams([*beam.all_words[1 - NGRAM :], *words]))
+        # those that the story has already, and those that come twice in the draft
+        repeats = len(new) - len(set(new) - beam.ngrams)
+        return Beam(
+            ids=beam.ids + self.ids,
+            text=beam.text + self.text,
+            cached=beam.cached + len(self.ids),
+            unsettled=(*beam.unsettled, self.text),
+            symbols=beam.symbols + len(self.ids),
+            nats=beam.nats + max(self.nats, MIN_NATS * len(self.ids)),
+            words=beam.words + len(words),
+            repeats=beam.repeats + repeats + repeated_pairs(self.text),
+            origin=(self.row, read - self.read_ahead),
             ended=self.ended,
         )
 
 
-def echoes(sentence: str) -> int:
-    """Pairs of words and names that it says again: the cat saw the cat, Tom and Tom; a fault of weak models."""
+def repeated_pairs(sentence: str) -> int:
+    """Counts the word pairs and names that a sentence repeats, a fault of weak models.
+
+    Examples: "the cat saw the cat" (a word pair), "Tom and Tom" (a name).
+    """
     words = WORD.findall(sentence)
     pairs = [(a.lower(), b.lower()) for a, b in pairwise(words)]
     names = [word for word in words if word[0].isupper() and len(word) > 1]
@@ -125,5 +129,5 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def sequences(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[i:] for i in range(SEQUENCE)), strict=False)
+def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[i:] for i in range(NGRAM)), strict=False)

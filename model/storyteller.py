@@ -1,4 +1,4 @@
-"""A trained model at work: it tells stories, scores text and says what it expects next."""
+"""A loaded model: it tells stories, scores text and predicts the next character."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model import hub
-from model.artifacts import CHOOSE_DEFAULT, DEFAULT, Artifact, ArtifactError, read, read_default, spelled
+from model.artifacts import CHOOSE_DEFAULT, DEFAULT, Artifact, ArtifactError, read, read_default, utf8_safe
 from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
 from model.drafts import Drafts, OnnxDrafts, TorchDrafts
 from model.sampling import Sampling, probabilities
-from model.teller import DraftTeller, Prompt, Teller, allowed, log_softmax, prepare, told
+from model.teller import DraftTeller, Prompt, Teller, log_softmax, mask_end, prepare, story_pieces
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Scored(NamedTuple):
-    """A character of a text, how much it surprised the model, and what the model held likeliest in its place."""
+    """A character of a text, its cost in nats, and the characters that the model held likeliest in its place."""
 
     character: str
     nats: float
@@ -36,20 +36,20 @@ class Scored(NamedTuple):
 
 
 class Storyteller:
-    """An artifact that can be asked; `name` is that of its folder, or of its repository on the Hub.
+    """A loaded artifact. `name` is the name of its folder, or of its repository on the Hub.
 
-    `warning` is None, or why PyTorch tells its stories although it has a model.onnx; that is logged once as well.
+    `warning` says why model.onnx cannot be used, where there is one, and is None otherwise. It is also logged once.
     """
 
     def __init__(self, artifact: Artifact, *, repo_id: str | None = None) -> None:
         self.folder, self.config, self.vocab = artifact.folder, artifact.config, artifact.vocab
         self.metrics, self.log, self.card = artifact.metrics, artifact.log, artifact.card
         self.evaluated_on = evaluated_on(self.metrics)
-        self.repo_id = repo_id  # on the Hub, if that is where it comes from
-        # of a link, the name that was asked for
-        self.name = spelled(Path(repo_id or os.path.abspath(artifact.folder)).name)
+        self.repo_id = repo_id  # its repository on the Hub, if it was loaded from there
+        # if the folder is a link, use the link's name
+        self.name = utf8_safe(Path(repo_id or os.path.abspath(artifact.folder)).name)
         self.weights, self.hashes = artifact.weights, artifact.hashes
-        self._onnx, self._opening = artifact.graph, threading.Lock()
+        self._graph_bytes, self._graph_lock = artifact.graph, threading.Lock()
         self._graph: OnnxGraph | None = None
         self.warning: str | None = None
         if artifact.graph_trouble:
@@ -57,9 +57,10 @@ class Storyteller:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Storyteller:
-        """The storyteller in a folder or, with `name` as user/name, in a model repository of the Hub, checked.
+        """Loads and checks the storyteller in a folder, or in a model repository on the Hub if `name` is user/name.
 
-        `options` are the Hub's: revision, token, cache_dir, force_download, local_files_only. Raises ArtifactError.
+        `options` are passed to the Hub's client: revision, token, cache_dir, force_download, local_files_only. Raises
+        ArtifactError.
         """
         if Path(name).is_dir() or not hub.names_repo(name):
             return cls(read(name))
@@ -67,27 +68,27 @@ class Storyteller:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network in float32 on the CPU, ready to use and without gradients: ids (B, T) -> logits (B, T, V)."""
+        """The network in float32 on the CPU, in eval mode and without gradients: ids (B, T) -> logits (B, T, V)."""
         import torch
 
         from model.network import build
 
-        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
+        with torch.random.fork_rng(devices=[]):  # keep the random state: the initial weights are replaced anyway
             network = build(self.config)
         weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.weights.items()}
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
     def decoder(self) -> Decoder:
-        """A new decoder; each story needs its own. It runs model.onnx where that can be had, else the network."""
+        """Returns a new decoder; each story needs its own. It runs model.onnx if that can be used, else the network."""
         graph = self.open_graph()
         return TorchDecoder(self.network) if graph is None else OnnxDecoder(graph)
 
     def open_graph(self) -> OnnxGraph | None:
-        """The graph that all decoders share, opened on first use; None where PyTorch tells."""
-        with self._opening:
-            if self._onnx is not None:
-                data, self._onnx = self._onnx, None  # what is open needs its bytes no more
+        """Returns the graph that all decoders share, or None if there is none. It is opened on first use."""
+        with self._graph_lock:
+            if self._graph_bytes is not None:
+                data, self._graph_bytes = self._graph_bytes, None  # an open graph does not need its bytes any more
                 try:
                     self._graph = OnnxGraph(data, self.config, self.folder)
                 except ArtifactError as error:
@@ -96,34 +97,34 @@ class Storyteller:
 
     def _warn(self, trouble: str) -> None:
         has_torch = find_spec("torch") is not None
-        until = "PyTorch tells its stories, more slowly" if has_torch else "it tells none, as PyTorch is not installed"
-        self.warning = f"{spelled(trouble)}; until then {until}"
+        until = "PyTorch tells its stories, more slowly" if has_torch else "it tells none: PyTorch is not installed"
+        self.warning = f"{utf8_safe(trouble)}; until then {until}"
         logging.getLogger(__name__).warning(self.warning)
 
     def prepare(self, prompt: str) -> Prompt:
-        """The prompt as the model will read it, and what of it is lost."""
+        """Returns the prompt as the model will read it, and which parts of it are lost."""
         return prepare(prompt, self.vocab, self.config.context)
 
     def tell(self, prompt: str, sampling: Sampling | None = None) -> Iterator[str]:
-        """What follows `prompt`, as it is found: characters, with several drafts whole sentences.
+        """Yields the story that follows `prompt`, piece by piece: single characters, or sentences with several drafts.
 
-        At most `sampling.length` characters come, fewer where the model ends its story or no sentence more fits;
-        without `stop_at_end` the end mark has probability 0. An empty prompt gives a story from its start, None stands
-        for `Sampling()`. Closing the iterator stops at once.
+        The pieces have at most `sampling.length` characters together. They have fewer if the model ends its story, or
+        if another sentence would not fit. Without `stop_at_end` the end mark has probability 0. An empty prompt gives a
+        story from its start. `sampling` None stands for `Sampling()`. Closing the iterator stops at once.
         """
         teller = self.teller(prompt, sampling or Sampling())
-        for piece in told(teller, self.decoder_of(teller)):
+        for piece in story_pieces(teller, self.decoder_of(teller)):
             if piece:
                 yield piece
 
     def teller(self, prompt: str, sampling: Sampling) -> Teller | DraftTeller:
-        """The rule by which this story is told: its state is that of the story."""
-        # The likeliest drafts are all alike.
+        """Returns a new teller for this story. It holds the state of the story."""
+        # At temperature 0 all drafts would be equal.
         one = sampling.drafts == sampling.beams == 1 or sampling.temperature == 0
         return (Teller if one else DraftTeller)(self.vocab, prompt, sampling, self.config.context)
 
     def decoder_of(self, teller: Teller | DraftTeller) -> Decoder | Drafts:
-        """A new decoder for the steps of that story."""
+        """Returns a new decoder for the steps of that teller."""
         if isinstance(teller, Teller):
             return self.decoder()
         if (graph := self.open_graph()) is None:
@@ -131,22 +132,22 @@ class Storyteller:
         return OnnxDrafts(graph, teller.rows, teller.limit, teller.beams)
 
     def next_characters(self, prompt: str, k: int = 10, sampling: Sampling | None = None) -> list[tuple[str, float]]:
-        """The at most k likeliest symbols after `prompt` as (symbol, probability), those that `sampling` leaves.
+        """Returns at most k symbols, the likeliest after `prompt` under `sampling`, as (symbol, probability).
 
-        None stands for the model's own probabilities: temperature 1 and nothing cut off.
+        `sampling` None stands for the model's own probabilities: temperature 1 and no symbol excluded.
         """
         sampling = sampling or Sampling(temperature=1.0)
         logits = self.decoder().feed(self.prepare(prompt).ids)
         return self._likeliest(self.chances(logits, sampling), k)
 
     def chances(self, logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-        """The probability (V,), float64, with which `tell` draws each symbol from these logits (V,)."""
-        return probabilities(allowed(logits, self.vocab, sampling), sampling)
+        """Returns the probability (V,), float64, with which `tell` draws each symbol, from these logits (V,)."""
+        return probabilities(mask_end(logits, self.vocab, sampling), sampling)
 
     def score(self, text: str, *, k: int = 10) -> list[Scored]:
-        """Each character of `text`, as far as the vocabulary has it, with the nats that it cost and k alternatives.
+        """Returns each character of `text` that the vocabulary has, with its cost in nats and k alternatives.
 
-        The text is read as a story from its start, in windows of the context that advance by half of it.
+        The text is read as a story from its start, in windows of one context that advance by half a context.
         """
         ids = [self.vocab.start, *self.vocab.encode(self.vocab.fit(text)[0])]
         rows = (row for logits in self.logits(ids[:-1]) for row in log_softmax(logits))
@@ -156,19 +157,20 @@ class Storyteller:
         ]
 
     def logits(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
-        """The logits after each of ids, however many, in parts (T, V): of windows that advance by half a context.
+        """Yields the logits after each of any number of ids, in parts (T, V).
 
-        The first id should be `vocab.start`. Two windows are read at a time, on a thread each.
+        They are read in windows that advance by half a context, two at a time, each on its own thread. The first id
+        should be `vocab.start`.
         """
         decoder = self.decoder()
 
-        def new(start: int, stop: int, first: int) -> np.ndarray:
+        def read_window(start: int, stop: int, first: int) -> np.ndarray:
             return decoder.logits(ids[start:stop])[first - start :]
 
         with ThreadPoolExecutor(2) as readers:
             begun: deque[Future[np.ndarray]] = deque()
             for window in windows(len(ids), self.config.context):
-                begun.append(readers.submit(new, *window))
+                begun.append(readers.submit(read_window, *window))
                 if len(begun) > 2:
                     yield begun.popleft().result()
             while begun:
@@ -180,10 +182,11 @@ class Storyteller:
 
 
 def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """How n predictions are scored, each once, with at least half a context before it where the text has that.
+    """Yields windows in which n predictions are scored, each of them once.
 
-    Yields (start, stop, first): the symbols start to stop - 1 are read, at most `context` of them, and of the
-    predictions that they make of the symbols after them, those of the positions first to stop - 1 count.
+    Each prediction sees at least half a context before it, where the text has that much. A window is (start, stop,
+    first): the symbols start to stop - 1 are read, at most `context` of them. Each of them predicts the symbol after
+    it, and the predictions at the positions first to stop - 1 count.
     """
     start = first = 0
     while first < n:
@@ -193,33 +196,33 @@ def windows(n: int, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def load(name: str | Path) -> Storyteller:
-    """The storyteller in a folder, or in the model repository user/name of the Hub, from where it is downloaded.
+    """Loads the storyteller in a folder, or downloads it from the model repository user/name on the Hub.
 
-    Raises ArtifactError, which names the file and the mend.
+    Raises ArtifactError, which names the file and the fix.
     """
     return Storyteller.from_pretrained(name)
 
 
 def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str, str]]:
-    """The storytellers in the folders inside `folder`, and why each of the others was skipped, by name.
+    """Returns the storytellers in the folders inside `folder`, and by name why others were skipped.
 
     The one that the file `default` names comes first. The others are grouped by the text that they were evaluated on,
-    because losses on different texts cannot be compared: the text that most of them share first, and of each text the
-    lowest loss first. Hidden folders are left out, and a missing `folder` holds none.
+    because losses on different texts cannot be compared: first the text that most of them share, and for each text the
+    lowest loss first. Hidden folders are ignored. A missing `folder` counts as empty.
     """
     found, skipped = [], {}
     for path in sorted(Path(folder).glob("[!.]*/")):
         try:
             found.append(load(path))
         except ArtifactError as error:
-            skipped[spelled(path.name)] = spelled(str(error))
+            skipped[utf8_safe(path.name)] = utf8_safe(str(error))
     default = None
     try:
         default = read_default(folder)
         if default is not None and default not in [storyteller.name for storyteller in found]:
             raise ArtifactError(f"{Path(folder) / DEFAULT} names {default}, which is no model here; {CHOOSE_DEFAULT}")
     except ArtifactError as error:
-        skipped[DEFAULT] = spelled(str(error))
+        skipped[DEFAULT] = utf8_safe(str(error))
     return ranked(found, default), skipped
 
 

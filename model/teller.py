@@ -1,6 +1,6 @@
-"""The rule of telling: machines that are fed logits and ask for symbols, whoever runs the network.
+"""How a story is told: tellers are given logits and ask for symbols to be read. Somebody else runs the network.
 
-Shapes: R rows, a draft each, V vocabulary.
+Shapes: R rows (one draft each), V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ from typing import NamedTuple
 import numpy as np
 
 from model.decoder import CHUNK, Decoder
-from model.drafts import BACK, Drafts, Origin
+from model.drafts import MAX_UNSETTLED, Drafts, Origin
 from model.sampling import Sampling, pick, pick_each
-from model.sentences import WHOLE, Beginning, Draft
+from model.sentences import SENTENCE_END, Beam, Draft
 from model.vocab import Vocab
 
-SENTENCE = 220  # symbols after which a draft ends wherever it is
+SENTENCE = 220  # symbols after which a draft ends, even within a sentence
 
 
 class Prompt(NamedTuple):
     """A prompt as the model reads it."""
 
-    text: str  # all of it that the vocabulary has
-    ids: list[int]  # what opens a story and the text, or the last `context` symbols of that
-    dropped: list[str]  # the characters that the vocabulary lacks, once each
+    text: str  # the characters of it that the vocabulary has
+    ids: list[int]  # the start symbol and the text, or the last `context` symbols of these
+    dropped: list[str]  # the characters that the vocabulary does not have, once each
     cut: int  # how many characters at the start of `text` do not fit into `ids`
 
 
 def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
-    """The prompt as a model with this vocabulary and context reads it, and what of it is lost."""
+    """Returns the prompt as a model with this vocabulary and context reads it, and which parts of it are lost."""
     text, dropped = vocab.fit(prompt)
     ids = [vocab.start, *vocab.encode(text)][-context:]
     return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
 
 
 class Teller:
-    """Tells with one draft: reads `unread`, is given the logits after it, and so on until it is `over`."""
+    """Tells a story symbol by symbol: its caller reads `unread` and gives it the logits, until the story is `over`."""
 
     def __init__(self, vocab: Vocab, prompt: str, sampling: Sampling, context: int) -> None:
         self.vocab, self.sampling = vocab, sampling
         self.generator = np.random.default_rng(sampling.seed)
         self.prompt = prepare(prompt, vocab, context)
         self.unread, self.left = self.prompt.ids, sampling.length
-        self.over = self.ended = False  # ended: by the model
+        self.over = self.ended = False  # ended: the model ended the story, before `length`
 
     def step(self, decoder: Decoder) -> str:
-        """What one run of the network adds to the story, through a decoder that has read nothing else."""
+        """Runs the network once. Returns what that adds to the story. The decoder must have read only this story."""
         return self.take(decoder.feed(self.unread))
 
     def take(self, logits: np.ndarray) -> str:
-        """What the logits (V,) after `unread` add to the story: a character, or nothing where the model ends it."""
-        chosen = pick(allowed(logits, self.vocab, self.sampling), self.sampling, self.generator)
+        """Takes the logits (V,) after `unread`. Returns the next character, or "" if the model ends the story."""
+        chosen = pick(mask_end(logits, self.vocab, self.sampling), self.sampling, self.generator)
         if chosen == self.vocab.end:
             self.over = self.ended = True
             return ""
@@ -62,16 +62,16 @@ class Teller:
 
 
 class Read(NamedTuple):
-    """Asks for the logits after these ids, behind what was read; `anew` to forget that before."""
+    """A request for the logits after these ids, which continue what was read. With `reset`, forget that first."""
 
     ids: list[int]
-    anew: bool
+    reset: bool
 
 
 class Step(NamedTuple):
-    """Asks for the logits after one symbol more in each row; if there are origins, the rows branch before.
+    """A request for the logits after one more symbol in each row. If there are origins, the rows branch first.
 
-    There may be more origins than rows: nothing is read behind the others, but that they hold is kept.
+    There may be more origins than ids: the rows of the others read nothing, but what they hold is kept.
     """
 
     ids: list[int]
@@ -79,13 +79,14 @@ class Step(NamedTuple):
 
 
 class DraftTeller:
-    """Tells with several drafts of each sentence: does what it `asks`, is given the logits, until it is `over`.
+    """Tells a story with several drafts of each sentence.
 
-    The drafts of a sentence are drawn side by side, a row each, and the best beginnings of the story go on: one, or as
-    many as there are `beams`. A sentence is settled, and never changes, once all of them share it or when `BACK` others
-    follow it in the best one; those that lack it end there. When the best one has ended, the story has.
+    Its caller does what `request` says and gives it the logits, until the story is `over`. The drafts of a sentence are
+    drawn at the same time, a row each, and the best `beams` beginnings of the story continue. A sentence is settled,
+    which means that it never changes, once all beams share it, or once `MAX_UNSETTLED` sentences follow it in the best
+    beam; beams without that sentence are then dropped. When the best beam has ended, the story ends.
 
-    The length has no part in this: of one seed, a shorter story is the beginning of a longer one.
+    The draws do not depend on the length: with the same seed, a shorter story is the beginning of a longer one.
     """
 
     def __init__(self, vocab: Vocab, prompt: str, sampling: Sampling, context: int) -> None:
@@ -93,124 +94,138 @@ class DraftTeller:
         self.generator = np.random.default_rng(sampling.seed)
         self.rows, self.beams = sampling.drafts * sampling.beams, sampling.beams
         self.limit = max(1, min(SENTENCE, context // 2))
-        self.room = context - self.limit + 1  # symbols that leave room for a sentence
+        self.room = context - self.limit + 1  # a beam of at most this many symbols has room for another sentence
         self.prompt = prepare(prompt, vocab, self.room)
-        self.left, self.part = sampling.length, ""  # the part of a sentence that is settled, and not told yet
-        self.over = self.ended = False  # ended: by the model
-        self.best: list[Beginning] = []  # of those whose sentence is drawn, and of those that have ended before
-        self._read(Beginning(self.prompt.ids, self.prompt.text), self.prompt.ids)
+        self.left, self.pending = sampling.length, ""  # pending: settled text of a sentence that is not complete
+        self.over = self.ended = False  # ended: the model ended the story, before `length`
+        self.best: list[Beam] = []  # beams whose sentence is complete, or that have ended before
+        self._read(Beam(self.prompt.ids, self.prompt.text), self.prompt.ids)
 
     def step(self, drafts: Drafts) -> str:
-        """What one run of the network adds to the story, often nothing, through drafts that have read nothing else."""
-        if isinstance(self.asks, Step):
-            if self.asks.origins:
-                drafts.branch(self.asks.origins, len(self.asks.ids))
-            return self.take(drafts.step(self.asks.ids))
-        if self.asks.anew:
-            drafts.forget()
-        chunk, rest = self.asks.ids[:CHUNK], self.asks.ids[CHUNK:]
+        """Runs the network once.
+
+        Returns what that adds to the story, often "". The drafts must have read only this story.
+        """
+        if isinstance(self.request, Step):
+            if self.request.origins:
+                drafts.branch(self.request.origins, len(self.request.ids))
+            return self.take(drafts.step(self.request.ids))
+        if self.request.reset:
+            drafts.reset()
+        chunk, rest = self.request.ids[:CHUNK], self.request.ids[CHUNK:]
         logits = drafts.feed(chunk)
         if rest:
-            self.asks = Read(rest, anew=False)
+            self.request = Read(rest, reset=False)
             return ""
         return self.take(logits)
 
     def take(self, logits: np.ndarray) -> str:
-        """What the logits add to the story: (V,) after all that a `Read` has asked for, (R, V) after a `Step`."""
+        """Takes the logits, (V,) after a complete `Read` or (R, V) after a `Step`.
+
+        Returns what they add to the story.
+        """
         logits = np.broadcast_to(logits, (len(self.running), logits.shape[-1]))
         nats = -log_softmax(logits)
-        chosen = pick_each(allowed(logits, self.vocab, self.sampling), self.sampling, self.generator)
+        chosen = pick_each(mask_end(logits, self.vocab, self.sampling), self.sampling, self.generator)
         drawn = []
         for row, (draft, id) in enumerate(zip(self.running, chosen, strict=True)):
             if not draft.done:
                 draft.write(id, "" if id == self.vocab.end else self.vocab.itos[id], float(nats[row, id]))
                 if draft.done:
-                    drawn.append(draft.grown(self.read))
+                    drawn.append(draft.extended(self.read_since_branch))
         if drawn:
-            self.best = choose([*self.best, *drawn], self.beams)
+            self.best = best_beams([*self.best, *drawn], self.beams)
         running = [draft for draft in self.running if not draft.done]
         if not running:
             return self._settle()
-        # The rows of drafts that are drawn read what does not matter, until they are half of all.
-        if isinstance(self.asks, Step) and 2 * len(running) > len(self.running):
+        # Rows of finished drafts read symbols that do not matter. Branch without them once they are half of all rows.
+        if isinstance(self.request, Step) and 2 * len(running) > len(self.running):
             self._ask(self.running, [])
         else:
-            self._ask(running, [(draft.row, self.read) for draft in running])
+            self._ask(running, [(draft.row, self.read_since_branch) for draft in running])
         return ""
 
     def _ask(self, running: list[Draft], origins: list[Origin]) -> None:
-        """A symbol more of each draft, in rows that are as many, if they branch."""
+        """Requests one more symbol for each of the running drafts. With origins, they first branch into new rows."""
         ids = [draft.ids[-1] if draft.ids else draft.parent.ids[-1] for draft in running]
-        self.asks = Step(ids, origins and [*origins, *(way.origin for way in self.best)])
+        self.request = Step(ids, origins and [*origins, *(beam.origin for beam in self.best)])
         if origins:
-            self.running, self.read = running, 0
+            self.running, self.read_since_branch = running, 0
             for row, draft in enumerate(running):
                 draft.row = row
-            self.best = [replace(way, origin=(row, 0)) for row, way in enumerate(self.best, len(running))]
-        self.read += 1
+            self.best = [replace(beam, origin=(row, 0)) for row, beam in enumerate(self.best, len(running))]
+        self.read_since_branch += 1
 
     def _settle(self) -> str:
-        """Each draft is drawn: the best beginnings go on; returns what does not change any more."""
+        """Continues the best beams, once every draft is complete. Returns the text that will not change any more."""
         settled, best = settle(self.best)
-        self.best = [way for way in best if way.ended]
-        live = [way for way in best if not way.ended]
+        self.best = [beam for beam in best if beam.ended]
+        unended = [beam for beam in best if not beam.ended]
         if best[0].ended:
             self.over = self.ended = True
             return self._write([*settled, *best[0].unsettled])
-        if max(way.place for way in live) > self.room:  # the best goes on, its newer half if it is as long itself
-            kept = live[0].place if live[0].place <= self.room else max(1, self.context // 2)
-            self._read(live[0], live[0].ids[-kept:])
-            return self._write([*settled, *live[0].unsettled])
-        drafts = [Draft(way, self.limit) for way in live for _ in range(self.sampling.drafts)]
+        # The context is full: only the best beam continues; if it is too long itself, its newer half is read again.
+        if max(beam.cached for beam in unended) > self.room:
+            kept = unended[0].cached if unended[0].cached <= self.room else max(1, self.context // 2)
+            self._read(unended[0], unended[0].ids[-kept:])
+            return self._write([*settled, *unended[0].unsettled])
+        drafts = [Draft(beam, self.limit) for beam in unended for _ in range(self.sampling.drafts)]
         self._ask(drafts, [draft.parent.origin for draft in drafts])
         return self._write(settled)
 
     def _write(self, drafts: list[str]) -> str:
-        """As many whole sentences as there is room for; of the first of a story at least a part."""
+        """Returns the settled sentences that fit into the length.
+
+        If not even the first sentence of the story fits, returns its beginning.
+        """
         text = ""
         for draft in drafts:
-            self.part += draft
-            if len(self.part) > self.left:
+            self.pending += draft
+            if len(self.pending) > self.left:
                 self.over, self.ended = True, False
-                return text or self.part[: self.left if self.left == self.sampling.length else 0]
-            if self.ended or WHOLE.search(self.part):  # else the draft was too long to be one
-                text, self.part, self.left = text + self.part, "", self.left - len(self.part)
+                return text or self.pending[: self.left if self.left == self.sampling.length else 0]
+            # A draft that reached its limit may end within a sentence: then the rest of the sentence is awaited.
+            if self.ended or SENTENCE_END.search(self.pending):
+                text, self.pending, self.left = text + self.pending, "", self.left - len(self.pending)
         self.over = self.over or not self.left
         return text
 
-    def _read(self, way: Beginning, ids: list[int]) -> None:
-        """A beginning goes on alone, with these of its symbols in memory."""
-        way = replace(way, unsettled=(), place=len(ids))
-        self.best, self.running = [], [Draft(way, self.limit) for _ in range(self.sampling.drafts)]
-        self.asks, self.read = Read(ids, anew=True), 0
+    def _read(self, beam: Beam, ids: list[int]) -> None:
+        """Continues with this beam alone. `ids` are those of its symbols that are read into the empty cache."""
+        beam = replace(beam, unsettled=(), cached=len(ids))
+        self.best, self.running = [], [Draft(beam, self.limit) for _ in range(self.sampling.drafts)]
+        self.request, self.read_since_branch = Read(ids, reset=True), 0
 
 
-def told(teller: Teller | DraftTeller, decoder: Decoder | Drafts) -> Iterator[str]:
-    """What each step adds to the story: of drafts often nothing. Closing the iterator stops at once."""
+def story_pieces(teller: Teller | DraftTeller, decoder: Decoder | Drafts) -> Iterator[str]:
+    """Runs a teller and yields what each step adds to the story, with drafts often "". Closing it stops at once."""
     while not teller.over:
         yield teller.step(decoder)
 
 
-def choose(ways: list[Beginning], beams: int) -> list[Beginning]:
-    """The best beginnings, so many of them, the best first."""
-    different = {(way.text, way.ended): way for way in reversed(ways)}  # of equal ones the first
-    return sorted(reversed(different.values()), key=lambda way: -way.score)[:beams]
+def best_beams(beams: list[Beam], count: int) -> list[Beam]:
+    """Returns the best `count` different beams, the best first."""
+    different = {(beam.text, beam.ended): beam for beam in reversed(beams)}  # of equal ones, keep the first
+    return sorted(reversed(different.values()), key=lambda beam: -beam.score)[:count]
 
 
-def settle(best: list[Beginning]) -> tuple[list[str], list[Beginning]]:
-    """The sentences that will not change, and the beginnings, the best first, that have them, without them."""
+def settle(best: list[Beam]) -> tuple[list[str], list[Beam]]:
+    """Returns the sentences that are settled now, and the beams that have them, without them in `unsettled`.
+
+    The beams are sorted, the best first, before and after.
+    """
     settled = []
     while first := best[0].unsettled[:1]:
-        agreed = [way for way in best if way.unsettled[:1] == first]
-        if len(agreed) < len(best) and len(best[0].unsettled) <= BACK:
+        agreed = [beam for beam in best if beam.unsettled[:1] == first]
+        if len(agreed) < len(best) and len(best[0].unsettled) <= MAX_UNSETTLED:
             break
-        best = [replace(way, unsettled=way.unsettled[1:]) for way in agreed]
+        best = [replace(beam, unsettled=beam.unsettled[1:]) for beam in agreed]
         settled += first
     return settled, best
 
 
-def allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
-    """The logits (..., V) with the end mark ruled out where the story must go on."""
+def mask_end(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
+    """Returns the logits (..., V). If the story must not end, the end mark has the logit -inf."""
     if sampling.stop_at_end or vocab.end is None:
         return logits
     logits = logits.copy()
@@ -219,7 +234,7 @@ def allowed(logits: np.ndarray, vocab: Vocab, sampling: Sampling) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (T, V) as the logarithms of probabilities, float64."""
+    """Returns the log probabilities, float64, for logits (T, V)."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

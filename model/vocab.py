@@ -1,5 +1,5 @@
-"""Text to character ids and back: the cleaning of text, and the vocabulary that numbers its characters."""
-# ruff: noqa: RUF001, RUF002 (this file is about the characters that look like others)
+"""Text to character ids and back: text cleaning, and the vocabulary that numbers the characters."""
+# ruff: noqa: RUF001, RUF002 (this file needs characters that look like others)
 
 import re
 import unicodedata
@@ -8,24 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 END = "<|endoftext|>"
 _LARGEST = 256  # an id is stored as one byte
 
-# UTF-8 that was read as cp1252 (or, where cp1252 has no character, as latin-1): what each such character was as a byte.
+# Mojibake is UTF-8 that was read as cp1252 (or as latin-1, where cp1252 has no character). The byte of each character:
 _BYTE = {c: b for b in range(0x80, 0x100) for c in (chr(b), bytes([b]).decode("cp1252", "ignore") or chr(b))}
-_REST = "".join(c for c, b in _BYTE.items() if b < 0xC0)  # stands for a continuation byte
-_CLOSING = "’”…–—»›"  # these do follow a letter in sound text: “IRMÃ”, coborâ…
-_LEAD = re.compile("[ÂÃâðïÅË]")  # what mojibake starts with: most text has none
+_CONTINUATION = "".join(c for c, b in _BYTE.items() if b < 0xC0)  # stands for a continuation byte
+_CLOSING = "’”…–—»›"  # in correct text these can follow a letter: “IRMÃ”, coborâ…
+_FIRST = re.compile("[ÂÃâðïÅË]")  # the characters that mojibake starts with; most texts have none of them
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _MOJIBAKE = re.compile(
-    f"[ÂÃ](?![{_CLOSING}])[{_REST}]"
+    f"[ÂÃ](?![{_CLOSING}])[{_CONTINUATION}]"
     f"|(?<![A-ZÀ-Þ«“‘])[ÂÃ][{_CLOSING}]"
-    f"|â(?![{_CLOSING}‘“])[{_REST}][{_REST}]"
-    f"|ð[Ÿ\x9f][{_REST}][{_REST}]"
+    f"|â(?![{_CLOSING}‘“])[{_CONTINUATION}][{_CONTINUATION}]"
+    f"|ð[Ÿ\x9f][{_CONTINUATION}][{_CONTINUATION}]"
     "|ï»¿|ï¸\x8f"
-    "|(?<=[¬°¸])(?:Å[“¡¾¸]|Ë[œ†])|(?<=[a-z])Å“"  # within mojibake of mojibake; cœur
-    "|â€"  # a closing quote whose last byte, 0x9D, was lost on the way
+    "|(?<=[¬°¸])(?:Å[“¡¾¸]|Ë[œ†])|(?<=[a-z])Å“"  # within mojibake of mojibake; but not in cœur
+    "|â€"  # a closing quote that lost its last byte, 0x9D
 )
 
 
-def _mend(match: re.Match[str]) -> str:
+def _fix_mojibake(match: re.Match[str]) -> str:
     try:
         return bytes(_BYTE[c] for c in match[0]).decode()
     except UnicodeDecodeError:
@@ -33,15 +33,15 @@ def _mend(match: re.Match[str]) -> str:
 
 
 def repair(text: str) -> str:
-    """The text with its mojibake undone (`â€™` -> `’`, `Ã©` -> `é`), however often made, and `\\r\\n` as `\\n`."""
-    mended = text.replace("\r\n", "\n")
-    while _LEAD.search(mended) and (again := _MOJIBAKE.sub(_mend, mended)) != mended:
-        mended = again
-    return mended
+    """Returns the text with its mojibake repaired (`â€™` -> `’`, `Ã©` -> `é`), also nested, and `\\r\\n` as `\\n`."""
+    fixed = text.replace("\r\n", "\n")
+    while _FIRST.search(fixed) and (next_pass := _MOJIBAKE.sub(_fix_mojibake, fixed)) != fixed:
+        fixed = next_pass
+    return fixed
 
 
 class _ToAscii(dict[int, str]):
-    """A table for `str.translate` that works out each character on its first use: the ASCII text it becomes, or ''."""
+    """A table for `str.translate` from characters to ASCII text, or ''. Each entry is computed on its first use."""
 
     def __missing__(self, code: int) -> str:
         decomposed = unicodedata.normalize("NFKD", chr(code))
@@ -65,21 +65,22 @@ _TO_ASCII = _ToAscii({ord(c): "\n" for c in "\n\r\u2028\u2029"} | {ord("´"): "'
 
 
 def normalise(text: str) -> str:
-    """The text in printable ASCII and newlines. Idempotent; `normalise(a + b)` may differ from the parts only where
-    mojibake or `\\r\\n` was cut.
+    """Returns the text in printable ASCII and newlines.
 
-    Mojibake is repaired; typographic quotes, dashes, ellipses and blanks become their ASCII kin; accents are taken off;
-    line ends become `\\n` and other blanks ' '; what is left outside printable ASCII is dropped.
+    Mojibake is repaired. Typographic quotes, dashes, ellipses and blanks become their ASCII counterparts. Accents are
+    removed. Line ends become `\\n` and other blanks ' '. All other characters outside printable ASCII are dropped.
+    The function is idempotent. `normalise(a + b)` differs from `normalise(a) + normalise(b)` only if the cut is within
+    mojibake or `\\r\\n`.
     """
     text = _NOT_ASCII.sub(lambda run: run[0].translate(_TO_ASCII), repair(text))
-    return text.translate(_TO_ASCII)  # fast, as all is ASCII now
+    return text.translate(_TO_ASCII)  # fast, because all is ASCII now
 
 
 class Vocab:
     """The symbols of a model, each a character or the end mark, numbered from 0."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        """At most 256 different symbols; `END` among them is the end mark. Raises ValueError otherwise."""
+        """`symbols` are 1 to 256 different ones; `END` among them is the end mark. Raises ValueError otherwise."""
         self.itos = list(symbols)
         self.stoi = {symbol: i for i, symbol in enumerate(self.itos)}
         if not 1 <= len(self.itos) <= _LARGEST:
@@ -89,43 +90,50 @@ class Vocab:
             if half or not isinstance(symbol, str) or (len(symbol) != 1 and symbol != END):
                 raise ValueError(f"symbol {i} of a vocabulary must be one character or {END!r}, not {symbol!r}")
             if self.stoi[symbol] != i:
-                raise ValueError(f"symbol {symbol!r} stands twice in the vocabulary, as {i} and {self.stoi[symbol]}")
+                raise ValueError(f"symbol {symbol!r} is in the vocabulary twice, as {i} and {self.stoi[symbol]}")
         self.end: int | None = self.stoi.get(END)
-        # what opens a text; a vocabulary without an end mark and without a blank has only its first symbol to offer
+        # the symbol that opens a text: the end mark, else a blank, else the first symbol
         self.start: int = self.stoi.get(" ", 0) if self.end is None else self.end
 
     @classmethod
     def ascii(cls) -> "Vocab":
-        """The 97 symbols of our models: newline 0, the printable ASCII characters 1 to 95, the end mark 96."""
+        """Returns the 97 symbols of our models: newline 0, the printable ASCII characters 1 to 95, end mark 96."""
         return cls(["\n", *map(chr, range(32, 127)), END])
 
     @classmethod
     def from_text(cls, text: Iterable[str]) -> "Vocab":
-        """The sorted characters of a text, without an end mark."""
+        """Returns the vocabulary of a text: its characters, sorted, without an end mark."""
         return cls(sorted(set(text)))
 
     @classmethod
     def from_stoi(cls, stoi: Mapping[str, int]) -> "Vocab":
-        """The vocabulary of a mapping from symbol to id. Raises ValueError unless its ids are 0 to n-1, once each."""
+        """Returns the vocabulary of a mapping from symbol to id.
+
+        Raises ValueError unless the ids are 0 to n-1, once each.
+        """
         if any(type(i) is not int for i in stoi.values()) or sorted(stoi.values()) != list(range(len(stoi))):
-            raise ValueError(f"the ids of a vocabulary of {len(stoi)} must be 0 to {len(stoi) - 1}, once each")
+            raise ValueError(f"the ids of a vocabulary of {len(stoi)} symbols must be 0 to {len(stoi) - 1}, once each")
         return cls(sorted(stoi, key=stoi.__getitem__))
 
     def encode(self, text: str) -> list[int]:
-        """The id of every character. Raises KeyError naming the first that the vocabulary lacks."""
+        """Returns the id of every character.
+
+        Raises KeyError, which names the first character that is not in the vocabulary.
+        """
         try:
             return [self.stoi[character] for character in text]
         except KeyError as unknown:
             raise KeyError(f"the vocabulary lacks {unknown.args[0]!r}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; the end mark is no text. Raises IndexError for an id outside the vocabulary."""
+        """Returns the text of ids, without end marks. Raises IndexError for an id outside the vocabulary."""
         return "".join(self.itos[i] for i in ids if i != self.end)
 
     def fit(self, text: str) -> tuple[str, list[str]]:
-        """The text as this vocabulary can encode it, and the characters of the original that were lost, once each.
+        """Returns the text as this vocabulary can encode it, and the characters of the original that were lost.
 
-        The text is normalised; a newline that the vocabulary lacks becomes a blank; what it still lacks is dropped.
+        The text is normalised. If the vocabulary has no newline, a newline becomes a blank. Characters that are still
+        not in the vocabulary are dropped. Each lost character is listed once.
         """
         kept, dropped = [], {}
         for original in repair(text):
@@ -133,7 +141,7 @@ class Vocab:
             if "\n" not in self.stoi:
                 plain = plain.replace("\n", " ")
             kept.append("".join(c for c in plain if c in self.stoi))
-            # an accent or an invisible character that goes is no loss
+            # dropping an accent or an invisible character is not a loss
             if kept[-1] != plain or (not plain and unicodedata.category(original) not in ("Mn", "Cf")):
                 dropped[original] = None
         return "".join(kept), list(dropped)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model.decoder import CHUNK, OnnxGraph, Place
+from model.decoder import CHUNK, OnnxGraph, PositionInputs
 from model.storyteller import Storyteller
 from model.teller import DraftTeller, Teller
 
@@ -99,11 +99,11 @@ class Batch:
         self.rows: list[Row] = []
         self.cache = graph.new_cache(self.context, rows)  # (2 L, B, H, context, D)
         self.ahead = graph.new_cache(max(self.half, 1), rows)
-        self.ids, self.place = np.zeros((rows, 1), np.int64), Place(self.context, rows=rows)
+        self.ids, self.place = np.zeros((rows, 1), np.int64), PositionInputs(self.context, rows=rows)
         self.logits = np.zeros((rows, 1, config.vocab_size), np.float32)
         # Bound once for each number of stories, so that a step allocates nothing.
         self.steps = [
-            graph.bind(self.ids[:n], self.place.first(n), self.cache[:, :n], self.logits[:n])
+            graph.bind(self.ids[:n], self.place.first_rows(n), self.cache[:, :n], self.logits[:n])
             for n in range(1, rows + 1)
         ]
 

@@ -9,7 +9,7 @@ from inspect import isgeneratorfunction
 import gradio as gr
 
 from model import Sampling
-from model.sampling import shown
+from model.sampling import short_repr
 from page.words import ENGLISH
 
 MAX_LENGTH = 4_000  # characters that Tell or Continue adds at most
@@ -42,7 +42,7 @@ def check_whole(name: str, value: object, least: int, most: int) -> int:
     value = whole(value)
     if type(value) is not int or not least <= value <= most:
         limits = dict(least=least, most=f"{most:,}")
-        raise Refusal(ENGLISH["refused_whole"].format(name=name, value=shown(value), **limits), name)
+        raise Refusal(ENGLISH["refused_whole"].format(name=name, value=short_repr(value), **limits), name)
     return value
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from model.decoder import OnnxGraph
 from model.storyteller import Storyteller
-from model.teller import DraftTeller, Teller, told
+from model.teller import DraftTeller, Teller, story_pieces
 from page.batches import PIECE_SECONDS, Batch, Drafting, Story
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Scheduler:
         Closing the iterator ends the story, and frees its place one step later.
         """
         if storyteller.open_graph() is None:
-            with closing(told(teller, storyteller.decoder_of(teller))) as pieces:
+            with closing(story_pieces(teller, storyteller.decoder_of(teller))) as pieces:
                 yield from grouped(pieces)
             return
         story = Story(storyteller, teller)

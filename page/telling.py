@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from model import Sampling, Storyteller
 from model.sampling import SETTINGS
-from model.teller import told
+from model.teller import story_pieces
 from page.scheduler import Scheduler, grouped
 from page.words import ENGLISH
 
@@ -58,7 +58,7 @@ def stream(
     started = time.monotonic()
     with ExitStack() as stack:
         if scheduler is None:
-            pieces = grouped(stack.enter_context(closing(told(teller, storyteller.decoder_of(teller)))))
+            pieces = grouped(stack.enter_context(closing(story_pieces(teller, storyteller.decoder_of(teller)))))
         else:
             pieces = stack.enter_context(closing(scheduler.tell(storyteller, teller)))
         for piece in pieces:

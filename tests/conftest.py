@@ -1,4 +1,4 @@
-"""Tiny models with seeded random weights, shared by the tests; they are read only: copy a folder to change it."""
+"""Tiny models with seeded random weights, shared by the tests. Do not change a folder: copy it first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from stand_in_hub import Hub, running  # before the Hub's client is imported, which reads its address once
+from stand_in_hub import Hub, running  # must come before the Hub's client, which reads its address on import
 
 import model
 from model import artifacts
@@ -25,22 +25,22 @@ from model.config import ModelConfig
 from model.decoder import Decoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from model.teller import Teller, told
+from model.teller import Teller, story_pieces
 from model.vocab import Vocab
 from tests.torture.record import FULL
 from train.export import onnx as export_onnx
 
-# Read when torch is imported, here and in what the tests start: with a thread per core, networks as small as theirs
-# are slower, and many times slower on a machine that does something else as well.
+# torch reads this on import, here and in processes that tests start. With a thread per core, networks as small as these
+# are slower, and many times slower on a machine that is busy with something else.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# These have no short form, which is what a plain `make test` runs of the others.
+# A plain `make test` runs the other torture tests in a short form; these have no short form.
 collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 
-# So that their assertions print values, as those of tests do.
+# Assertions in these modules then print values, as in tests.
 pytest.register_assert_rewrite("reading", "serving")
 
-# The same examples on every run, however slow the machine.
+# The same examples on every run, and no time limit, because machines may be slow.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 
@@ -50,13 +50,13 @@ CLASSIC = ModelConfig(architecture="classic", vocab_size=len(LETTERS), context=3
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Float32 weights large enough that every symbol in the context moves the next one's probabilities."""
+    """Returns float32 weights so large that every symbol in the context changes the next one's probabilities."""
     generator = np.random.default_rng(seed)
     return {name: generator.normal(0, 0.4, shape).astype(np.float32) for name, shape in config.shapes().items()}
 
 
-def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Weights of the size that training begins with: norms of 1, so that rounding does not grow from block to block."""
+def small_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Returns weights as small as at the start of training, with norms of 1: rounding errors do not grow with depth."""
     return {
         name: np.ones_like(array) if "norm.weight" in name else array / 4
         for name, array in random_weights(config).items()
@@ -64,7 +64,7 @@ def calm_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def parts(config: ModelConfig = GPT, *, steps: int = 2, nats: float = 2.5) -> dict[str, object]:
-    """What `artifacts.save` takes for a model that was never trained."""
+    """Returns the arguments of `artifacts.save` for a model that was never trained."""
     parameters = sum(math.prod(shape) for shape in config.shapes().values())
     return {
         "config": config,
@@ -94,14 +94,14 @@ def tiny_classic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    """A stand-in Hub, empty; it is where the Hub's client of this process looks."""
+    """An empty stand-in Hub. The Hub's client of this process connects to it."""
     (tmp_path / "spaces").mkdir()
     with running(tmp_path / "spaces") as server:
         yield server
 
 
 def exported(source: Path, folder: Path) -> Path:
-    """A copy of an artifact in `folder` with a model.onnx of 32 bits."""
+    """Copies an artifact to `folder` and adds a model.onnx of 32 bits. Returns the folder."""
     shutil.copytree(source, folder)
     export_onnx.write(model.load(folder), bits=32)
     return folder
@@ -121,7 +121,7 @@ def tiny_classic_onnx(tiny_classic: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session", params=["tiny_artifact", "tiny_classic"])
 def storyteller(request: pytest.FixtureRequest) -> Storyteller:
-    """Each of the two, loaded."""
+    """Each of the two models, loaded."""
     return model.load(request.getfixturevalue(request.param))
 
 
@@ -145,31 +145,32 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def locks(config: pytest.Config) -> list[Path]:
-    """The files that the processes of this run lock, none where there is one process."""
+    """Returns the files that the processes of this run lock, or none if there is only one process."""
     run = getattr(config, "workerinput", {}).get("testrunuid")
-    return [Path(tempfile.gettempdir(), f"tests-{run}.{name}") for name in ("door", "room")] if run else []
+    return [Path(tempfile.gettempdir(), f"tests-{run}.{name}") for name in ("entry", "work")] if run else []
 
 
 @contextmanager
 def turn(item: pytest.Item) -> Iterator[None]:
-    """Where several processes run tests, none runs beside one that is marked `alone`, as what it times would show it.
+    """If several processes run tests, no test runs at the same time as one marked `alone`: that one measures times.
 
-    All go through a door into a room, at which one that is to be alone stops the others while the room empties.
+    Each test locks `entry` and then `work`, both shared, and releases `entry` at once. A test marked `alone` locks both
+    exclusively: while it holds `entry` no other test starts, and it gets `work` once the running tests have ended.
     """
     paths = locks(item.config)
     if not paths:
         yield
         return
-    wish = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
-    with paths[0].open("w") as door, paths[1].open("w") as room:
-        fcntl.flock(door, wish)
-        fcntl.flock(room, wish)
-        if wish == fcntl.LOCK_SH:
-            fcntl.flock(door, fcntl.LOCK_UN)
+    mode = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with paths[0].open("w") as entry, paths[1].open("w") as work:
+        fcntl.flock(entry, mode)
+        fcntl.flock(work, mode)
+        if mode == fcntl.LOCK_SH:
+            fcntl.flock(entry, fcntl.LOCK_UN)
         try:
             yield
-        finally:  # by hand, as a process that a test has forked has these open as well
-            for lock in (room, door):
+        finally:  # explicitly, because a process that a test forked also has these files open
+            for lock in (work, entry):
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
@@ -178,10 +179,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for lock in locks(config):
         lock.unlink(missing_ok=True)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
-    # Whatever keeps this process from ending, a thread or a lock, must not keep CI until its limit, nor hide.
+    # If a thread or a lock keeps this process from ending, print where, and end before CI reaches its time limit.
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 def tell(decoder: Decoder, vocab: Vocab, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """A story of one draft, through a decoder that has read nothing."""
-    return told(Teller(vocab, prompt, sampling, decoder.context), decoder)
+    """Tells a story of one draft, through a decoder that has read nothing."""
+    return story_pieces(Teller(vocab, prompt, sampling, decoder.context), decoder)

@@ -1,4 +1,4 @@
-"""What the stand-in Hub keeps: repositories with commits, parents, trees, branches and large files, as git has them."""
+"""The state of the stand-in Hub: repositories with commits, parents, trees, branches and large files, as in git."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.onnx filter=
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content, and whether git holds a pointer to it instead."""
+    """The content of a file. With `lfs`, git stores a pointer to it instead."""
 
     data: bytes
     lfs: bool = False
@@ -31,28 +31,28 @@ class Blob:
 
     @property
     def oid(self) -> str:
-        """What `git hash-object` says."""
+        """The hash that `git hash-object` prints."""
         kept = self.pointer if self.lfs else self.data
         return hashlib.sha1(b"blob %d\0%b" % (len(kept), kept)).hexdigest()
 
     def entry(self, path: str) -> dict[str, Any]:
-        """The file in a tree, as the Hub shows it."""
-        shown: dict[str, Any] = {"type": "file", "oid": self.oid, "size": len(self.data), "path": path}
+        """Returns the file as the Hub lists it in a tree."""
+        answer: dict[str, Any] = {"type": "file", "oid": self.oid, "size": len(self.data), "path": path}
         if self.lfs:
-            shown["lfs"] = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
-        return shown
+            answer["lfs"] = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+        return answer
 
     def sibling(self, path: str) -> dict[str, Any]:
-        """The file in what the Hub tells of a repository."""
-        shown = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
+        """Returns the file as the Hub lists it in the information about a repository."""
+        answer = {"rfilename": path, "size": len(self.data), "blobId": self.oid}
         if self.lfs:
-            shown["lfs"] = {"sha256": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
-        return shown
+            answer["lfs"] = {"sha256": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+        return answer
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of all files, and where it came from."""
+    """The state of all files, with its parents, author and message."""
 
     parents: tuple[str, ...]
     tree: Mapping[str, Blob]
@@ -68,7 +68,7 @@ class Commit:
 
 
 class Refused(Exception):
-    """An answer of the Hub that is no success."""
+    """An error that the Hub answers."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -76,7 +76,7 @@ class Refused(Exception):
 
 
 class Repo:
-    """One repository; `stored` is the large files of all of them, by SHA-256."""
+    """One repository. `stored` holds the large files of all repositories, by SHA-256."""
 
     def __init__(self, kind: str, name: str, owner: str, stored: dict[str, bytes], **settings: Any) -> None:
         self.kind, self.name, self.owner, self.stored, self.settings = kind, name, owner, stored, settings
@@ -108,7 +108,7 @@ class Repo:
         return size > 10 * 2**20 or any(fnmatch.fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in patterns)
 
     def is_ignored(self, path: str, gitignore: str | None) -> bool:
-        """By the simple patterns: a name, a folder with its slash, a star."""
+        """Knows only simple patterns: a name, a folder with a slash at its end, a star."""
         kept = self.at().tree.get(".gitignore", Blob(b"")).data.decode() if gitignore is None else gitignore
         for line in filter(None, map(str.strip, kept.splitlines())):
             pattern, parts = line.strip("/"), path.split("/")
@@ -117,7 +117,10 @@ class Repo:
         return False
 
     def commit(self, lines: list[dict[str, Any]], author: str, revision: str, ref: str | None = None) -> Commit:
-        """Applies the lines of a commit request to a revision, all or none; kept as `ref`, or in its place."""
+        """Applies all lines of a commit request to a revision, or none.
+
+        `ref`, or else the revision, gets the new commit.
+        """
         header, *changes = [line["value"] | {"key": line["key"]} for line in lines]
         with self.lock:
             before = self.at(revision)
@@ -131,7 +134,7 @@ class Repo:
             return made
 
     def put(self, files: Mapping[str, bytes | None], title: str = "somebody's change") -> Commit:
-        """Somebody else's commit: new contents by path, None takes a file away."""
+        """Makes a commit of somebody else: new contents by path, where None deletes a file."""
         tree = dict(self.at().tree) | {path: Blob(data) for path, data in files.items() if data is not None}
         made = Commit(
             (self.at().oid,), {p: b for p, b in tree.items() if files.get(p, b) is not None}, title, "", "somebody"

@@ -1,4 +1,4 @@
-"""Builds and runs the Spaces of the stand-in Hub: their files alone, in an empty folder, as a process of its own."""
+"""Builds and runs the Spaces of the stand-in Hub: only their files, in an empty folder, in a process of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from hub_git import Repo
 
-# What ZeroGPU asks of a page, with the error that it shows: a function marked for the GPU, and torch not before it.
+# ZeroGPU requires one function marked for the GPU, and `spaces` imported before torch. The errors are those of ZeroGPU.
 ZERO_GPU = """
 import sys
 
@@ -32,43 +32,43 @@ def GPU(task):
     return task
 
 
-def checked(*args, **kwargs):
+def launch_after_check(*args, **kwargs):
     if len(marked) != 1:
         sys.exit("No @spaces.GPU function detected during startup")
     print("ZeroGPU: ready", flush=True)
     return launch(*args, **kwargs)
 
 
-gradio.Blocks.launch = checked
+gradio.Blocks.launch = launch_after_check
 """
 
 
 class Runner:
-    """By Space: the stage, the commit that runs or failed, the logs and the process."""
+    """Holds for each Space the stage, the commit that runs or failed, the logs and the process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.launches = False  # otherwise a build is over at once, and nothing runs
+        self.launches = False  # if False, a build ends at once and starts nothing
         self.fails: str | None = None  # the log of a build that fails
         self.state: dict[str, dict[str, Any]] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.python, self.count, self.lock = sys.executable, 0, threading.Lock()
-        self.zero_gpu: str | None = None  # where ZeroGPU's own package reports; otherwise `spaces` is what ZERO_GPU is
+        self.zero_gpu: str | None = None  # the address for the real `spaces` package; if None, ZERO_GPU replaces it
 
-    def rest(self, repo: Repo) -> None:
-        """A Space that was just made."""
+    def add(self, repo: Repo) -> None:
+        """Adds a Space that was just created."""
         self.state[repo.name] = {"stage": "NO_APP_FILE", "sha": None, "host": None, "build": [], "run": None}
 
     def runtime(self, repo: Repo) -> dict[str, Any]:
         state, hardware = self.state[repo.name], repo.settings["hardware"]
-        shown = {"stage": state["stage"], "hardware": {"current": hardware, "requested": hardware}, "gcTimeout": 172800}
-        return shown | {key: state[key] for key in ("sha", "errorMessage") if state.get(key)}
+        info = {"stage": state["stage"], "hardware": {"current": hardware, "requested": hardware}, "gcTimeout": 172800}
+        return info | {key: state[key] for key in ("sha", "errorMessage") if state.get(key)}
 
     def host(self, repo: Repo) -> str | None:
         return self.state[repo.name]["host"]
 
     def log(self, repo: Repo, kind: str) -> bytes:
-        """All lines of a log as server-sent events; that of a build waits for its end."""
+        """Returns all lines of a log as server-sent events. For the log of a build, waits until the build has ended."""
         state = self.state[repo.name]
         while kind == "build" and state["stage"] == "BUILDING":
             time.sleep(0.02)
@@ -79,7 +79,7 @@ class Runner:
         return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
 
     def build(self, repo: Repo) -> None:
-        """Starts to build what the Space now holds; the stage is BUILDING when this returns."""
+        """Starts to build the current state of the Space. The stage is BUILDING when this returns."""
         state = self.state[repo.name]
         commit = repo.at()
         if self.fails:
@@ -144,5 +144,5 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status == 200
-    except OSError:  # it is not there yet, or is slow to come up
+    except OSError:  # it has not started yet, or is slow
         return False

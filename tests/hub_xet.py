@@ -1,6 +1,6 @@
-"""The storage behind the Hub's large files, as the Hub's client fills it by default: chunks, xorbs and shards of Xet.
+"""The storage of the Hub's large files, Xet, that the Hub's client uses by default: chunks, xorbs and shards.
 
-After https://huggingface.co/docs/xet: a shard says of which chunks of which xorbs its files are made.
+See https://huggingface.co/docs/xet: a shard lists, for each of its files, the chunks of xorbs that make it up.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import pyarrow
 
-HEADER, RECORD = 48, 48  # bytes of the head of a shard, and of each record in it
-END = b"\xff" * 32  # closes the list of its files
-VERIFIED, DESCRIBED = 1 << 31, 1 << 30  # flags of a file: a record more for each of its entries, and one more in all
+HEADER, RECORD = 48, 48  # bytes of a shard's header, and of each record in it
+END = b"\xff" * 32  # ends the list of files in a shard
+# flags of a file: one more record for each of its entries, and one more for the file
+VERIFIED, DESCRIBED = 1 << 31, 1 << 30
 
 
 class Xet:
-    """What was uploaded: the chunks of each xorb by its hash; files go to `stored`, by their SHA-256."""
+    """Holds the uploads: the chunks of each xorb, by its hash. Complete files go to `stored`, by their SHA-256."""
 
     def __init__(self, stored: dict[str, bytes]) -> None:
         self.stored, self.xorbs, self.lock = stored, {}, threading.Lock()
@@ -28,7 +29,7 @@ class Xet:
             self.xorbs[name] = list(_chunks(data))
 
     def add_shard(self, data: bytes) -> None:
-        """Keeps the files of a shard. Raises KeyError if one of its xorbs did not come before."""
+        """Stores the files of a shard. Raises KeyError if one of its xorbs was not uploaded before."""
         at = HEADER
         while data[at : at + 32] != END:
             flags, count = struct.unpack_from("<II", data, at + 32)
@@ -44,7 +45,7 @@ class Xet:
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """The chunks of a xorb, whose index follows them in some versions."""
+    """Yields the chunks of a xorb. In some versions an index follows them."""
     at = 0
     while at + 8 <= len(data) and data[at] == 0:
         packed, size = int.from_bytes(data[at + 1 : at + 4], "little"), int.from_bytes(data[at + 5 : at + 8], "little")
@@ -59,7 +60,7 @@ def _unpack(body: bytes, scheme: int, size: int) -> bytes:
     data = pyarrow.decompress(body, decompressed_size=size, codec="lz4", asbytes=True)
     if scheme == 1:
         return data
-    grouped, at = bytearray(size), 0  # first every fourth byte from the first on, then from the second on, ...
+    grouped, at = bytearray(size), 0  # bytes 0, 4, 8, ..., then bytes 1, 5, 9, ..., and so on
     for start in range(4):
         count = len(range(start, size, 4))
         grouped[start::4] = data[at : at + count]
@@ -68,5 +69,5 @@ def _unpack(body: bytes, scheme: int, size: int) -> bytes:
 
 
 def _hex(name: bytes) -> str:
-    """A hash as Xet writes it: four little-endian numbers."""
+    """Returns a hash as Xet writes it: four little-endian numbers, in hexadecimal."""
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", name))

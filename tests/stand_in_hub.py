@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face Hub on this machine: its HTTP API as huggingface_hub speaks it, over real state.
+"""A stand-in for the Hugging Face Hub on this machine: the HTTP API that huggingface_hub uses, with real state.
 
-It refuses by the Hub's own rules (401, 402, 403, 404, 409, 412), and misbehaves on request: see `Fault`.
+It refuses requests by the Hub's own rules (401, 402, 403, 404, 409, 412), and fails on demand: see `Fault`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PAYMENT = (
     "Static Spaces are free for everyone, but hosting Gradio and Docker Spaces on free cpu-basic requires a PRO "
     "subscription. Subscribe at https://huggingface.co/pro"
 )
-STORAGE = ADDRESS.replace("127.0.0.1", "localhost")  # large files lie on another host
+STORAGE = ADDRESS.replace("127.0.0.1", "localhost")  # large files are on another host
 ZERO_LIMIT = 2  # ZeroGPU Spaces of a free account
 COLOURS = ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
 
 
 @dataclass
 class Account:
-    """Who a token belongs to."""
+    """The account that a token belongs to."""
 
     name: str
     writes: bool = True
@@ -45,9 +45,10 @@ class Account:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests that match, "METHOD /path", `times` times: a status, or a connection that is cut.
+    """A failure of the next `times` requests that match "METHOD /path": an error status, or a lost connection.
 
-    It is cut after half of the request was read, or with `late` after all of it was done but before the answer.
+    With `cut` the connection is closed after half of the request was read, or with `late` after the request was
+    processed, before the answer.
     """
 
     match: str
@@ -75,12 +76,12 @@ class Hub(ThreadingHTTPServer):
         self.part_size = 16_000_000
         self.faults: list[Fault] = []
         self.requests: list[str] = []
-        self.before_commit: Callable[[Repo], object] | None = None  # what somebody else does just before a commit
+        self.before_commit: Callable[[Repo], object] | None = None  # called before each commit: a concurrent change
         self.spaces = Runner(folder)
-        self.connections: set[socket.socket] = set()  # clients keep them for the next request, and for the next Hub
+        self.connections: set[socket.socket] = set()  # kept, because clients reuse connections, even for the next Hub
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is no news; everything else is raised in the tests by what it then lacks."""
+        """Prints nothing: clients may close connections, and any other error fails a test by its missing answer."""
 
     def space(self, name: str) -> Repo:
         return self.repos["spaces", name]
@@ -89,13 +90,13 @@ class Hub(ThreadingHTTPServer):
         repo = Repo(kind, name, name.split("/")[0], self.stored, **settings)
         self.repos[kind, name] = repo
         if kind == "spaces":
-            self.spaces.rest(repo)
+            self.spaces.add(repo)
         return repo
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm, wbufsize = True, -1  # head and body in one packet: else each answer waits 40 ms
+    disable_nagle_algorithm, wbufsize = True, -1  # head and body in one packet: otherwise each answer takes 40 ms more
     server: Hub
 
     def setup(self) -> None:
@@ -167,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _route(self, parts: list[str], query: dict[str, list[str]], body: bytes) -> tuple[int, Any, dict[str, str]]:
         hub = self.server
-        if parts[0] == "storage":  # where large files go, and where they come from; no token is shown here
+        if parts[0] == "storage":  # uploads and downloads of large files; they need no token
             return self._storage(parts[1:], body)
         if parts[0] == "xet":
             return self._xet(parts[1:], body)
@@ -191,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._lfs(repo, parts[5], json.loads(body))
         if parts[2] == "resolve":
             return self._resolve(repo, parts[3], "/".join(parts[4:]))
-        raise Refused(404, f"the stand-in knows no {self.command} {self.path}: {hub.requests[-1]}")
+        raise Refused(404, f"the stand-in does not know {self.command} {self.path}: {hub.requests[-1]}")
 
     def _find(self, kind: str, name: str, account: Account | None) -> Repo:
         repo = self.server.repos.get((kind, name))
@@ -208,32 +209,32 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403, "you must use a write token to upload to a repository.", "")
         return account
 
-    def _create(self, wish: dict[str, Any], account: Account | None) -> tuple[int, Any, dict[str, str]]:
-        kind = f"{wish.get('type', 'model')}s"
+    def _create(self, request: dict[str, Any], account: Account | None) -> tuple[int, Any, dict[str, str]]:
+        kind = f"{request.get('type', 'model')}s"
         if account is None:
             raise Refused(401, "Invalid username or password.")
-        owner = wish["organization"] or account.name
+        owner = request["organization"] or account.name
         if not account.writes or owner != account.name:
             raise Refused(403, f'You don\'t have the rights to create a {kind[:-1]} under the namespace "{owner}"')
         name, url = (
-            f"{owner}/{wish['name']}",
-            f"{ADDRESS}/{'spaces/' if kind == 'spaces' else ''}{owner}/{wish['name']}",
+            f"{owner}/{request['name']}",
+            f"{ADDRESS}/{'spaces/' if kind == 'spaces' else ''}{owner}/{request['name']}",
         )
         if (kind, name) in self.server.repos:
             return 409, {"error": "You already created this repo", "url": url}, {}
-        hardware = wish.get("hardware", "cpu-basic")
+        hardware = request.get("hardware", "cpu-basic")
         if kind == "spaces" and not account.paid:
             zeros = [
                 r for r in self.server.repos.values() if r.owner == owner and r.settings.get("hardware") == hardware
             ]
             if hardware != "zero-a10g" or len(zeros) >= ZERO_LIMIT:
                 raise Refused(402, PAYMENT)
-        settings = {"hardware": hardware, "sdk": wish["sdk"]} if kind == "spaces" else {}
-        self.server.create(kind, name, private=wish.get("visibility") == "private", **settings)
+        settings = {"hardware": hardware, "sdk": request["sdk"]} if kind == "spaces" else {}
+        self.server.create(kind, name, private=request.get("visibility") == "private", **settings)
         return 200, {"url": url, "name": name, "id": name}, {}
 
     def _validate(self, content: str) -> tuple[int, Any, dict[str, str]]:
-        """What the Hub says of a README's front matter, by a few of its rules: as JSON, or as text where asked so."""
+        """Checks the front matter of a README by a few of the Hub's rules. Answers in JSON, or in text if requested."""
         found = re.match(r"---\n(.*?\n)---\n", content, re.DOTALL)
         fields = yaml.safe_load(found[1]) if found else {}
         coloured = [key for key in ("colorFrom", "colorTo") if fields.get(key, "red") not in COLOURS]
@@ -257,11 +258,11 @@ class Handler(BaseHTTPRequestHandler):
             asked, tree = parse_qs(body.decode())["paths"], repo.at(rest[0]).tree
             return 200, [tree[path].entry(path) for path in asked if path in tree], {}
         if action == "commits":
-            shown = [
+            answer = [
                 {"id": c.oid, "title": c.title, "message": c.message, "authors": [{"user": c.author}], "date": c.date}
                 for c in repo.history(rest[0])
             ]
-            return 200, shown, {}
+            return 200, answer, {}
         if action == "runtime":
             return 200, self.server.spaces.runtime(repo), {}
         if action == "logs":
@@ -276,19 +277,19 @@ class Handler(BaseHTTPRequestHandler):
             return self._hardware(repo, json.loads(body)["flavor"], account)
         if action == "commit":
             return self._commit(repo, rest[0], "create_pr" in query, body, account)
-        raise Refused(404, f"the stand-in knows no {action}")
+        raise Refused(404, f"the stand-in does not know {action}")
 
     def _info(self, repo: Repo, commit: Commit, blobs: bool) -> dict[str, Any]:
-        shown = {"_id": repo.name, "id": repo.name, "sha": commit.oid, "private": repo.settings.get("private", False)}
+        answer = {"_id": repo.name, "id": repo.name, "sha": commit.oid, "private": repo.settings.get("private", False)}
         siblings = [blob.sibling(path) if blobs else {"rfilename": path} for path, blob in commit.tree.items()]
-        shown |= {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
+        answer |= {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
         if repo.kind == "spaces":
-            shown |= {"sdk": repo.settings["sdk"], "subdomain": repo.name.replace("/", "-")}
-            shown |= {"host": self.server.spaces.host(repo), "runtime": self.server.spaces.runtime(repo)}
-        return shown
+            answer |= {"sdk": repo.settings["sdk"], "subdomain": repo.name.replace("/", "-")}
+            answer |= {"host": self.server.spaces.host(repo), "runtime": self.server.spaces.runtime(repo)}
+        return answer
 
     def _tree(self, commit: Commit, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
-        """Ten entries a page, so that a client that reads one page only is found out."""
+        """Returns ten entries per page, so that tests notice a client that reads only one page."""
         entries = [blob.entry(path) for path, blob in sorted(commit.tree.items())]
         folders = {path.rsplit("/", 1)[0] for path in commit.tree if "/" in path}
         entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": f} for f in sorted(folders)] + entries
@@ -297,12 +298,12 @@ class Handler(BaseHTTPRequestHandler):
         more = {"Link": f'<{ADDRESS}{path}?recursive=true&cursor={start + 10}>; rel="next"'}
         return 200, entries[start : start + 10], more if start + 10 < len(entries) else {}
 
-    def _preupload(self, repo: Repo, revision: str, wish: dict[str, Any]) -> dict[str, Any]:
+    def _preupload(self, repo: Repo, revision: str, request: dict[str, Any]) -> dict[str, Any]:
         tree, answers = repo.at(revision).tree, []
-        for file in wish["files"]:
+        for file in request["files"]:
             path, large = file["path"], repo.is_large(file["path"], file["size"], revision)
             answer = {"path": path, "uploadMode": "lfs" if large else "regular"}
-            answer["shouldIgnore"] = repo.is_ignored(path, wish.get("gitIgnore"))
+            answer["shouldIgnore"] = repo.is_ignored(path, request.get("gitIgnore"))
             if path in tree:
                 answer["oid"] = tree[path].sha256 if tree[path].lfs else tree[path].oid
             answers.append(answer)
@@ -331,12 +332,12 @@ class Handler(BaseHTTPRequestHandler):
         repo.settings["hardware"] = flavor
         return 200, self.server.spaces.runtime(repo), {}
 
-    def _lfs(self, repo: Repo, action: str, wish: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    def _lfs(self, repo: Repo, action: str, request: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         if action == "verify":
-            return (200 if len(self.server.stored.get(wish["oid"], b"")) == wish["size"] else 404), {}, {}
+            return (200 if len(self.server.stored.get(request["oid"], b"")) == request["size"] else 404), {}, {}
         prefix = "spaces/" if repo.kind == "spaces" else ""
         objects = []
-        for wanted in wish["objects"]:
+        for wanted in request["objects"]:
             oid, size = wanted["oid"], wanted["size"]
             if oid in self.server.stored:
                 objects.append({"oid": oid, "size": size})
@@ -368,11 +369,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _xet(self, parts: list[str], body: bytes) -> tuple[int, Any, dict[str, str]]:
         if self.headers.get("Authorization") != "Bearer short-lived":
-            raise Refused(401, "this is no token of the storage")
+            raise Refused(401, "this is not a token of the storage")
         if self.command == "POST" and "xorbs" in parts:
             self.server.xet.add_xorb(parts[-1], body)
             return 200, {"was_inserted": True}, {}
-        if self.command == "POST" and parts in (["v1", "shards"], ["shards"]):  # without v2 clients fall back to it
+        if self.command == "POST" and parts in (["v1", "shards"], ["shards"]):  # v2 is missing, so clients use v1
             try:
                 self.server.xet.add_shard(body)
             except KeyError as error:
@@ -394,7 +395,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running(folder: Path) -> Iterator[Hub]:
-    """A Hub with nothing in it; Spaces are built in `folder`."""
+    """Runs an empty Hub. It builds Spaces in `folder`."""
     with Hub(folder) as hub:
         thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
         thread.start()

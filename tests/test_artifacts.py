@@ -1,4 +1,4 @@
-"""Artifacts: whole or not at all when saved, and every kind of damage named when read."""
+"""Artifacts: they are saved completely or not at all, and reading names every kind of damage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conftest import CLASSIC, GPT, parts
 from safetensors.numpy import save as to_safetensors
 
 from model import artifacts, atomic
-from model.artifacts import MEND, ArtifactError, read, save
+from model.artifacts import FIX, ArtifactError, read, save
 
 NAMES = sorted(artifacts.FILES)
 HASHED = [name for name in NAMES if name != "config.json"]
@@ -30,12 +30,12 @@ HASHED = [name for name in NAMES if name != "config.json"]
 
 @pytest.fixture
 def folder(tiny_artifact: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny artifact, to be damaged."""
+    """A copy of the tiny artifact. Tests damage it."""
     return shutil.copytree(tiny_artifact, tmp_path / "tiny")
 
 
 def put(folder: Path, name: str, data: bytes) -> None:
-    """Puts a file into an artifact as if it had been saved with it."""
+    """Writes a file of an artifact, and updates its hash in config.json."""
     (folder / name).write_bytes(data)
     head = json.loads((folder / "config.json").read_bytes())
     head["files"][name] = hashlib.sha256(data).hexdigest()
@@ -43,7 +43,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 
 def edit(folder: Path, name: str, change: Callable[[dict], object]) -> None:
-    """Changes the value in a JSON file, and its hash with it."""
+    """Changes the value in a JSON file, and updates its hash in config.json."""
     value = json.loads((folder / name).read_bytes())
     change(value)
     if name == "config.json":
@@ -53,7 +53,7 @@ def edit(folder: Path, name: str, change: Callable[[dict], object]) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """The message that `folder` is refused with, where the folder itself is written as `.`."""
+    """Returns the error message for `folder`, with `.` in place of the folder's path."""
     with pytest.raises(ArtifactError) as caught:
         read(folder)
     assert "\n" not in str(caught.value)
@@ -90,7 +90,7 @@ def test_stoi_and_itos_are_plain_json(tiny_artifact: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert refusal(folder) == f"./{name} is missing; {MEND}"
+    assert refusal(folder) == f"./{name} is missing; {FIX}"
 
 
 @pytest.mark.parametrize("name", HASHED)
@@ -105,31 +105,31 @@ def test_a_damaged_file(folder: Path, name: str, damage: str) -> None:
         "empty": b"",
     }[damage]
     (folder / name).write_bytes(damaged)
-    assert refusal(folder) == f"./{name} is not the file that config.json was saved with (its SHA-256 differs); {MEND}"
+    assert refusal(folder) == f"./{name} is not the file that config.json was saved with (its SHA-256 differs); {FIX}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_folders_and_giants_are_not_opened(folder: Path, tmp_path: Path, name: str) -> None:
+def test_links_folders_and_huge_files_are_not_opened(folder: Path, tmp_path: Path, name: str) -> None:
     outside = (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(outside)
-    assert refusal(folder) == f"./{name} is not a plain file; {MEND}"
+    assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
     (folder / name).unlink()
     (folder / name).mkdir()
-    assert refusal(folder) == f"./{name} is not a plain file; {MEND}"
+    assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
     (folder / name).rmdir()
-    os.mkfifo(folder / name)  # to open it would wait for ever
-    assert refusal(folder) == f"./{name} is not a plain file; {MEND}"
+    os.mkfifo(folder / name)  # opening it would wait forever
+    assert refusal(folder) == f"./{name} is not a plain file; {FIX}"
     (folder / name).unlink()
     with (folder / name).open("wb") as file:
         file.truncate(20 * 2**30)  # sparse
-    assert refusal(folder).startswith(f"./{name} has 21,474,836,480 bytes, of ")
+    assert refusal(folder).startswith(f"./{name} has 21,474,836,480 bytes; at most ")
 
 
 def test_weights_larger_than_their_config(folder: Path) -> None:
     with (folder / "model.safetensors").open("wb") as file:
         file.truncate(2**22)
     allowed = 2**20 + 4 * parts()["metrics"]["parameters"]
-    assert refusal(folder) == f"./model.safetensors has 4,194,304 bytes, of {allowed:,} allowed; {MEND}"
+    assert refusal(folder) == f"./model.safetensors has 4,194,304 bytes; at most {allowed:,} are allowed; {FIX}"
 
 
 def test_a_pickle_in_place_of_safetensors(folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_pickle_in_place_of_safetensors(folder: Path) -> None:
         assert refusal(folder) == expected
 
 
-def test_a_header_that_begins_like_a_pickle_is_none(folder: Path) -> None:
+def test_a_header_that_begins_like_a_pickle_is_read(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
     longer = size + (0x80 - size) % 256
@@ -166,28 +166,28 @@ def test_a_git_lfs_pointer(folder: Path) -> None:
         ("config.json", {"layers": "2"}, "is refused: layers ('2') must be a whole number from 1 to 256"),
         ("config.json", {"files": []}, "has no 'files' with the SHA-256 of each file"),
         ("config.json", {"files": {}}, f"lists unknown files or lacks some ({', '.join(HASHED)})"),
-        ("metrics.json", {"steps": 3}, "is of another run: it has 3 steps, log.jsonl ends at step 2"),
+        ("metrics.json", {"steps": 3}, "belongs to another run: it has 3 steps, but log.jsonl ends at step 2"),
         ("metrics.json", {"nats_per_character": None}, "needs a number as nats_per_character, not None"),
         ("metrics.json", {"steps": True}, "needs a number as steps, not True"),
-        ("stoi.json", {"a": 1}, "is refused: the ids of a vocabulary of 97 must be 0 to 96, once each"),
-        ("stoi.json", {"a": "66"}, "is refused: the ids of a vocabulary of 97 must be 0 to 96, once each"),
+        ("stoi.json", {"a": 1}, "is refused: the ids of a vocabulary of 97 symbols must be 0 to 96, once each"),
+        ("stoi.json", {"a": "66"}, "is refused: the ids of a vocabulary of 97 symbols must be 0 to 96, once each"),
         ("itos.json", {"66": "b"}, "is not the inverse of stoi.json"),
         ("itos.json", {"97": "é"}, "is not the inverse of stoi.json"),
     ],
 )  # fmt: skip
 def test_a_foreign_value(folder: Path, name: str, change: dict, message: str) -> None:
     edit(folder, name, lambda value: value.update(change))
-    assert refusal(folder) == f"./{name} {message}; {MEND}"
+    assert refusal(folder) == f"./{name} {message}; {FIX}"
 
 
 def test_a_missing_field_and_names_that_lead_outside(folder: Path) -> None:
     edit(folder, "config.json", lambda head: head.pop("heads"))
-    assert refusal(folder) == f"./config.json has unknown or missing fields (heads); {MEND}"
+    assert refusal(folder) == f"./config.json has unknown or missing fields (heads); {FIX}"
     edit(folder, "config.json", lambda head: head.update(heads=2))
     read(folder)
     for name in ("../secret", "/etc/passwd", "notes.txt"):
         edit(folder, "config.json", lambda head, name=name: head["files"].update({name: "0" * 64}))
-        assert refusal(folder) == f"./config.json lists unknown files or lacks some ({name}); {MEND}"
+        assert refusal(folder) == f"./config.json lists unknown files or lacks some ({name}); {FIX}"
         edit(folder, "config.json", lambda head, name=name: head["files"].pop(name))
 
 
@@ -203,34 +203,34 @@ def test_a_missing_field_and_names_that_lead_outside(folder: Path) -> None:
 def test_a_config_of_the_same_shapes(tmp_path: Path, config, change: dict) -> None:
     save(tmp_path, **parts(config))
     edit(tmp_path, "config.json", lambda head: head.update(change))
-    assert refusal(tmp_path) == f"./config.json is not the one that model.safetensors was saved with; {MEND}"
+    assert refusal(tmp_path) == f"./config.json is not the config that model.safetensors was saved with; {FIX}"
 
 
 def test_weights_that_were_saved_without_a_config(folder: Path) -> None:
     put(folder, "model.safetensors", to_safetensors(parts()["weights"]))
-    assert refusal(folder) == f"./config.json is not the one that model.safetensors was saved with; {MEND}"
+    assert refusal(folder) == f"./config.json is not the config that model.safetensors was saved with; {FIX}"
 
 
 def test_another_vocabulary(folder: Path) -> None:
     put(folder, "stoi.json", b'{"a": 0, "b": 1}')
     put(folder, "itos.json", b'{"0": "a", "1": "b"}')
-    assert refusal(folder) == f"./stoi.json has 2 symbols, config.json has vocab_size 97; {MEND}"
+    assert refusal(folder) == f"./stoi.json has 2 symbols, but config.json has vocab_size 97; {FIX}"
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"{", "is no sound JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        (b"[1]", "holds no JSON object"),
-        (b'{"steps": NaN}', "is no sound JSON ('NaN' is no finite number)"),
-        (b'{"steps": 1e999}', "is no sound JSON ('1e999' is no finite number)"),
-        (b'{"nats_per_character": 1%s}' % (b"0" * 400), f"is no sound JSON ('1{'0' * 35}... is no finite number)"),
-        (b'{"steps": 1%s}' % (b"0" * 5000), f"is no sound JSON ('1{'0' * 35}... is no finite number)"),
-        (b"\xff\xfe\xfa", "is no sound JSON ("),
-        (b"[" * 100_000, "is no sound JSON ("),
+        (b"{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (b"[1]", "does not hold a JSON object"),
+        (b'{"steps": NaN}', "is not valid JSON ('NaN' is not a finite number)"),
+        (b'{"steps": 1e999}', "is not valid JSON ('1e999' is not a finite number)"),
+        (b'{"nats_per_character": 1%s}' % (b"0" * 400), f"is not valid JSON ('1{'0' * 35}... is not a finite number)"),
+        (b'{"steps": 1%s}' % (b"0" * 5000), f"is not valid JSON ('1{'0' * 35}... is not a finite number)"),
+        (b"\xff\xfe\xfa", "is not valid JSON ("),
+        (b"[" * 100_000, "is not valid JSON ("),
     ],
 )
-def test_json_that_is_none(folder: Path, text: bytes, reason: str) -> None:
+def test_invalid_json(folder: Path, text: bytes, reason: str) -> None:
     for name in ("metrics.json", "stoi.json"):
         put(folder, name, text)
         assert refusal(folder).startswith(f"./{name} {reason}")
@@ -241,30 +241,36 @@ def test_json_that_is_none(folder: Path, text: bytes, reason: str) -> None:
 @pytest.mark.parametrize(("log", "last"), [(b"", "None"), (b'{"step": 1}\n', "1"), (b'{"loss": 1}\n', "None")])
 def test_a_log_of_another_run(folder: Path, log: bytes, last: str) -> None:
     put(folder, "log.jsonl", log)
-    expected = f"./metrics.json is of another run: it has 2 steps, log.jsonl ends at step {last}; {MEND}"
+    expected = f"./metrics.json belongs to another run: it has 2 steps, but log.jsonl ends at step {last}; {FIX}"
     assert refusal(folder) == expected
 
 
 def test_weights_that_do_not_fit(folder: Path) -> None:
     weights, name = parts()["weights"], "embedding.weight"
-    foreign = "does not belong to config.json: it has unknown weights or lacks some"
+    foreign = "does not match config.json: a weight is unknown or missing"
     for changed, message in (
         ({}, f"{foreign} (blocks.0.attention.k_norm.weight)"),
         (weights | {"zzz": np.zeros(1)}, f"{foreign} (zzz)"),
-        (weights | {name: weights[name][:96]}, "has embedding.weight of shape (96, 32), config.json asks for (97, 32)"),
-        (weights | {name: weights[name].astype(np.float64)}, "has embedding.weight as F64, not as F16 or F32"),
+        (
+            weights | {name: weights[name][:96]},
+            "has embedding.weight of shape (96, 32), but config.json requires (97, 32)",
+        ),
+        (
+            weights | {name: weights[name].astype(np.float64)},
+            "has embedding.weight as F64; only F16 and F32 are allowed",
+        ),
         (weights | {name: weights[name] * np.nan}, "has NaN or infinity in embedding.weight"),
         (weights | {name: np.full((97, 32), np.inf, np.float16)}, "has NaN or infinity in embedding.weight"),
     ):
         put(folder, "model.safetensors", to_safetensors(changed))
-        assert refusal(folder) == f"./model.safetensors {message}; {MEND}"
+        assert refusal(folder) == f"./model.safetensors {message}; {FIX}"
 
 
-def test_safetensors_with_a_lying_header(folder: Path) -> None:
+def test_safetensors_with_a_wrong_header(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     for lie in (data[:-4], data + b"1234", b"\xff" * 8 + data[8:], data[:4], b"{}", data.replace(b"F32", b"F99", 1)):
         put(folder, "model.safetensors", lie)
-        assert refusal(folder).startswith("./model.safetensors is no sound safetensors file (")
+        assert refusal(folder).startswith("./model.safetensors is not a valid safetensors file (")
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -281,10 +287,13 @@ def test_no_folder(tmp_path: Path) -> None:
             {"metrics": {"nats_per_character": float("nan")}},
             "metrics.json cannot be written (Out of range float values",
         ),
-        ({"log": []}, "{folder}/metrics.json is of another run: it has 2 steps, log.jsonl ends at step None; "),
+        (
+            {"log": []},
+            "{folder}/metrics.json belongs to another run: it has 2 steps, but log.jsonl ends at step None; ",
+        ),
         ({"log": [{"step": 2, "note": "a" * 2**22}]}, "log.jsonl would have 4,194,"),
-        ({"weights": {}}, "{folder}/model.safetensors does not belong to config.json: "),
-        ({"config": CLASSIC}, "{folder}/stoi.json has 97 symbols, config.json has vocab_size 57; "),
+        ({"weights": {}}, "{folder}/model.safetensors does not match config.json: "),
+        ({"config": CLASSIC}, "{folder}/stoi.json has 97 symbols, but config.json has vocab_size 57; "),
     ],
 )
 def test_parts_that_do_not_fit_are_not_saved(folder: Path, change: dict, message: str) -> None:
@@ -295,12 +304,12 @@ def test_parts_that_do_not_fit_are_not_saved(folder: Path, change: dict, message
     assert os.listdir(folder.parent) == [folder.name]
 
 
-# Saving over an older artifact. The old one has 2 steps, the new one 5.
+# Saving over an older artifact. The old one has 2 steps; the new one has 5.
 
 
 @pytest.fixture(params=["exchange", "two renames"])
 def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways of putting the new folder in place of the old."""
+    """The two ways of replacing the old folder by the new one."""
     if request.param == "two renames":
         monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     elif sys.platform != "linux":
@@ -308,7 +317,7 @@ def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def test_saving_replaces_the_folder_and_carries_the_rest_over(folder: Path, swap: str) -> None:
+def test_saving_replaces_the_folder_and_keeps_other_files(folder: Path, swap: str) -> None:
     (folder / "notes.txt").write_text("mine")
     (folder / "model.onnx").write_text("of the old weights")
     save(folder, **parts(steps=5))
@@ -338,9 +347,9 @@ OPERATIONS = [(Path, "mkdir"), (Path, "open"), (os, "fsync"), (os, "rename"), (s
 
 
 def fail(patch: pytest.MonkeyPatch, at: int, *, crash: bool) -> Iterator[int]:
-    """Makes the operation number `at` on the disk fail as on a full one; in a crash no later one happens either.
+    """Makes disk operation number `at` fail as on a full disk. With `crash` all later operations fail too.
 
-    The iterator counts the operations.
+    The returned iterator counts the operations.
     """
     count = itertools.count(1)
 
@@ -359,7 +368,7 @@ def fail(patch: pytest.MonkeyPatch, at: int, *, crash: bool) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["full disk", "crash"])
-def test_whatever_fails_the_artifact_is_the_old_or_the_new(folder: Path, swap: str, crash: bool) -> None:
+def test_after_any_failure_the_artifact_is_the_old_or_the_new_one(folder: Path, swap: str, crash: bool) -> None:
     (folder / "notes.txt").write_text("mine")
     before = sorted(os.listdir(folder))
     for at in itertools.count(1):
@@ -373,7 +382,7 @@ def test_whatever_fails_the_artifact_is_the_old_or_the_new(folder: Path, swap: s
                 failed = True
                 expected = "cannot be saved (No space left on device); make room or choose another folder"
                 assert str(error) == f"{folder} {expected}"
-            if next(count) <= at:  # every operation has had its turn
+            if next(count) <= at:  # every operation has failed once
                 break
         if folder.exists():
             assert read(folder).metrics["steps"] == (2 if failed else 5)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GPT, calm_weights, parts
+from conftest import GPT, parts, small_weights
 
 import model
 from docs import bench
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, figures = tmp_path / "calm", tmp_path / "bench.json"
-    artifacts.save(folder, **parts() | {"weights": calm_weights(GPT)})
+    artifacts.save(folder, **parts() | {"weights": small_weights(GPT)})
     assert bench.main([str(folder), "--quick", "--json", str(figures)]) == 0
     out = capsys.readouterr().out
     result = json.loads(figures.read_text())

@@ -1,4 +1,4 @@
-"""python -m model: a story on stdout, everything else on stderr, and a clean end however it ends."""
+"""python -m model: the story goes to stdout, all else to stderr, and it ends cleanly in every case."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tell(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def start(home: Path, *arguments: str, **options) -> subprocess.Popen[bytes]:
-    """The command as a process in `home`."""
+    """Starts the command as a process in `home`."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "model", *arguments],
         cwd=home,
@@ -61,7 +61,7 @@ SETTINGS = ", ".join(
     f"{name.replace('_', '-')} {getattr(replace(USUAL, length=40, seed=7), name)}" for name in model.SETTINGS
 )
 MODEL = "artifacts/better: 29,952 parameters, 1.0000 nats per character"
-SKIPPED = f"skipped: artifacts/broken/config.json is missing; {artifacts.MEND}"
+SKIPPED = f"skipped: artifacts/broken/config.json is missing; {artifacts.FIX}"
 
 
 def test_tells_with_the_best_model(tell) -> None:
@@ -88,13 +88,13 @@ def test_every_setting_reaches_the_story(tell) -> None:
     assert notes == f"{MODEL}; {expected}\n"
 
 
-def test_says_what_of_the_prompt_is_lost(tell) -> None:
-    """Drafts leave room for a sentence in the context."""
+def test_lost_parts_of_the_prompt_are_named(tell) -> None:
+    """With drafts, the prompt must leave room for one sentence in the context."""
     for given, read, before in (("--drafts=1", 32, 10), ("--drafts=2", 17, 25)):
-        told = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1", "--beams", "1", given)
-        assert told[1].startswith("ab" + "c" * 40)
-        assert told[2].splitlines()[1:] == [
-            "left out, for the model does not know them: '☃'",
+        result = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1", "--beams", "1", given)
+        assert result[1].startswith("ab" + "c" * 40)
+        assert result[2].splitlines()[1:] == [
+            "left out, because the model does not know them: '☃'",
             f"the model reads the last {read} characters of the prompt, not the {before} before",
         ]
 
@@ -126,7 +126,7 @@ def test_lists_the_models(tell) -> None:
         (["Once", "upon"], "unrecognized arguments: upon"),
     ],
 )
-def test_bad_use_is_told_in_one_line(tell, arguments: list[str], message: str) -> None:
+def test_a_usage_error_is_one_line(tell, arguments: list[str], message: str) -> None:
     assert tell(*arguments) == (2, "", f"python -m model: error: {message}\n")
 
 
@@ -143,10 +143,10 @@ def test_reads_the_prompt_from_standard_input(home: Path) -> None:
     story, notes = process.communicate("Tom\nand L\xfc\n".encode("latin-1"))
     assert process.returncode == 0
     assert story.startswith(b"Tom\nand L")
-    assert "left out, for the model does not know them: '\ufffd'\n" in notes.decode()
+    assert "left out, because the model does not know them: '\ufffd'\n" in notes.decode()
 
 
-def test_a_closed_pipe_ends_it_quietly(home: Path) -> None:
+def test_a_closed_pipe_ends_it_without_an_error_message(home: Path) -> None:
     with start(home, "Once", "--length", "100000", "--model", "artifacts/better", "--temperature", "0") as process:
         assert process.stdout.read(4) == b"Once"
         process.stdout.close()
@@ -158,7 +158,7 @@ def test_a_closed_pipe_ends_it_quietly(home: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_an_interrupt_ends_it_cleanly(home: Path) -> None:
     process = start(home, "Once", "--length", "1000000", "--model", "artifacts/better", "--temperature", "0")
-    assert process.stdout.read(20).startswith(b"Once")  # a story is under way
+    assert process.stdout.read(20).startswith(b"Once")  # the story has begun
     process.send_signal(signal.SIGINT)
     _, notes = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -166,7 +166,7 @@ def test_an_interrupt_ends_it_cleanly(home: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_an_interrupt_of_its_imports_ends_it_cleanly(tmp_path: Path) -> None:
+def test_an_interrupt_during_the_imports_ends_it_cleanly(tmp_path: Path) -> None:
     (tmp_path / "safetensors.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     process = start(tmp_path, "Once")
     assert process.communicate(timeout=20) == (b"", b"\n")

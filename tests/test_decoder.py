@@ -1,4 +1,4 @@
-"""The decoder: what it has read piece by piece counts as if it had read it at once, and a full context goes on."""
+"""Decoders: reading in pieces gives the same logits as reading at once, also when the context is full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model.decoder import OnnxDecoder, TorchDecoder, remembered
+from model.decoder import OnnxDecoder, TorchDecoder, cached_length
 from model.storyteller import Storyteller
 
 CONTEXT = 32
@@ -17,7 +17,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 @pytest.fixture(scope="module", params=["tiny_artifact", "tiny_classic", "tiny_onnx", "tiny_classic_onnx"])
 def storyteller(request: pytest.FixtureRequest) -> Storyteller:
-    """Each architecture, told by each decoder."""
+    """A model of each architecture, with each decoder."""
     found = model.load(request.getfixturevalue(request.param))
     assert type(found.decoder()) is (OnnxDecoder if request.param.endswith("onnx") else TorchDecoder)
     return found
@@ -28,7 +28,7 @@ def some_ids(storyteller: Storyteller, n: int, seed: int = 0) -> list[int]:
 
 
 def window(ids: list[int], context: int) -> list[int]:
-    """What is in memory after ids were read one by one: the rule, told symbol by symbol."""
+    """Returns the ids in memory after all were read one by one: the rule, in its simplest form."""
     memory: list[int] = []
     for id in ids:
         if len(memory) == context:
@@ -68,14 +68,14 @@ def test_pieces_that_overflow_the_context(storyteller: Storyteller, pieces: tupl
 
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 100), max_size=6))
-def test_remembered_follows_the_rule_whatever_the_pieces(context: int, pieces: list[int]) -> None:
+def test_cached_length_follows_the_rule_for_all_pieces(context: int, pieces: list[int]) -> None:
     before = total = 0
     for piece in pieces:
-        before, total = remembered(before, piece, context), total + piece
+        before, total = cached_length(before, piece, context), total + piece
         assert before == len(window(list(range(total)), context))
 
 
-def test_a_symbol_changes_nothing_before_it(storyteller: Storyteller) -> None:
+def test_a_symbol_does_not_change_the_logits_before_it(storyteller: Storyteller) -> None:
     ids = some_ids(storyteller, CONTEXT)
     decoder = storyteller.decoder()
     whole = decoder.logits(ids)
@@ -105,7 +105,7 @@ def test_stories_do_not_touch_each_other(storyteller: Storyteller) -> None:
         one.attention(ids, 0, 0)
     logits = one.feed(ids[10:])
     np.testing.assert_allclose(logits, expected, **CLOSE)
-    logits[:] = 0  # the array is the caller's
+    logits[:] = 0  # the caller may change the array
     again = storyteller.decoder().feed(ids)
     np.testing.assert_array_equal(again, expected)
     one.reset()
@@ -122,7 +122,7 @@ def test_attention_looks_back_only(storyteller: Storyteller) -> None:
         assert (np.triu(looks, 1) == 0).all()
 
 
-def test_refuses_what_it_cannot_read(storyteller: Storyteller) -> None:
+def test_refuses_no_ids_and_too_many_ids(storyteller: Storyteller) -> None:
     decoder = storyteller.decoder()
     for call, message in (
         (lambda: decoder.feed([]), "a decoder reads at least one symbol; a story opens with Vocab.start"),

@@ -1,4 +1,4 @@
-"""Several drafts behind one beginning: each row's logits are those of its own text, read on its own."""
+"""Several drafts after one beginning: the logits of each row are those of its own text, read alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.drafts import Drafts, OnnxDrafts, Origin, TorchDrafts
 from model.sampling import Sampling
 from model.storyteller import Storyteller
-from model.teller import told
+from model.teller import story_pieces
 from train.export import onnx as export_onnx
 
 LONG = ModelConfig(context=96, layers=2, heads=2, width=32)
@@ -23,13 +23,13 @@ ENDLESS = dict(temperature=1.0, stop_at_end=False)
 
 
 class Reread:
-    """`Drafts` by the definition: each row's whole text is read again for each symbol."""
+    """The simplest `Drafts`: the whole text of each row is read again for each symbol."""
 
     def __init__(self, storyteller: Storyteller) -> None:
         self.decoder = storyteller.decoder()
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.rows, self.start = [[]], [0]
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
@@ -63,7 +63,7 @@ def engines(storyteller: Storyteller, rows: int, steps: int, branches: int) -> I
 
 
 def test_each_row_sees_its_own_text(storyteller: Storyteller) -> None:
-    """Rows that part, go on from each other's middle, wait, become fewer and more, and start anew."""
+    """Rows branch, continue from the middle of other rows, wait, become fewer and more, and are reset."""
     generator = np.random.default_rng(1)
 
     def ids(n: int) -> list[int]:
@@ -73,7 +73,7 @@ def test_each_row_sees_its_own_text(storyteller: Storyteller) -> None:
         *[("feed", (ids(3),)), ("feed", (ids(2),)), ("branch", ([(0, 0)] * 5, 5)), *[("step", (ids(5),))] * 2],
         *[("branch", ([(4, 2), (1, 1), (1, 2), (0, 0)], 2)), *[("step", (ids(2),))] * 3],
         *[("branch", ([(3, 0), (2, 0), (0, 3), (0, 1), (1, 2), (2, 0)], 6)), *[("step", (ids(6),))] * 2],
-        *[("forget", ()), ("feed", (ids(4),)), ("branch", ([(0, 0)] * 2, 2)), ("step", (ids(2),))],
+        *[("reset", ()), ("feed", (ids(4),)), ("branch", ([(0, 0)] * 2, 2)), ("step", (ids(2),))],
     ]
     for drafts in engines(storyteller, rows=6, steps=3, branches=6):
         expected = Reread(storyteller)
@@ -90,10 +90,10 @@ def test_every_engine_tells_the_same_story_through_several_contexts(
     for prompt in ("", "Once upon a time", "a long beginning " * 9):
         sampling = Sampling(length=150, drafts=drafts, beams=beams, seed=len(prompt), **ENDLESS)
         teller = storyteller.teller(prompt, sampling)
-        expected = "".join(told(teller, Reread(storyteller)))
+        expected = "".join(story_pieces(teller, Reread(storyteller)))
         assert 0 < len(expected) <= 150 and expected == "".join(storyteller.tell(prompt, sampling))
         for engine in engines(storyteller, teller.rows, teller.limit, teller.beams):
-            assert "".join(told(storyteller.teller(prompt, sampling), engine)) == expected
+            assert "".join(story_pieces(storyteller.teller(prompt, sampling), engine)) == expected
 
 
 def test_one_symbol_of_context_is_enough(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_one_symbol_of_context_is_enough(tmp_path: Path) -> None:
 
 
 def test_only_what_is_in_use_is_in_memory() -> None:
-    """The room for all that drafts might need is no memory before they need it."""
+    """The cache has room for all that drafts might need, but takes memory only for what they use."""
     from resource import RUSAGE_SELF, getrusage
 
     shape = ModelConfig(context=1024, layers=6, heads=4, width=128)
@@ -114,4 +114,4 @@ def test_only_what_is_in_use_is_in_memory() -> None:
     drafts.feed([0])
     drafts.branch([(0, 0)] * 24, 24)
     drafts.step([0] * 24)
-    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB, of 45 MB
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB; the whole cache would take 45 MB

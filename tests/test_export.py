@@ -1,4 +1,4 @@
-"""model.onnx: written after a check, told as PyTorch tells it, given up or refused when it is not what it should be."""
+"""model.onnx: it is checked when written, tells the same stories as PyTorch, and is not used when it is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSIC, GPT, calm_weights, parts, random_weights, tell
+from conftest import CLASSIC, GPT, parts, random_weights, small_weights, tell
 from stories import write_stories
 
 import model
@@ -35,7 +35,7 @@ TOLD_BY_TORCH = "; until then PyTorch tells its stories, more slowly"
 
 @pytest.fixture
 def folder(tiny_onnx: Path, tmp_path: Path) -> Path:
-    """A copy of an artifact with a graph, to be spoilt."""
+    """A copy of an artifact with a graph. Tests may damage it."""
     return shutil.copytree(tiny_onnx, tmp_path / "tiny")
 
 
@@ -57,16 +57,16 @@ def test_both_decoders_tell_the_same_story(name: str, sampling: Sampling, reques
 SHAPES = [
     GPT,
     CLASSIC,
-    ModelConfig(context=48, layers=1, heads=4, width=64, hidden=96),  # a context that is no power of two
-    ModelConfig(context=16, layers=2, heads=1, width=96),  # one head, a width that is no multiple of the block
+    ModelConfig(context=48, layers=1, heads=4, width=64, hidden=96),  # a context that is not a power of two
+    ModelConfig(context=16, layers=2, heads=1, width=96),  # one head, and a width that is not a multiple of the block
     ModelConfig(architecture="classic", vocab_size=5, context=8, layers=1, heads=4, width=32),
 ]
 
 
 @pytest.mark.parametrize("config", SHAPES, ids=range(len(SHAPES)))
 @pytest.mark.parametrize("bits", [32, 8])
-def test_graphs_of_every_shape_compute_what_the_network_does(config: ModelConfig, bits: int, tmp_path: Path) -> None:
-    weights = calm_weights(config)
+def test_graphs_of_every_shape_compute_the_same_as_the_network(config: ModelConfig, bits: int, tmp_path: Path) -> None:
+    weights = small_weights(config)
     network = build(config)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     decoder = OnnxDecoder(OnnxGraph(export_onnx.build(config, weights, bits=bits), config, tmp_path))
@@ -78,7 +78,7 @@ def test_graphs_of_every_shape_compute_what_the_network_does(config: ModelConfig
     np.testing.assert_allclose(stepped, expected, rtol=0, atol=close)
 
 
-def test_blocks_that_are_applied_again_are_stored_once() -> None:
+def test_blocks_that_are_applied_twice_are_stored_once() -> None:
     once = replace(GPT, loops=1)
     sizes = [len(export_onnx.build(config, random_weights(config), bits=32)) for config in (once, GPT)]
     weights = sum(array.nbytes for array in random_weights(GPT).values())
@@ -153,14 +153,14 @@ print("torch" in sys.modules)
     assert len(run.stdout.split()) == 3
 
 
-def test_no_graph_is_no_trouble(tiny_artifact: Path) -> None:
+def test_a_missing_graph_is_no_error_of_the_artifact(tiny_artifact: Path) -> None:
     storyteller = model.load(tiny_artifact)
     assert isinstance(storyteller.decoder(), TorchDecoder)
     assert storyteller.warning is None
     with pytest.raises(ArtifactError) as caught:
         OnnxDecoder(tiny_artifact)
-    mend = f"write it with: python -m train.export {tiny_artifact} --to onnx"
-    assert str(caught.value) == f"{tiny_artifact / 'model.onnx'} is missing; {mend}"
+    fix = f"write it with: python -m train.export {tiny_artifact} --to onnx"
+    assert str(caught.value) == f"{tiny_artifact / 'model.onnx'} is missing; {fix}"
 
 
 def cut_short(path: Path) -> None:
@@ -177,7 +177,7 @@ DIFFERS = "is not the file that config.json was saved with (its SHA-256 differs)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "trouble"),
+    ("damage", "trouble"),
     [
         (Path.unlink, "is missing"),
         (cut_short, DIFFERS),
@@ -187,11 +187,11 @@ DIFFERS = "is not the file that config.json was saved with (its SHA-256 differs)
     ],
     ids=["missing", "short", "flipped", "empty", "folder"],
 )
-def test_without_a_sound_graph_torch_tells_and_one_line_says_why(
-    folder: Path, spoil, trouble: str, caplog: pytest.LogCaptureFixture
+def test_without_a_valid_graph_torch_tells_and_one_line_says_why(
+    folder: Path, damage, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = "".join(model.load(folder).tell("Once", Sampling(length=40, seed=1)))
-    spoil(folder / "model.onnx")
+    damage(folder / "model.onnx")
     storyteller = model.load(folder)
     for _ in range(2):
         assert "".join(storyteller.tell("Once", Sampling(length=40, seed=1))) == expected
@@ -201,7 +201,7 @@ def test_without_a_sound_graph_torch_tells_and_one_line_says_why(
     assert caplog.record_tuples == [("model.storyteller", logging.WARNING, line)]
 
 
-def test_a_listed_graph_that_cannot_be_opened_is_given_up(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listed_graph_that_cannot_be_opened_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     artifacts.add_graph(folder, b"\x08\x0a no graph", artifacts.read(folder).hashes["model.safetensors"])
     storyteller = model.load(folder)
     assert storyteller.warning is None
@@ -214,16 +214,16 @@ def test_a_listed_graph_that_cannot_be_opened_is_given_up(folder: Path, caplog: 
 
 
 def test_a_graph_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    """The model was trained again while its graph was made; or the graph was copied there by hand."""
+    """Either the model was trained again while its graph was made, or somebody copied the graph there."""
     other, weights = tmp_path / "other", artifacts.read(folder).hashes["model.safetensors"]
     artifacts.save(other, **parts() | {"weights": random_weights(GPT, seed=1)})
-    mend = f"write it with: python -m train.export {other} --to onnx"
+    fix = f"write it with: python -m train.export {other} --to onnx"
     with pytest.raises(ArtifactError) as caught:
         artifacts.add_graph(other, (folder / "model.onnx").read_bytes(), weights)
     trouble = "was made of other weights than model.safetensors holds"
-    assert str(caught.value) == f"{other / 'model.onnx'} {trouble}; {mend}"
+    assert str(caught.value) == f"{other / 'model.onnx'} {trouble}; {fix}"
     shutil.copy(folder / "model.onnx", other)
-    assert model.load(other).warning == f"{other / 'model.onnx'} {DIFFERS}; {mend}{TOLD_BY_TORCH}"
+    assert model.load(other).warning == f"{other / 'model.onnx'} {DIFFERS}; {fix}{TOLD_BY_TORCH}"
 
 
 def test_training_again_leaves_no_graph_of_the_old_weights(folder: Path) -> None:
@@ -248,66 +248,69 @@ def run(*argv: object) -> int:
 
 
 @pytest.fixture
-def calm(tmp_path: Path) -> Path:
-    """The folder of a gpt that 8 bits hardly change."""
-    folder = tmp_path / "calm"
-    artifacts.save(folder, **parts() | {"weights": calm_weights(GPT)})
+def small(tmp_path: Path) -> Path:
+    """The folder of a gpt whose results hardly change with 8 bits."""
+    folder = tmp_path / "small"
+    artifacts.save(folder, **parts() | {"weights": small_weights(GPT)})
     return folder
 
 
-def test_no_story_is_nothing_to_measure_on(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    empty = calm.parent / "empty.txt"
+def test_a_file_without_stories_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = small.parent / "empty.txt"
     empty.write_text("\n")
-    assert run(calm, "--to", "onnx", "--data", empty) == 2
-    assert capsys.readouterr().err == f"error: {empty} holds no story to measure on\n"
+    assert run(small, "--to", "onnx", "--data", empty) == 2
+    assert capsys.readouterr().err == f"error: {empty} holds no story to measure 8 bits on; give a file with stories\n"
 
 
-def test_the_command_writes_lists_and_reports(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stories = write_stories(calm.parent / "held-out.txt", 12)
-    assert run(calm, "--to", "onnx", "--data", stories, "--bits", 8) == 0
-    size = (calm / "model.onnx").stat().st_size
+def test_the_command_writes_lists_and_reports(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stories = write_stories(small.parent / "held-out.txt", 12)
+    assert run(small, "--to", "onnx", "--data", stories, "--bits", 8) == 0
+    size = (small / "model.onnx").stat().st_size
     out = capsys.readouterr().out
-    said = re.escape(f"{calm}/model.onnx: 8 bits, {size:,} bytes, at 32 bits within ")
-    assert re.fullmatch(said + r"[1-9]e-0[5-9] of PyTorch's logits, [+-].* nats per character on 12 stories\n", out)
-    assert isinstance(model.load(calm).decoder(), OnnxDecoder)
-    assert run(calm, "--to", "onnx") == 0  # small enough for 32 bits
-    assert capsys.readouterr().out.startswith(f"{calm}/model.onnx: 32 bits, ")
+    start = re.escape(f"{small}/model.onnx: 8 bits, {size:,} bytes, at 32 bits within ")
+    assert re.fullmatch(start + r"[1-9]e-0[5-9] of PyTorch's logits, [+-].* nats per character on 12 stories\n", out)
+    assert isinstance(model.load(small).decoder(), OnnxDecoder)
+    assert run(small, "--to", "onnx") == 0  # it is so small that 32 bits are the default
+    assert capsys.readouterr().out.startswith(f"{small}/model.onnx: 32 bits, ")
 
 
 def test_eight_bits_are_measured_on_its_own_stories_without_others(
-    calm: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(calm, "--to", "onnx", "--bits", 8) == 0
-    assert capsys.readouterr().out.endswith(" nats per character on stories of its own; --data FILE takes others\n")
+    assert run(small, "--to", "onnx", "--bits", 8) == 0
+    assert capsys.readouterr().out.endswith(" nats per character on stories it told itself; --data FILE takes others\n")
 
 
 def test_a_graph_that_costs_too_much_is_not_written(
-    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
-    assert run(calm, "--to", "onnx", "--bits", 8) == 2
-    assert capsys.readouterr().err.endswith(f"write it with: python -m train.export {calm} --to onnx --bits 32\n")
-    assert not (calm / "model.onnx").exists()
+    monkeypatch.setattr(export_onnx, "NATS_TOLERANCE", -1.0)
+    assert run(small, "--to", "onnx", "--bits", 8) == 2
+    assert capsys.readouterr().err.endswith(f"write it with: python -m train.export {small} --to onnx --bits 32\n")
+    assert not (small / "model.onnx").exists()
 
 
 def test_a_graph_of_another_network_is_not_written(
-    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(export_onnx.EPSILON, "gpt", 1.0)
-    assert run(calm, "--to", "onnx") == 2
-    said = r": the graph's logits are up to [\d.]+ from PyTorch's \(after symbol \d+ of 32\), of [\d.]+ allowed\n$"
-    assert re.search(said, capsys.readouterr().err)
-    assert not (calm / "model.onnx").exists()
+    assert run(small, "--to", "onnx") == 2
+    message = r"differ from PyTorch's by up to [\d.]+ \(after symbol \d+ of 32\); at most [\d.]+ is allowed\n$"
+    assert re.search(": the graph's logits " + message, capsys.readouterr().err)
+    assert not (small / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("read", ["logits", "_append"])  # in chunks, one by one
 def test_a_graph_may_round_as_its_processor_does(
-    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], read: str
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], read: str
 ) -> None:
-    """What a near-tie lets the greedy story go on with is no matter; what is no rounding is refused, and where."""
-    weights = calm_weights(GPT)
-    weights["embedding.weight"][1::2] = weights["embedding.weight"][:-1:2]  # each two symbols are as likely
-    artifacts.save(calm, **parts() | {"weights": weights})
+    """A rounding difference is allowed, even if it changes the greedy story.
+
+    A larger one is refused, with its position.
+    """
+    weights = small_weights(GPT)
+    weights["embedding.weight"][1::2] = weights["embedding.weight"][:-1:2]  # makes each pair of symbols equally likely
+    artifacts.save(small, **parts() | {"weights": weights})
 
     def other(nudge: float) -> type[OnnxDecoder]:
         def nudged(decoder: OnnxDecoder, ids: list[int]) -> np.ndarray:
@@ -318,45 +321,45 @@ def test_a_graph_may_round_as_its_processor_does(
         return type("Other", (OnnxDecoder,), {read: nudged})
 
     monkeypatch.setattr(export_onnx, "OnnxDecoder", other(1e-5))
-    assert run(calm, "--to", "onnx", "--bits", 32) == 0
+    assert run(small, "--to", "onnx", "--bits", 32) == 0
     monkeypatch.setattr(export_onnx, "OnnxDecoder", other(0.01))
-    assert run(calm, "--to", "onnx", "--bits", 32) == 2
+    assert run(small, "--to", "onnx", "--bits", 32) == 2
     assert (" (after symbol 21 of 32)" in capsys.readouterr().err) == (read == "_append")
 
 
-def test_without_onnx_the_mend_is_named(
-    calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_onnx_the_fix_is_named(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "train.export.onnx")
     monkeypatch.delattr(sys.modules["train.export"], "onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert run(calm, "--to", "onnx") == 2
+    assert run(small, "--to", "onnx") == 2
     install = ".venv/bin/python -m pip install onnx"
     assert capsys.readouterr().err == f"error: --to onnx needs onnx, which is not installed: {install}\n"
-    assert export.after_training(calm, []).startswith("no model.onnx yet: --to onnx needs onnx")
+    assert export.after_training(small, []).startswith("no model.onnx yet: --to onnx needs onnx")
 
 
 def test_another_engine_plugs_in_as_a_module(
-    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(storyteller: model.Storyteller, out: Path) -> list[str]:
         (out / "weights").write_text(storyteller.name)
         return ["weights"]
 
     monkeypatch.setitem(sys.modules, "train.export.gguf", types.SimpleNamespace(write=write))
-    assert run(calm, "--to", "gguf", tmp_path) == 0
-    assert (tmp_path / "weights").read_text() == "calm"
+    assert run(small, "--to", "gguf", tmp_path) == 0
+    assert (tmp_path / "weights").read_text() == "small"
     assert capsys.readouterr().out == f"{tmp_path}/weights: 4 bytes\n"  # other files in the folder are not its own
 
 
-def test_mistakes_are_one_line(calm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv, message in (
-        ([calm, "--to", "onnx", "out"], "--to onnx takes no OUT: it writes into the artifact"),
-        ([calm, "--to", "gguf"], "--to gguf takes an OUT"),
-        ([calm, "--to", "gguf", "out", "--bits", "8"], "--data and --bits are for --to onnx"),
+        ([small, "--to", "onnx", "out"], "--to onnx takes no OUT: it writes into the artifact"),
+        ([small, "--to", "gguf"], "--to gguf takes an OUT"),
+        ([small, "--to", "gguf", "out", "--bits", "8"], "--data and --bits are for --to onnx"),
     ):
         with pytest.raises(SystemExit):
             run(*argv)
         assert capsys.readouterr().err.endswith(f"error: {message}\n")
-    assert run(calm.parent / "none", "--to", "onnx") == 2
+    assert run(small.parent / "none", "--to", "onnx") == 2
     assert "is not a folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The files for llama.cpp, read back by the reader of the format; llama.cpp itself runs them in tests/engines."""
+"""The files for llama.cpp, read back with the reader of the format. In tests/engines llama.cpp itself runs them."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def test_the_head_describes_a_qwen3_of_characters(
 
 def test_float32_holds_the_weights_as_they_are(storyteller: model.Storyteller, folder: Path) -> None:
     ours = {name: weight.numpy() for name, weight in storyteller.network.state_dict().items()}
-    theirs = tensors(folder / "tiny-F32.gguf")
-    assert len(theirs) == 2 + 11 * 4
-    np.testing.assert_array_equal(theirs["token_embd.weight"], ours["embedding.weight"])
-    np.testing.assert_array_equal(theirs["output_norm.weight"], ours["norm.weight"])
+    exported = tensors(folder / "tiny-F32.gguf")
+    assert len(exported) == 2 + 11 * 4
+    np.testing.assert_array_equal(exported["token_embd.weight"], ours["embedding.weight"])
+    np.testing.assert_array_equal(exported["output_norm.weight"], ours["norm.weight"])
     for layer in range(4):  # two blocks, applied twice
         a, b = f"blocks.{layer % 2}", f"blk.{layer}"
         together = {
@@ -97,7 +97,7 @@ def test_float32_holds_the_weights_as_they_are(storyteller: model.Storyteller, f
             "mlp_norm": ("ffn_norm",),
         }
         for name, names in together.items():
-            joined = np.concatenate([theirs[f"{b}.{part}.weight"] for part in names])
+            joined = np.concatenate([exported[f"{b}.{part}.weight"] for part in names])
             np.testing.assert_array_equal(joined, ours[f"{a}.{name}.weight"])
 
 
@@ -110,7 +110,7 @@ def test_eight_bits_are_within_half_a_step(folder: Path) -> None:
         assert (np.abs(rounded[name] - weight).reshape(-1, 32) <= largest * (0.5 / 127 + 1e-3)).all(), name
 
 
-def test_modelfile_tells_like_the_page(folder: Path) -> None:
+def test_the_modelfile_has_the_settings_of_the_page(folder: Path) -> None:
     lines = (folder / "Modelfile").read_text().splitlines()
     assert lines[0] == '# ollama create tiny -f Modelfile && ollama run tiny "Once upon a time"'
     assert [line for line in lines if not line.startswith("#")] == [
@@ -126,7 +126,7 @@ def test_modelfile_tells_like_the_page(folder: Path) -> None:
     ]
 
 
-def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no twin in other engines; export a "):
-        write(model.load(tiny_classic), tmp_path / "twin")
+def test_classic_has_no_counterpart(tiny_classic: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no counterpart in other engines; "):
+        write(model.load(tiny_classic), tmp_path / "counterpart")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The folder for transformers: the library loads it as its own, and it says what our model says."""
+"""The folder for transformers: the library loads it as a Qwen3, and it tells the same stories as our model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(storyteller: model.Storyteller, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def twin(folder: Path) -> Qwen3ForCausalLM:
+def qwen3(folder: Path) -> Qwen3ForCausalLM:
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
@@ -54,28 +54,28 @@ def greedy(storyteller: model.Storyteller, prompt: str, length: int) -> str:
     return "".join(storyteller.tell(prompt, model.Sampling(length=length, temperature=0)))
 
 
-def test_it_is_a_plain_qwen3_in_float32(twin: Qwen3ForCausalLM) -> None:
-    assert type(twin) is Qwen3ForCausalLM
-    assert twin.dtype == torch.float32
-    assert twin.config.num_hidden_layers == 4
-    assert twin.config.rope_parameters == {"rope_theta": 10_000.0, "rope_type": "default"}
-    assert twin.lm_head.weight is twin.model.embed_tokens.weight
+def test_it_is_a_plain_qwen3_in_float32(qwen3: Qwen3ForCausalLM) -> None:
+    assert type(qwen3) is Qwen3ForCausalLM
+    assert qwen3.dtype == torch.float32
+    assert qwen3.config.num_hidden_layers == 4
+    assert qwen3.config.rope_parameters == {"rope_theta": 10_000.0, "rope_type": "default"}
+    assert qwen3.lm_head.weight is qwen3.model.embed_tokens.weight
 
 
-def test_every_weight_is_taken_and_none_is_made_up(folder: Path) -> None:
+def test_all_weights_are_loaded_and_none_is_missing(folder: Path) -> None:
     _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
 
 
-def test_logits_are_the_same_over_a_whole_context(storyteller: model.Storyteller, twin: Qwen3ForCausalLM) -> None:
+def test_logits_are_the_same_over_a_whole_context(storyteller: model.Storyteller, qwen3: Qwen3ForCausalLM) -> None:
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 97, (2, CONFIG.context)))
     with torch.inference_mode():
-        torch.testing.assert_close(twin(ids).logits, storyteller.network(ids), atol=1e-4, rtol=0)
+        torch.testing.assert_close(qwen3(ids).logits, storyteller.network(ids), atol=1e-4, rtol=0)
 
 
-def test_greedy_story_is_the_same(storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters) -> None:
+def test_greedy_story_is_the_same(storyteller: model.Storyteller, qwen3: Qwen3ForCausalLM, letters) -> None:
     read = letters(PROMPT, return_tensors="pt")
-    ids = twin.generate(**read, do_sample=False, max_new_tokens=200, temperature=None, top_p=None, top_k=None)
+    ids = qwen3.generate(**read, do_sample=False, max_new_tokens=200, temperature=None, top_p=None, top_k=None)
     expected = greedy(storyteller, PROMPT, 200)
     assert letters.decode(ids[0], skip_special_tokens=True) == PROMPT + expected
     assert len(expected) == 200
@@ -92,9 +92,10 @@ def test_a_prompt_is_read_as_we_read_it(storyteller: model.Storyteller, letters,
 def test_every_character_becomes_what_we_make_of_it() -> None:
     vocab = Vocab.ascii()
     clean = tokenizer(vocab).normalizer.normalize_str
-    # Those of Unicode 3.2: newer ones, such as three superscript letters of 2021, Python may know and tokenizers not.
+    # Only characters of Unicode 3.2: Python may know newer ones, such as three superscript letters of 2021, that
+    # tokenizers does not know.
     known = [c for c in map(chr, range(0x20000)) if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs")]
-    # Most characters vanish: only where the text of a whole row differs is it worth looking at each of them.
+    # Most characters are dropped. Only if the text of a whole row differs are its characters compared one by one.
     for start in range(0, len(known), 256):
         row = known[start : start + 256]
         if clean("|".join(row)) != "|".join(vocab.fit(c)[0] for c in row):
@@ -120,12 +121,12 @@ def test_a_prompt_beyond_the_context_keeps_its_end(letters) -> None:
 
 
 def test_left_padded_batch_tells_what_each_prompt_tells_alone(
-    storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters
+    storyteller: model.Storyteller, qwen3: Qwen3ForCausalLM, letters
 ) -> None:
     prompts = ["Tom", PROMPT, "The é cat and the \U0001f40d"]
     read = letters(prompts, return_tensors="pt", padding=True)
     assert read["attention_mask"][0].tolist() == [0] * (read["input_ids"].shape[1] - 4) + [1] * 4
-    ids = twin.generate(**read, do_sample=False, max_new_tokens=30, temperature=None, top_p=None, top_k=None)
+    ids = qwen3.generate(**read, do_sample=False, max_new_tokens=30, temperature=None, top_p=None, top_k=None)
     told = letters.batch_decode(ids[:, read["input_ids"].shape[1] :], skip_special_tokens=True)
     assert told == [greedy(storyteller, prompt, 30) for prompt in prompts]
 
@@ -139,32 +140,32 @@ def test_pipeline_tells_and_stops_by_itself(storyteller: model.Storyteller, fold
     assert 0 < len(drawn) <= CONFIG.context // 2
 
 
-def test_streamed_pieces_are_the_story(storyteller: model.Storyteller, twin: Qwen3ForCausalLM, letters) -> None:
+def test_streamed_pieces_are_the_story(storyteller: model.Storyteller, qwen3: Qwen3ForCausalLM, letters) -> None:
     streamer = TextIteratorStreamer(letters, skip_prompt=True, skip_special_tokens=True, timeout=20)
     settings = {"do_sample": False, "max_new_tokens": 60, "temperature": None, "top_p": None, "top_k": None}
     thread = Thread(
-        target=twin.generate, kwargs={**letters(PROMPT, return_tensors="pt"), **settings, "streamer": streamer}
+        target=qwen3.generate, kwargs={**letters(PROMPT, return_tensors="pt"), **settings, "streamer": streamer}
     )
     thread.start()
     assert "".join(streamer) == greedy(storyteller, PROMPT, 60)
     thread.join()
 
 
-def test_generation_settings_are_those_of_the_page(twin: Qwen3ForCausalLM) -> None:
-    settings = twin.generation_config
+def test_generation_settings_are_those_of_the_page(qwen3: Qwen3ForCausalLM) -> None:
+    settings = qwen3.generation_config
     assert settings.do_sample
     assert (settings.temperature, settings.top_k, settings.top_p) == (USUAL.temperature, USUAL.top_k, USUAL.top_p)
     assert (settings.max_new_tokens, settings.eos_token_id, settings.pad_token_id) == (128, 96, 96)
 
 
-def test_the_card_says_how_it_is_served(storyteller: model.Storyteller, folder: Path) -> None:
+def test_the_card_says_how_to_serve_the_model(storyteller: model.Storyteller, folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "vllm serve PATH/OF/THIS/FOLDER --served-model-name tiny" in card
     assert f"{storyteller.metrics['nats_per_character']:.4f} nats per character" in card
 
 
-def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Storyteller, tmp_path: Path) -> None:
-    out = tmp_path / "twin"
+def test_a_folder_is_replaced_and_keeps_other_files(storyteller: model.Storyteller, tmp_path: Path) -> None:
+    out = tmp_path / "counterpart"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     (out / "config.json").write_text("{}")
@@ -179,12 +180,12 @@ def test_a_folder_is_replaced_and_keeps_what_is_not_ours(storyteller: model.Stor
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["counterpart"]
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "qwen3"
 
 
 def refusal(capsys: pytest.CaptureFixture[str], folder: Path, out: Path) -> str:
-    """The one line of a command that was refused."""
+    """Returns the one line that the command prints when it is refused."""
     assert main([str(folder), "--to", "transformers", str(out)]) == 2
     return capsys.readouterr().err.removeprefix("error: ").removesuffix("\n")
 
@@ -196,22 +197,22 @@ def test_an_artifact_is_not_written_over(storyteller: model.Storyteller, capsys:
     assert model.load(storyteller.folder).config == CONFIG
 
 
-def test_classic_has_no_twin(tiny_classic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refusal(capsys, tiny_classic, tmp_path / "twin") == (
-        "tiny-classic is a classic: its learned positions, ReLU and attention scale have no twin in other engines; "
-        "export a model of the gpt architecture, such as pocket"
+def test_classic_has_no_counterpart(tiny_classic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, tiny_classic, tmp_path / "counterpart") == (
+        "tiny-classic is a classic: its learned positions, ReLU and attention scale have no counterpart in other "
+        "engines; export a model of the gpt architecture, such as pocket"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_an_end_mark_has_no_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_an_end_mark_has_no_counterpart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ModelConfig(vocab_size=4, context=32, layers=1, heads=1, width=32)
     artifacts.save(tmp_path / "endless", **parts(config) | {"vocab": Vocab.from_text(" abc")})
-    assert refusal(capsys, tmp_path / "endless", tmp_path / "twin") == (
+    assert refusal(capsys, tmp_path / "endless", tmp_path / "counterpart") == (
         "endless has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
     )
 
 
-def test_no_code_of_ours_is_needed(folder: Path) -> None:
+def test_no_custom_code_is_needed(folder: Path) -> None:
     assert "auto_map" not in (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
     assert not list(folder.glob("*.py"))

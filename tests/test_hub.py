@@ -1,4 +1,4 @@
-"""Storytellers on the Hub: loaded by name, checked, cached and published, as users of the Hub expect."""
+"""Storytellers on the Hub: they are loaded by name, checked, cached and published, as users of the Hub expect."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from model import ArtifactError, Sampling, Storyteller
 from model.artifacts import file_bytes
 from model.hub import upload
 
-TOKEN = "hf_" + "Poiuytrewq" * 3 + "Lkjh"  # of nobody
+TOKEN = "hf_" + "Poiuytrewq" * 3 + "Lkjh"  # belongs to nobody
 STORY = Sampling(length=60, seed=7)
 
 
 @pytest.fixture(autouse=True)
 def account(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Account:
-    """Who is logged in, with an empty cache."""
+    """The account that is logged in, with an empty cache."""
     hub.accounts[TOKEN] = Account("ann")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -42,17 +42,17 @@ def published(hub: Hub, tiny_onnx: Path) -> dict[str, bytes]:
     return hub.repos["models", "ann/tiny"].files()
 
 
-def told(storyteller: Storyteller) -> str:
+def story(storyteller: Storyteller) -> str:
     return "".join(storyteller.tell("Once", STORY))
 
 
-def refused(name: str, **options: object) -> str:
+def refusal(name: str, **options: object) -> str:
     with pytest.raises(ArtifactError) as error:
         Storyteller.from_pretrained(name, **options)
     return str(error.value)
 
 
-def test_what_is_published_is_the_artifact(hub: Hub, published: dict[str, bytes], tiny_onnx: Path) -> None:
+def test_the_published_files_are_those_of_the_artifact(hub: Hub, published: dict[str, bytes], tiny_onnx: Path) -> None:
     there = {path.name: path.read_bytes() for path in tiny_onnx.iterdir()}
     assert {name: data for name, data in published.items() if name != ".gitattributes"} == there
     history = hub.repos["models", "ann/tiny"].history()
@@ -62,14 +62,14 @@ def test_what_is_published_is_the_artifact(hub: Hub, published: dict[str, bytes]
 def test_a_name_is_loaded_from_the_hub_and_tells_the_same(published: dict[str, bytes], tiny_onnx: Path) -> None:
     for storyteller in (model.load("ann/tiny"), Storyteller.from_pretrained("ann/tiny")):
         assert (storyteller.name, storyteller.repo_id, storyteller.warning) == ("tiny", "ann/tiny", None)
-        assert told(storyteller) == told(model.load(tiny_onnx))
+        assert story(storyteller) == story(model.load(tiny_onnx))
 
 
-def test_the_cache_serves_without_the_hub(hub: Hub, published: dict[str, bytes], tmp_path: Path) -> None:
-    expected = told(model.load("ann/tiny"))
+def test_the_cache_works_without_the_hub(hub: Hub, published: dict[str, bytes], tmp_path: Path) -> None:
+    expected = story(model.load("ann/tiny"))
     count = len(hub.requests)
     again = Storyteller.from_pretrained("ann/tiny", local_files_only=True)
-    assert told(again) == expected and len(hub.requests) == count
+    assert story(again) == expected and len(hub.requests) == count
     elsewhere = Storyteller.from_pretrained("ann/tiny", cache_dir=tmp_path / "elsewhere")
     assert elsewhere.folder.is_relative_to(tmp_path / "elsewhere")
 
@@ -77,15 +77,15 @@ def test_the_cache_serves_without_the_hub(hub: Hub, published: dict[str, bytes],
 def test_a_retrained_model_replaces_the_old_one_with_its_graph(
     hub: Hub, published: dict[str, bytes], tmp_path: Path
 ) -> None:
-    old = told(model.load("ann/tiny"))
+    old = story(model.load("ann/tiny"))
     first = hub.repos["models", "ann/tiny"].at().oid
     save_tiny(tmp_path / "new", nats=1.0, ends=False)
     url = publish(tmp_path / "new", "ann/tiny", "Train longer")
     repo = hub.repos["models", "ann/tiny"]
     assert url == f"{ADDRESS}/ann/tiny/commit/{repo.at().oid}"
     assert repo.at().title == "Train longer" and "model.onnx" not in repo.files()
-    assert told(model.load("ann/tiny")) == told(model.load(tmp_path / "new")) != old
-    assert told(Storyteller.from_pretrained("ann/tiny", revision=first)) == old
+    assert story(model.load("ann/tiny")) == story(model.load(tmp_path / "new")) != old
+    assert story(Storyteller.from_pretrained("ann/tiny", revision=first)) == old
 
 
 def test_a_pull_request_and_a_private_model(
@@ -95,9 +95,9 @@ def test_a_pull_request_and_a_private_model(
     assert url == f"{ADDRESS}/ann/tiny/discussions/1"
     assert hub.repos["models", "ann/tiny"].files() == published
     publish(tiny_onnx, "ann/hidden", private=True, token=TOKEN)
-    assert told(model.load("ann/hidden"))
+    assert story(model.load("ann/hidden"))
     assert Storyteller.from_pretrained("ann/hidden", token=TOKEN).name == "hidden"
-    message = refused("ann/hidden", token=False, cache_dir=tmp_path / "empty")
+    message = refusal("ann/hidden", token=False, cache_dir=tmp_path / "empty")
     assert message == (
         "ann/hidden is neither a folder here nor a model on the Hub that you may read (401): check the name; "
         "if it is private, log in with `hf auth login`, or set HF_TOKEN"
@@ -123,28 +123,28 @@ def test_every_downloaded_file_is_checked(
     hub: Hub, published: dict[str, bytes], path: str, data: bytes | None, message: str
 ) -> None:
     hub.repos["models", "ann/tiny"].put({path: data})
-    assert message in refused("ann/tiny") and path in refused("ann/tiny")
+    assert message in refusal("ann/tiny") and path in refusal("ann/tiny")
 
 
-def test_what_cannot_be_loaded_says_so(hub: Hub, published: dict[str, bytes], monkeypatch, tmp_path: Path) -> None:
+def test_failures_to_load_say_why(hub: Hub, published: dict[str, bytes], monkeypatch, tmp_path: Path) -> None:
     nothing = "is neither a folder here nor a model on the Hub that you may read"
-    assert refused("ann/none").startswith(f"ann/none {nothing} (404): check the name")
-    assert refused("ann/tiny", revision="v9").startswith(f"ann/tiny {nothing} at revision v9 (404)")
+    assert refusal("ann/none").startswith(f"ann/none {nothing} (404): check the name")
+    assert refusal("ann/tiny", revision="v9").startswith(f"ann/tiny {nothing} at revision v9 (404)")
     hub.create("models", "ann/other")
-    assert refused("ann/other") == ("ann/other on the Hub is no storyteller: it has no config.json of this program")
-    assert refused("ann/tiny", local_files_only=True) == (
+    assert refusal("ann/other") == ("ann/other on the Hub is not a storyteller: it has no config.json of this program")
+    assert refusal("ann/tiny", local_files_only=True) == (
         "ann/tiny could not be downloaded: it is not in the cache; check the network and try again"
     )
     hub.faults.append(Fault("^GET /api/models/ann/tiny", 503))
-    assert refused("ann/tiny") == (
+    assert refusal("ann/tiny") == (
         "ann/tiny could not be downloaded: the Hub has trouble (503); check the network and try again"
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").mkdir()
     count = len(hub.requests)
-    assert refused("artifacts/poket").startswith("artifacts/poket is not a folder; give one that holds a config.json")
-    assert refused("pocket").startswith("pocket is not a folder")
-    assert len(hub.requests) == count, "a folder that is missing is no reason to ask the Hub"
+    assert refusal("artifacts/poket").startswith("artifacts/poket is not a folder; give one that holds a config.json")
+    assert refusal("pocket").startswith("pocket is not a folder")
+    assert len(hub.requests) == count, "a missing folder must not cause a request to the Hub"
 
 
 def test_without_a_network_it_says_so(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_command_line_tells_from_the_hub(published: dict[str, bytes], tiny_o
     assert hub.stdout == here.stdout and hub.stderr.startswith("ann/tiny: ")
 
 
-def test_huggingface_hub_waits_until_it_is_needed() -> None:
+def test_huggingface_hub_is_imported_only_when_needed() -> None:
     code = (
         "import sys, model; model.Storyteller; model.load('artifacts/pocket'); print('huggingface_hub' in sys.modules)"
     )
@@ -175,7 +175,7 @@ def test_huggingface_hub_waits_until_it_is_needed() -> None:
 
 
 @pytest.mark.parametrize("name", ["pocket", "classic", "classic-onecycle"])
-def test_a_card_carries_its_results_as_the_hub_reads_them(name: str) -> None:
+def test_the_hub_can_read_the_results_in_a_card(name: str) -> None:
     card = ModelCard.load(ROOT / "artifacts" / name / "README.md")
     metrics = model.load(ROOT / "artifacts" / name).metrics
     results = {result.metric_type: result for result in card.data.eval_results}
@@ -186,6 +186,6 @@ def test_a_card_carries_its_results_as_the_hub_reads_them(name: str) -> None:
     assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation"
 
 
-def test_the_stand_in_is_what_the_client_talks_to() -> None:
+def test_the_client_talks_to_the_stand_in() -> None:
     assert HfApi().endpoint == ADDRESS
     assert HfApi().whoami()["name"] == "ann"

@@ -23,7 +23,7 @@ PATHS = [
     *(path for part in ("page", "model", "train") for path in sorted(ROOT.glob(f"{part}/**/*.py"))),
 ]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PATHS}
-LAZY = {f"model.{name}": f"model.{home}" for name, home in model._HOMES.items()}
+LAZY = {f"model.{name}": f"model.{home}" for name, home in model._MODULES.items()}
 FORBIDDEN = {
     "app": {"train"},
     "page": {"train", "app"},

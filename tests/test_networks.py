@@ -1,4 +1,4 @@
-"""Both architectures: shapes, causality, the cache, and equality with independent implementations."""
+"""Both architectures: shapes, causality, the cache, and comparison with independent implementations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("config", [GPT, LOOPED, CLASSIC], ids=["gpt", "loo
 def network_and_ids(config: ModelConfig, batch: int = 2) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(3)
     network = build(config).eval().requires_grad_(False)
-    for parameter in network.parameters():  # norms start at 1 and small weights hide mistakes
+    for parameter in network.parameters():  # norms of 1 and small weights would hide mistakes
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return network, torch.randint(0, config.vocab_size, (batch, config.context))
 
@@ -50,7 +50,7 @@ def test_cached_logits_equal_uncached_at_every_split(config: ModelConfig) -> Non
 
 
 @ALL
-def test_one_symbol_at_a_time_equals_all_at_once_and_a_cleared_cache_starts_anew(config: ModelConfig) -> None:
+def test_one_symbol_at_a_time_equals_all_at_once_also_after_clearing_the_cache(config: ModelConfig) -> None:
     network, ids = network_and_ids(config)
     cache = KVCache(config, batch_size=2)
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_classic_scales_its_scores_by_the_full_width() -> None:
     torch.testing.assert_close(network.attention(ids, 0)[0, 0], scores.softmax(-1))
 
 
-def test_rotary_scores_depend_on_distance_alone() -> None:
+def test_rotary_scores_depend_only_on_the_distance() -> None:
     angles = rotary_angles(GPT)
     q, k = torch.randn(16), torch.randn(16)
 
@@ -145,7 +145,7 @@ def test_attention_by_blocks_is_attention(T: int) -> None:
 
 
 @pytest.mark.parametrize("config", [GPT, LOOPED], ids=["gpt", "looped"])
-def test_first_loss_is_that_of_a_guess(config: ModelConfig) -> None:
+def test_first_loss_is_that_of_a_uniform_guess(config: ModelConfig) -> None:
     torch.manual_seed(0)
     ids = torch.randint(0, 97, (8, 24))
     loss = F.cross_entropy(build(config)(ids).flatten(0, 1), ids.roll(1).flatten())
@@ -166,7 +166,7 @@ def test_overfits_one_batch(config: ModelConfig) -> None:
     assert float(loss.detach()) < 0.1
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_active_only_in_training() -> None:
     torch.manual_seed(0)
     network = build(ModelConfig(context=24, layers=2, heads=2, width=32, dropout=0.5))
     ids = torch.randint(0, 97, (2, 24))
@@ -179,7 +179,7 @@ def test_gpt_is_the_qwen3_of_transformers() -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     network, ids = network_and_ids(GPT)
-    twin = Qwen3ForCausalLM(
+    qwen3 = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=97,
             hidden_size=32,
@@ -195,22 +195,22 @@ def test_gpt_is_the_qwen3_of_transformers() -> None:
         )
     ).eval()
     ours = network.state_dict()
-    theirs = {"model.embed_tokens.weight": ours["embedding.weight"], "lm_head.weight": ours["embedding.weight"]}
-    theirs["model.norm.weight"] = ours["norm.weight"]
+    renamed = {"model.embed_tokens.weight": ours["embedding.weight"], "lm_head.weight": ours["embedding.weight"]}
+    renamed["model.norm.weight"] = ours["norm.weight"]
     for layer in range(2):
         a, b = f"blocks.{layer}", f"model.layers.{layer}"
         for name, part in zip("qkv", ours[f"{a}.attention.qkv.weight"].chunk(3), strict=True):
-            theirs[f"{b}.self_attn.{name}_proj.weight"] = part
+            renamed[f"{b}.self_attn.{name}_proj.weight"] = part
         for name, part in zip(("gate", "up"), ours[f"{a}.mlp.gate_up.weight"].chunk(2), strict=True):
-            theirs[f"{b}.mlp.{name}_proj.weight"] = part
-        theirs[f"{b}.self_attn.o_proj.weight"] = ours[f"{a}.attention.out.weight"]
-        theirs[f"{b}.self_attn.q_norm.weight"] = ours[f"{a}.attention.q_norm.weight"]
-        theirs[f"{b}.self_attn.k_norm.weight"] = ours[f"{a}.attention.k_norm.weight"]
-        theirs[f"{b}.mlp.down_proj.weight"] = ours[f"{a}.mlp.down.weight"]
-        theirs[f"{b}.input_layernorm.weight"] = ours[f"{a}.attention_norm.weight"]
-        theirs[f"{b}.post_attention_layernorm.weight"] = ours[f"{a}.mlp_norm.weight"]
-    twin.load_state_dict(theirs)
-    torch.testing.assert_close(network(ids), twin(ids).logits, atol=1e-4, rtol=0)
+            renamed[f"{b}.mlp.{name}_proj.weight"] = part
+        renamed[f"{b}.self_attn.o_proj.weight"] = ours[f"{a}.attention.out.weight"]
+        renamed[f"{b}.self_attn.q_norm.weight"] = ours[f"{a}.attention.q_norm.weight"]
+        renamed[f"{b}.self_attn.k_norm.weight"] = ours[f"{a}.attention.k_norm.weight"]
+        renamed[f"{b}.mlp.down_proj.weight"] = ours[f"{a}.mlp.down.weight"]
+        renamed[f"{b}.input_layernorm.weight"] = ours[f"{a}.attention_norm.weight"]
+        renamed[f"{b}.post_attention_layernorm.weight"] = ours[f"{a}.mlp_norm.weight"]
+    qwen3.load_state_dict(renamed)
+    torch.testing.assert_close(network(ids), qwen3(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_shape_that_does_not_fit_is_refused(fields: dict, message: str) -> Non
 
 
 def test_attention_by_blocks_drops_single_weights() -> None:
-    """With unit vectors as values the output is the weights: each is 0, or what it was over the share that stays."""
+    """With unit vectors as values the output is the weights. Each is 0, or its old value divided by the kept share."""
     torch.manual_seed(5)
     q, k = torch.randn(2, 1, 2, 96, 16)
     v = torch.eye(96).expand(1, 2, 96, 96)

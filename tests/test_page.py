@@ -379,7 +379,7 @@ def test_a_graph_that_cannot_be_used_is_named_without_the_server_s_paths(tmp_pat
     assert "odd/model.onnx cannot be opened by ONNX Runtime" in with_torch["odd"]
     warnings, without = troubles(True)
     assert warnings == {} and without.keys() == {"tiny", "odd"}
-    assert all("as PyTorch is not installed" in reason for reason in without.values())
+    assert all("it tells none: PyTorch is not installed" in reason for reason in without.values())
 
 
 def test_the_page_begins_with_the_settings_that_read_best():

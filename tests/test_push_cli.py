@@ -1,4 +1,4 @@
-"""python -m train.push, whole: trained, pushed to the stand-in Hub, launched there, told; and all its options."""
+"""The whole of python -m train.push: train, push to the stand-in Hub, launch there, tell a story; and all options."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from train.push import space as deploy
 from train.push.contents import gather
 from train.push.rehearsal import PROMPT, SEED, tell
 
-TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # of nobody
+TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # belongs to nobody
 NAME = "ann/stories"
 URL = f"{ADDRESS}/spaces/{NAME}"
 
 
 @pytest.fixture(autouse=True)
 def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
-    """Who is logged in."""
+    """The account that is logged in."""
     hub.accounts[TOKEN] = Account("ann")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(deploy, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(deploy, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(deploy, "RETRY_SECONDS", (0.01, 0.01))
     return hub.accounts[TOKEN]
 
 
 @pytest.fixture
 def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the page out, here and on the Hub, where a test is of something else."""
+    """Replaces the runs of the page, here and on the Hub, in tests of something else."""
     monkeypatch.setattr(rehearsal, "rehearse", lambda contents: {})
     monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: f"{PROMPT} there was a page.")
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of a push, in none of which the token stands."""
+    """Returns the exit code, stdout and stderr of a push. Checks that neither output contains the token."""
     code = push.main([str(each) for each in argv])
     out, err = capsys.readouterr()
     assert TOKEN not in out + err
     return code, out, err
 
 
-def told(folder: Path, length: int) -> str:
-    """What the model in a folder tells here."""
+def story_here(folder: Path, length: int) -> str:
+    """Returns the story that the model in a folder tells in this process."""
     sampling = replace(USUAL, length=length, seed=SEED)
     return PROMPT + "".join(model.load(folder).tell(PROMPT, sampling))
 
 
 def test_train_push_tell_retrain_push_tell(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole way, twice: what is told on the Hub is what was trained here."""
+    """All steps, twice. The Space tells the same stories as the model that was trained here."""
     hub.spaces.launches = True
     text, out, stories = write_stories(tmp_path / "stories.txt", 120), tmp_path / "debug", []
     for seed in (1, 2):
@@ -76,7 +76,7 @@ def test_train_push_tell_retrain_push_tell(hub: Hub, tmp_path: Path, capsys: pyt
         kept = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
         assert {path for path in kept if not path.startswith(".cache/")} == hub.space(NAME).files().keys()
         stories.append(tell(hub.spaces.host(hub.space(NAME)), model="debug", length=80))
-        assert stories[-1] == told(space / "artifacts" / "debug", 80) == told(out, 80)
+        assert stories[-1] == story_here(space / "artifacts" / "debug", 80) == story_here(out, 80)
         assert "ZeroGPU: ready" in hub.spaces.state[NAME]["run"].read_text()
     assert stories[0] != stories[1]
     assert [commit.title for commit in hub.space(NAME).history()] == [
@@ -181,7 +181,7 @@ def test_hardware_that_is_refused_leaves_the_page(
     assert hub.space(NAME).settings["hardware"] == "t4-small" and hub.space(NAME).at().parents == (before.oid,)
 
 
-def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
+def test_a_build_that_fails_shows_its_last_lines_and_the_rollback_command(
     hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
@@ -191,7 +191,7 @@ def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
     code, _, err = run(capsys, NAME, "--artifact", tiny_artifact)
     assert code == 1
     shown = [f"  {line}" for line in [*lines[12:30], "HF_TOKEN=(the token)", lines[-1]]]
-    back = f"python -m train.push {NAME} --rollback brings back what was there before"
+    back = f"python -m train.push {NAME} --rollback restores the state before the push"
     assert err.splitlines()[-22:] == [f"error: {URL}: the build failed", *shown, back]
     assert hub.space(NAME).at().parents == (good.oid,)
     hub.spaces.fails = None
@@ -200,7 +200,7 @@ def test_a_build_that_fails_shows_its_last_lines_and_the_way_back(
     assert hub.space(NAME).at().tree == good.tree
 
 
-def test_a_page_that_breaks_down_on_the_hub_shows_its_log(
+def test_a_page_that_crashes_on_the_hub_shows_its_log(
     hub: Hub, rehearsed: None, tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "python").write_text("#!/bin/sh\necho ImportError: no module named gradio >&2\nexit 1\n")
@@ -208,25 +208,25 @@ def test_a_page_that_breaks_down_on_the_hub_shows_its_log(
     hub.spaces.launches, hub.spaces.python = True, str(tmp_path / "python")
     code, _, err = run(capsys, NAME, "--artifact", tiny_onnx)
     assert code == 1
-    assert f"error: {URL}: the page broke down\n  ImportError: no module named gradio\npython -m train.push" in err
+    assert f"error: {URL}: the page crashed\n  ImportError: no module named gradio\npython -m train.push" in err
 
 
 def test_refusals_change_nothing_and_exit_with_2(
     hub: Hub, rehearsed: None, tiny_onnx: Path, account: Account, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    def refused(*argv: object, name: str = NAME) -> str:
+    def refusal(*argv: object, name: str = NAME) -> str:
         code, _, err = run(capsys, name, "--artifact", tiny_onnx, *argv)
         assert code == 2 and hub.repos == {}
         return err
 
-    assert "push to a Space of your own" in refused(name="bob/stories")
-    assert f"{URL}: the Hub refused (402: Static Spaces are free" in refused("--hardware", "cpu-basic")
+    assert "push to a Space of your own" in refusal(name="bob/stories")
+    assert f"{URL}: the Hub refused (402: Static Spaces are free" in refusal("--hardware", "cpu-basic")
     account.writes = False
-    assert f"{URL}: the Hub refused (403: " in refused()
+    assert f"{URL}: the Hub refused (403: " in refusal()
     del hub.accounts[TOKEN]
-    assert f"{URL}: the Hub refused (401: " in refused()
+    assert f"{URL}: the Hub refused (401: " in refusal()
     monkeypatch.delenv("HF_TOKEN")
-    assert refused() == (
+    assert refusal() == (
         "error: there is no token: log in with `hf auth login`, or set HF_TOKEN "
         "(https://huggingface.co/settings/tokens, with write access)\n"
     )
@@ -243,7 +243,7 @@ def test_a_front_matter_that_the_hub_refuses_makes_no_space(
         assert code == 2 and hub.repos == {}
         assert err == (
             f'error: {URL}: README.md: the Hub refused (400: - Error: "colorTo" must be one of [red, yellow, green, '
-            "blue, indigo, purple, pink, gray]): mend that and push again\n"
+            "blue, indigo, purple, pink, gray]): fix that and push again\n"
         )
 
 
@@ -288,7 +288,7 @@ def test_a_model_is_published_too(
 def test_a_model_that_cannot_be_published_leaves_the_page(
     hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a page that is refused publishes no model."""
+    """If the page is refused, the model is not published either."""
     code, out, err = run(capsys, NAME, "--artifact", tiny_onnx, "--model", "bob/tiny", "--private")
     assert code == 1 and "committed: " in out and "the Hub refused (403: " in err
     hub.before_commit = lambda repo: repo.put({"README.md": b"theirs"}) if repo.kind == "spaces" else None
@@ -296,7 +296,7 @@ def test_a_model_that_cannot_be_published_leaves_the_page(
     assert code == 2 and "the Hub refused (412: " in err and ("models", "ann/tiny") not in hub.repos
 
 
-def test_a_private_or_proposed_page_s_model_is_so_too(
+def test_the_model_of_a_private_or_proposed_page_is_private_or_proposed_too(
     hub: Hub, rehearsed: None, tiny_onnx: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, NAME, "--artifact", tiny_onnx, "--model", "ann/tiny", "--private")[0] == 0
@@ -317,7 +317,7 @@ def test_artifacts_add_up_and_a_dry_run_tells_all(
     assert "would run on zero-a10g" in out and "would publish ann/tiny" in out and hub.repos == {}
 
 
-def test_going_back_to_before_the_first_push_waits_for_no_page(
+def test_a_rollback_of_the_first_push_does_not_wait_for_a_page(
     hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
@@ -325,7 +325,7 @@ def test_going_back_to_before_the_first_push_waits_for_no_page(
     assert code == 0 and err == "" and out.endswith("there was no page, so there is none to wait for\n")
 
 
-def test_another_page_is_replaced_where_that_is_asked_for(
+def test_another_page_is_replaced_with_the_flag(
     hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deploy.Space(NAME, TOKEN).create("zero-a10g", False)

@@ -1,4 +1,4 @@
-"""Sampling: the checked settings, the probabilities that they leave, and the draw."""
+"""Sampling: the checks of the settings, the probabilities under these settings, and the draw."""
 
 from dataclasses import FrozenInstanceError
 
@@ -86,17 +86,17 @@ def test_temperature_divides_the_logits() -> None:
         ({"top_p": 0.71}, [0, 8 / 17, 0, 6 / 17, 3 / 17]),
         ({"top_p": 1e-9}, [0, 1, 0, 0, 0]),
         ({"min_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
-        ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0, 0]),  # of the two that are left the first has 4/7
+        ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0, 0]),  # the first of the two that are left has 4/7
         ({"top_k": 3, "top_p": 0.8, "min_p": 0.76}, [0, 1, 0, 0, 0]),
         ({"temperature": 0}, [0, 1, 0, 0, 0]),
         ({"temperature": 5e-324}, [0, 1, 0, 0, 0]),
     ],
 )
-def test_what_each_setting_leaves(settings: dict, left: list[float]) -> None:
+def test_the_probabilities_under_each_setting(settings: dict, left: list[float]) -> None:
     np.testing.assert_allclose(probabilities(LOGITS, Sampling(**{"temperature": 1.0} | settings)), left, atol=1e-7)
 
 
-def test_exactly_k_of_equals_stay_and_the_lower_ids_win() -> None:
+def test_exactly_k_of_equal_logits_stay_those_with_the_lower_ids() -> None:
     logits = np.array([0.0, 1.0, 1.0, 2.0, 1.0, 1.0])
     kept = probabilities(logits, Sampling(top_k=3)).nonzero()[0]
     assert kept.tolist() == [1, 2, 3]

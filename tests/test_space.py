@@ -1,4 +1,4 @@
-"""What a push checks before it asks the Hub: the files, the front matter, secrets, and the page itself."""
+"""The checks of a push before it contacts the Hub: the files, the front matter, secrets, and the page itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from train.push.contents import Contents, PushError, check, gather, secrets
 from train.push.rehearsal import rehearse, tell
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # of nobody
+TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # belongs to nobody
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,11 @@ def contents(tiny_onnx: Path) -> Contents:
 
 
 def changed(contents: Contents, **files: str) -> Contents:
-    """With other text in some files; their names have _ for the dot."""
+    """Returns the contents with another text in some files. In the argument names, _ stands for the dot."""
     return replace(contents, files=contents.files | {k.replace("_", "."): v.encode() for k, v in files.items()})
 
 
-def refused(action, *arguments, **options) -> str:
+def refusal(action, *arguments, **options) -> str:
     with pytest.raises(PushError) as error:
         action(*arguments, **options)
     return str(error.value)
@@ -58,7 +58,7 @@ def test_it_is_the_page_the_model_package_and_the_artifacts(contents: Contents, 
     assert all(contents.files[f"artifacts/tiny/{path.name}"] == path.read_bytes() for path in tiny_onnx.iterdir())
 
 
-def test_what_is_hidden_stays_here(tmp_path: Path) -> None:
+def test_hidden_files_are_not_pushed(tmp_path: Path) -> None:
     for path, text in {
         "app.py": "import page.parts\n",
         "notes.py": "",
@@ -98,15 +98,16 @@ def test_requirements_are_lean_where_every_model_has_its_graph(contents: Content
     ("app_file: app.py", "app_file: [app.py]", "app_file (['app.py']) is not among the files of the Space"),
 ])  # fmt: skip
 def test_front_matter_that_breaks_a_space(contents: Contents, old: str, new: str, message: str) -> None:
-    check(changed(contents, README_md=README.replace("colorTo: yellow", "colorTo: teal", 1)))  # the Hub judges that
-    assert refused(check, changed(contents, README_md=README.replace(old, new, 1))) == f"README.md: {message}"
+    # checked by the Hub, not by us
+    check(changed(contents, README_md=README.replace("colorTo: yellow", "colorTo: teal", 1)))
+    assert refusal(check, changed(contents, README_md=README.replace(old, new, 1))) == f"README.md: {message}"
 
 
 def test_gradio_has_one_version(contents: Contents) -> None:
     pin = re.search(r"gradio\[mcp\]==(\S+)", contents.files["requirements.txt"].decode())[1]
-    message = refused(check, changed(contents, README_md=README.replace(f"sdk_version: {pin}", "sdk_version: 5.0.0")))
+    message = refusal(check, changed(contents, README_md=README.replace(f"sdk_version: {pin}", "sdk_version: 5.0.0")))
     assert message == (f"README.md: sdk_version ('5.0.0'), but requirements.txt pins gradio=={pin}: make them equal")
-    assert "pins no gradio" in refused(check, changed(contents, requirements_txt="numpy\n"))
+    assert "pins no gradio" in refusal(check, changed(contents, requirements_txt="numpy\n"))
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -116,13 +117,13 @@ def test_gradio_has_one_version(contents: Contents) -> None:
     (b"---\ntitle: caf\xe9\n---\n", "'utf-8' codec can't decode byte 0xe9 in position 14: invalid continuation byte"),
 ])  # fmt: skip
 def test_front_matter_that_cannot_be_read(contents: Contents, text: bytes, message: str) -> None:
-    said = refused(check, replace(contents, files=contents.files | {"README.md": text}))
-    assert re.fullmatch(f"README.md: its front matter cannot be read: {message}", said)
+    found = refusal(check, replace(contents, files=contents.files | {"README.md": text}))
+    assert re.fullmatch(f"README.md: its front matter cannot be read: {message}", found)
 
 
-def test_every_fault_is_told_at_once(contents: Contents) -> None:
+def test_all_faults_are_reported_at_once(contents: Contents) -> None:
     files = {"app_py": f"TOKEN = '{TOKEN}'", "README_md": README.replace("sdk: gradio\n", "sdk: docker\n", 1)}
-    assert refused(check, changed(contents, **files)).splitlines() == [
+    assert refusal(check, changed(contents, **files)).splitlines() == [
         "README.md: sdk ('docker') must be gradio",
         "app.py contains a Hugging Face token: take it out, and revoke it",
     ]
@@ -133,23 +134,23 @@ def test_every_fault_is_told_at_once(contents: Contents) -> None:
     ("ghp_" + "a" * 36, ["a GitHub token"]), ("sk-" + "a" * 40, ["an API key"]),
     ("-----BEGIN RSA " + "PRIVATE KEY-----", ["a private key"]), ("hf_hub_download", []),
 ])  # fmt: skip
-def test_secrets_are_known_by_their_form(text: str, found: list[str]) -> None:
+def test_secrets_are_found_by_their_form(text: str, found: list[str]) -> None:
     assert secrets(text.encode()) == found
 
 
-def test_the_login_is_known_whatever_its_form() -> None:
+def test_the_token_of_the_login_is_found_in_any_form() -> None:
     assert secrets(b"\0secret-word\0", "secret-word") == ["the token of this login"]
 
 
 def test_an_artifact_is_named_or_a_folder(tiny_onnx: Path, tmp_path: Path) -> None:
     assert gather(["pocket", tiny_onnx]).artifacts == ["pocket", "tiny"]
     names = ", ".join(sorted(folder.name for folder in (ROOT / "artifacts").glob("[!.]*/")))
-    mend = "did you mean pocket?"
-    assert refused(gather, ["poket"]) == f"artifact (poket) must be a folder, or one of {names}; {mend}"
+    fix = "did you mean pocket?"
+    assert refusal(gather, ["poket"]) == f"artifact (poket) must be a folder, or one of {names}; {fix}"
     shutil.copytree(tiny_onnx, tmp_path / "tiny")
-    assert refused(gather, [tiny_onnx, tmp_path / "tiny"]) == "two artifacts are called tiny; rename one of the folders"
+    assert refusal(gather, [tiny_onnx, tmp_path / "tiny"]) == "two artifacts are called tiny; rename one of the folders"
     (tmp_path / "artifacts").mkdir()
-    assert refused(gather, root=tmp_path) == (
+    assert refusal(gather, root=tmp_path) == (
         "there is nothing to push in artifacts/; train a model with: python -m train --preset pocket"
     )
 
@@ -160,21 +161,21 @@ def test_a_broken_artifact_stops_the_push(tmp_path: Path, tiny_onnx: Path) -> No
         gather([tmp_path / "broken"])
     shutil.copytree(tiny_onnx, tmp_path / "tiny")
     (tmp_path / "tiny" / "model.onnx").unlink()
-    mend = f"write it with: python -m train.export {tmp_path / 'tiny'} --to onnx$"
-    with pytest.raises(ArtifactError, match=mend):  # the page would make do with PyTorch, which the Space lacks
+    fix = f"write it with: python -m train.export {tmp_path / 'tiny'} --to onnx$"
+    with pytest.raises(ArtifactError, match=fix):  # the page would fall back to PyTorch, which the Space does not have
         gather([tmp_path / "tiny"])
 
 
 def test_the_page_is_rehearsed_from_its_files_alone(contents: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    spy = "import os, sys\nsys.exit(f'{sorted(os.listdir())}, {os.getenv(\"HF_TOKEN\")}')\n"
+    page = "import os, sys\nsys.exit(f'{sorted(os.listdir())}, {os.getenv(\"HF_TOKEN\")}')\n"
     expected = ["README.md", "app.py", "artifacts", "model", "page", "page.log", "requirements.txt"]
-    message = refused(rehearse, changed(contents, app_py=spy))
+    message = refusal(rehearse, changed(contents, app_py=page))
     assert message == f"the page does not start:\n{expected}, None"
 
 
 def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client of Gradio takes the saved one of its own accord, and sends it to whoever serves the page."""
+    """By default, the client of Gradio sends the saved token to whoever serves the page."""
     seen: list[str] = []
 
     class Listener(http.server.BaseHTTPRequestHandler):
@@ -195,7 +196,7 @@ def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.Monk
 
 
 def test_one_function_is_marked_for_the_gpu_where_spaces_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "spaces", None)  # what Python keeps of a module that is not there
+    monkeypatch.setitem(sys.modules, "spaces", None)  # how Python marks a module that cannot be imported
     assert zerogpu.register() is False
     monkeypatch.delitem(sys.modules, "spaces")
     monkeypatch.syspath_prepend(tmp_path)

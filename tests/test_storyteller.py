@@ -1,4 +1,4 @@
-"""The storyteller: stories that seeds reproduce, prompts of every kind, scores, and the list of models."""
+"""The storyteller: stories that a seed reproduces, prompts of every kind, scores, and finding models in a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEDED = Sampling(length=100, temperature=1.0, seed=7, stop_at_end=False)
 
 
 class Scripted:
-    """A decoder whose every next symbol is certain: those of a script, one after the other."""
+    """A decoder that always predicts the next symbol of a script, with certainty."""
 
     context = 8
 
@@ -41,7 +41,7 @@ class Scripted:
 
 
 def plain_story(storyteller: Storyteller, prompt: str, sampling: Sampling) -> str:
-    """The same story without cache or decoder: the whole window is read again for each character."""
+    """Tells the same story without a cache or decoder: it reads the whole window again for each character."""
     generator, vocab = np.random.default_rng(sampling.seed), storyteller.vocab
     window, story = [vocab.start, *vocab.encode(prompt)][-CONTEXT:], ""
     for _ in range(sampling.length):
@@ -96,7 +96,7 @@ def test_a_story_ends_at_its_end_mark() -> None:
     assert decoder.fed[1:] == [[id] for id in vocab.encode("The end.")]
 
 
-def test_a_story_that_may_not_end_goes_on() -> None:
+def test_a_story_that_must_not_end_continues() -> None:
     vocab = Vocab.ascii()
     for temperature in (0, 0.8):
         sampling = Sampling(length=5, seed=1, stop_at_end=False, temperature=temperature)
@@ -115,12 +115,12 @@ def test_closing_stops_at_once() -> None:
     assert list(story) == []
 
 
-def test_a_prompt_and_what_of_it_is_lost() -> None:
+def test_a_prompt_and_its_lost_characters() -> None:
     vocab = Vocab.ascii()
     assert prepare("", vocab, 8) == ("", [vocab.end], [], 0)
     assert prepare("abc", vocab, 8) == ("abc", [vocab.end, *vocab.encode("abc")], [], 0)
     assert prepare("a☃b☃π", vocab, 8) == ("ab", [vocab.end, *vocab.encode("ab")], ["☃", "π"], 0)
-    # the end mark gives way first: what is read is no longer the beginning of a story
+    # the end mark is cut first: the ids then no longer are the beginning of a story
     assert prepare("abcdefgh", vocab, 8) == ("abcdefgh", vocab.encode("abcdefgh"), [], 0)
     assert prepare("abcdefghij", vocab, 8) == ("abcdefghij", vocab.encode("cdefghij"), [], 2)
 
@@ -168,13 +168,13 @@ def test_a_long_text_is_scored_whole(storyteller: Storyteller) -> None:
     records = storyteller.score(text)
     assert "".join(record.character for record in records) == text
     ids = [storyteller.vocab.start, *storyteller.vocab.encode(text)]
-    with torch.no_grad():  # of the second window the predictions from the 33rd symbol on count
+    with torch.no_grad():  # in the second window, the predictions from the 33rd symbol on count
         row = storyteller.network(torch.tensor([ids[16:48]]))[0, 16].log_softmax(-1)
     assert records[32].nats == pytest.approx(-row[ids[33]].item(), abs=1e-4)
     assert all(len(record.alternatives) == 10 for record in records)
 
 
-def test_scores_of_little(storyteller: Storyteller) -> None:
+def test_scores_of_short_texts(storyteller: Storyteller) -> None:
     assert storyteller.score("") == []
     assert [record.character for record in storyteller.score("a☃b")] == ["a", "b"]
 
@@ -194,7 +194,7 @@ def test_next_characters_under_the_given_sampling(storyteller: Storyteller) -> N
     assert END not in dict(going_on)
 
 
-def test_loading_leaves_the_random_numbers_of_torch_alone(tiny_artifact: Path) -> None:
+def test_loading_does_not_change_the_random_numbers_of_torch(tiny_artifact: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -215,7 +215,7 @@ def test_half_precision_weights_run_in_float32(tmp_path: Path) -> None:
     np.testing.assert_array_equal(storyteller.network.head.weight.numpy(), given_parts["weights"]["head.weight"])
 
 
-def test_find_sorts_the_sound_and_names_the_rest(tmp_path: Path, tiny_artifact: Path) -> None:
+def test_find_sorts_the_valid_ones_and_names_the_others(tmp_path: Path, tiny_artifact: Path) -> None:
     assert find(tmp_path / "nothing") == ([], {})
     artifacts.save(tmp_path / "worse", **parts(nats=2.0))
     artifacts.save(tmp_path / "better", **parts(nats=1.0))
@@ -225,7 +225,7 @@ def test_find_sorts_the_sound_and_names_the_rest(tmp_path: Path, tiny_artifact: 
     (tmp_path / "file").touch()
     storytellers, skipped = find(tmp_path)
     assert [storyteller.name for storyteller in storytellers] == ["better", "worse"]
-    assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.MEND}"}
+    assert skipped == {"broken": f"{tmp_path}/broken/stoi.json is missing; {artifacts.FIX}"}
 
 
 def evaluated(nats: float, text: str, sha256: str = "") -> dict[str, object]:
@@ -266,7 +266,7 @@ def test_a_model_that_guesses_is_untrained() -> None:
     assert untrained({"nats_per_character": 4.4}, 97) and not untrained({"nats_per_character": 4.3}, 97)  # ln 97 = 4.57
 
 
-def test_a_link_goes_by_its_own_name(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_has_its_own_name(tmp_path: Path, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(tiny_artifact)
     assert [storyteller.name for storyteller in find(tmp_path)[0]] == ["one", "two"]

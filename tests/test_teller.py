@@ -1,4 +1,4 @@
-"""The rule of telling: where a sentence ends, which draft is kept, when it is settled, and how a story ends."""
+"""Tellers: where a sentence ends, which draft is kept, when it is settled, and how a story ends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from model.drafts import Origin
 from model.sampling import Sampling
-from model.sentences import Beginning, Draft, echoes
+from model.sentences import Beam, Draft, repeated_pairs
 from model.storyteller import Storyteller
-from model.teller import DraftTeller, choose, settle, told
+from model.teller import DraftTeller, best_beams, settle, story_pieces
 from model.vocab import Vocab
 
 VOCAB = Vocab.ascii()
@@ -20,8 +20,8 @@ CONTEXT = 64
 
 
 def drawn(text: str, before: str = "", limit: int = 220) -> str:
-    """As much of the text as a draft behind `before` takes of it; |, the end of the story, included."""
-    draft = Draft(Beginning([], before), limit)
+    """Returns the part of the text that a draft after `before` takes, including |, the end of the story."""
+    draft = Draft(Beam([], before), limit)
     for i, symbol in enumerate(text):
         draft.write(i, "" if symbol == "|" else symbol, 0.0)
         if draft.done:
@@ -51,51 +51,52 @@ def test_where_a_sentence_ends(text: str, taken: str) -> None:
 def test_a_quotation_may_be_open_before() -> None:
     assert drawn(' Now." x', before='"Go!') == ' Now."'
     assert drawn(' Now." x', before='"Go!"') == " Now."
-    assert drawn(' Now." x', before='"Go!\n') == " Now."  # a line closes what it opened
+    assert drawn(' Now." x', before='"Go!\n') == " Now."  # a quotation ends with its line
     assert drawn("abcdef", limit=4) == "abcd"
 
 
-def way(text: str, nats: float = 0.0, **more) -> Beginning:
-    return Beginning([], text, symbols=len(text), nats=nats, **more)
+def beam(text: str, nats: float = 0.0, **more) -> Beam:
+    return Beam([], text, symbols=len(text), nats=nats, **more)
 
 
-def test_the_best_are_chosen_and_of_equal_ones_the_first() -> None:
-    good, bad, same = way("a" * 20, 5.0), way("b" * 20, 9.0), way("a" * 20, 5.0, origin=(3, 3))
-    assert choose([bad, good, same], 3) == [good, bad]
-    assert choose([bad, good, same], 1) == [good]
-    assert choose([way("a"), way("a", ended=True)], 2) == [way("a"), way("a", ended=True)]
+def test_the_best_beams_are_chosen_and_the_first_of_equal_ones() -> None:
+    good, bad, same = beam("a" * 20, 5.0), beam("b" * 20, 9.0), beam("a" * 20, 5.0, origin=(3, 3))
+    assert best_beams([bad, good, same], 3) == [good, bad]
+    assert best_beams([bad, good, same], 1) == [good]
+    assert best_beams([beam("a"), beam("a", ended=True)], 2) == [beam("a"), beam("a", ended=True)]
 
 
 def test_a_short_text_is_no_better_for_being_short() -> None:
-    assert way(" Hi.", 2.0).score < way(" Hello there, dear.", 2.5).score
+    assert beam(" Hi.", 2.0).score < beam(" Hello there, dear.", 2.5).score
 
 
 def test_any_text_is_better_than_none() -> None:
-    """To end at once costs little, as it is one symbol."""
-    nothing = Beginning([], "Tom", unsettled=("",), symbols=1, nats=0.1, ended=True)
-    assert choose([nothing, way("q" * 12, 90.0)], 1) == [way("q" * 12, 90.0)]
-    assert choose([nothing], 1) == [nothing]
-    for seed in range(20):  # half of all drafts end at once
+    """An immediate end costs little, because it is only one symbol."""
+    nothing = Beam([], "Tom", unsettled=("",), symbols=1, nats=0.1, ended=True)
+    assert best_beams([nothing, beam("q" * 12, 90.0)], 1) == [beam("q" * 12, 90.0)]
+    assert best_beams([nothing], 1) == [nothing]
+    for seed in range(20):  # half of all drafts end immediately
         pieces, _ = tell(lambda read: "|x" if read == "Tom" else "." if read[-1] == "x" else "|", seed=seed, drafts=16)
         assert pieces == ["x."]
 
 
-def test_what_is_said_twice_costs() -> None:
-    before = way("The cat sat on the mat.", place=1)
+def test_repeats_cost() -> None:
+    before = beam("The cat sat on the mat.", cached=1)
 
-    def grown(text: str) -> Beginning:
+    def extended(text: str) -> Beam:
         draft = Draft(before, 220)
         for symbol in text:
             draft.write(0, symbol, 0.1)
-        return draft.grown(read=0)
+        return draft.extended(read=0)
 
     fresh, again, inside = (
-        grown(text)
+        extended(text)
         for text in (" A dog ran up a big hill.", " The cat sat on the big hill.", " He ran on and on and on and on.")
     )
     assert (fresh.repeats, fresh.words) == (0, 7)
     assert again.repeats == 2  # "the cat sat on", "cat sat on the"
-    assert inside.repeats == 2 + 4  # "on and on and" and "and on and on" once more, and five pairs where two would do
+    # "on and on and" and "and on and on" again, and five word pairs of which only two differ
+    assert inside.repeats == 2 + 4
     assert fresh.score > again.score
 
 
@@ -110,37 +111,38 @@ def test_what_is_said_twice_costs() -> None:
         (" He ran and ran.", 0),
     ],
 )
-def test_what_a_sentence_says_again(sentence: str, count: int) -> None:
-    assert echoes(sentence) == count
+def test_repeated_pairs_of_a_sentence(sentence: str, count: int) -> None:
+    assert repeated_pairs(sentence) == count
 
 
 def test_a_stock_phrase_is_no_better_for_being_cheap() -> None:
-    def grown(nats: float) -> Beginning:
-        return Draft(way("Tom."), 220, ids=[0] * 20, text=" A big wind came up.", nats=nats).grown(read=0)
+    def extended(nats: float) -> Beam:
+        return Draft(beam("Tom."), 220, ids=[0] * 20, text=" A big wind came up.", nats=nats).extended(read=0)
 
-    assert grown(0.5).score == grown(4.0).score > grown(4.1).score
+    assert extended(0.5).score == extended(4.0).score > extended(4.1).score
 
 
-def test_what_all_share_is_settled_and_what_lies_back_in_the_best() -> None:
-    one, two, three = (way("", unsettled=sentences) for sentences in (("A.", "B."), ("A.", "C."), ("D.", "B.", "C.")))
+def test_a_sentence_is_settled_if_all_share_it_or_three_others_follow_it() -> None:
+    one, two, three = (beam("", unsettled=sentences) for sentences in (("A.", "B."), ("A.", "C."), ("D.", "B.", "C.")))
     settled, left = settle([one, two])
     assert settled == ["A."] and [each.unsettled for each in left] == [("B.",), ("C.",)]
     assert settle([one, three]) == ([], [one, three])
-    four = way("", unsettled=("D.", "B.", "C.", "E."))
-    settled, left = settle([four, one])  # three sentences follow D. in the best: the other, which lacks it, ends
+    four = beam("", unsettled=("D.", "B.", "C.", "E."))
+    # three sentences follow D. in the best beam: the other one, which does not have D., is dropped
+    settled, left = settle([four, one])
     assert settled == ["D.", "B.", "C.", "E."] and [each.unsettled for each in left] == [()]
-    assert settle([way("x", unsettled=("A.", "B."))])[0] == ["A.", "B."]
+    assert settle([beam("x", unsettled=("A.", "B."))])[0] == ["A.", "B."]
 
 
 class Written:
-    """`Drafts` of a network that knows what comes next by what it has read: `following(text)` names it."""
+    """`Drafts` of a made-up network: after `text`, each of the symbols `following(text)` is equally likely."""
 
     def __init__(self, following: Callable[[str], Sequence[str]]) -> None:
         self.following = following
         self.rows: list[str] = [""]
         self.start = [0]
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.rows, self.start = [""], [0]
 
     def logits(self, text: str) -> np.ndarray:
@@ -166,11 +168,11 @@ class Written:
 def tell(following: Callable[[str], Sequence[str]], **settings) -> tuple[list[str], DraftTeller]:
     sampling = Sampling(**{"temperature": 1.0, "seed": 1, "drafts": 4} | settings)
     teller = DraftTeller(VOCAB, "Tom", sampling, CONTEXT)
-    return [piece for piece in told(teller, Written(following)) if piece], teller
+    return [piece for piece in story_pieces(teller, Written(following)) if piece], teller
 
 
 def script(text: str) -> Callable[[str], Sequence[str]]:
-    """Every symbol is certain."""
+    """Returns a `following` in which every symbol is certain."""
     return lambda read: text[len(read) - len("Tom")]
 
 
@@ -197,7 +199,7 @@ def test_a_story_that_reaches_its_length_ends_with_a_whole_sentence(
 
 
 def test_the_likelier_draft_is_kept() -> None:
-    """Behind " a" all is certain, behind " b" each of eight letters is as likely as another."""
+    """After " a" every symbol is certain; after " b" eight letters are equally likely."""
 
     def following(read: str) -> str:
         text = read.removeprefix("Tom")
@@ -213,8 +215,8 @@ def test_the_likelier_draft_is_kept() -> None:
         assert tell(following, drafts=8, seed=seed)[0] == [" " + "a" * 21 + "."]
 
 
-def test_beams_find_what_a_sentence_alone_does_not() -> None:
-    """A first sentence that is certain leads to a second that costs much, and the other way round."""
+def test_beams_find_a_better_story_than_single_sentences() -> None:
+    """A certain first sentence leads to an expensive second one, and the other way round."""
 
     def following(read: str) -> str:
         first, _, second = read.removeprefix("Tom").partition(".")
@@ -242,7 +244,7 @@ def test_a_shorter_story_is_the_beginning_of_a_longer_one(storyteller: Storytell
     for length in (1, 10, 50, 100, 399):
         part = story(length)
         assert 0 < len(part) <= length and whole.startswith(part)
-        assert story(len(part)) == part  # a link to a story that was stopped
+        assert story(len(part)) == part  # so a link can repeat a story that was stopped
 
 
 def test_greedy_drafts_are_all_alike_so_one_is_drawn(storyteller: Storyteller) -> None:
@@ -251,7 +253,7 @@ def test_greedy_drafts_are_all_alike_so_one_is_drawn(storyteller: Storyteller) -
 
 
 def test_settings_reach_every_draft(storyteller: Storyteller) -> None:
-    """Where one symbol alone may come, all drafts are the one story."""
+    """If only one symbol is possible at each step, all drafts are equal."""
     one = "".join(storyteller.tell("Once", Sampling(length=20, temperature=1.0, top_k=1, seed=1, stop_at_end=False)))
     many = Sampling(length=20, temperature=1.0, top_k=1, seed=9, drafts=3, stop_at_end=False)
     assert one.startswith("".join(storyteller.tell("Once", many)))

@@ -18,7 +18,7 @@ import torch
 
 import model
 from model.network import build
-from model.parse import MEND
+from model.parse import FIX
 from model.sampling import USUAL
 from tests.stories import write_stories
 from train.__main__ import configure, default_out, flags, main, reproducing
@@ -202,7 +202,7 @@ def test_a_model_of_another_text_is_replaced_only_when_asked(
     capsys.readouterr()
     assert main(other) == 2
     assert capsys.readouterr().err == (
-        f"error: artifacts/mine cannot be read as an artifact (artifacts/mine/stoi.json is missing; {MEND}); {mend}\n"
+        f"error: artifacts/mine cannot be read as an artifact (artifacts/mine/stoi.json is missing; {FIX}); {mend}\n"
     )
 
 

@@ -79,7 +79,7 @@ def outside(folder: Path, location: str) -> None:
 
 
 GIANT = {"dtype": "F32", "shape": [2**30, 2**10], "data_offsets": [0, 2**42]}
-NO_SAFETENSORS, NO_JSON, NO_GRAPH = "is no sound safetensors file", "is no sound JSON", "cannot be opened by ONNX"
+NO_SAFETENSORS, NO_JSON, NO_GRAPH = "is not a valid safetensors file", "is not valid JSON", "cannot be opened by ONNX"
 # What is done to a folder, and a part of the refusal that follows.
 HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     **{f"{name} is a link": (lambda it, name=name: link(it, name, it.parent / "secret"), f"{name} is not a plain file")
@@ -99,10 +99,10 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shape that overflows": (lambda it: put(it, "model.safetensors", header(
         0, dtype="F32", shape=[2**62, 8], data_offsets=[0, 0])), NO_SAFETENSORS),
     "a network that fits no memory": (lambda it: change(it, lambda head: head.update(
-        context=4, layers=256, width=16384, heads=256)), "does not belong to config.json"),
+        context=4, layers=256, width=16384, heads=256)), "does not match config.json"),
     "stories that fit no memory": (lambda it: change(it, lambda head: head.update(
         context=65536, layers=256, loops=64)), "MiB of memory for each story"),
-    "a wide network": (lambda it: change(it, lambda head: head.update(width=16384)), "config.json asks for"),
+    "a wide network": (lambda it: change(it, lambda head: head.update(width=16384)), "config.json requires"),
     "a million layers": (lambda it: change(it, lambda head: head.update(layers=10**6)), "from 1 to 256"),
     "a pickle": (lambda it: put(it, "model.safetensors", pickle.dumps(os.system)), "is a pickle, which can run code"),
     "a graph with data at an absolute name": (lambda it: outside(it, str(it.parent / "secret")), NO_GRAPH),
@@ -111,9 +111,9 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "a graph with data of the program": (lambda it: outside(it, "README.md"), NO_GRAPH),
     "a graph with data of the artifact": (lambda it: outside(it, "config.json"), NO_GRAPH),
     "a log of two million lines": (lambda it: put(it, "log.jsonl", b"{}\n" * 2**21), "log.jsonl has 6,291,456 bytes"),
-    "a log of empty lines": (lambda it: put(it, "log.jsonl", b"{}\n" * 2**19), "has a line that is no evaluation"),
-    "a log of short lines": (lambda it: put(it, "log.jsonl", b'{"a":9}\n' * 2**19), "is of another run"),
-    "a log of many lists": (lambda it: put(it, "log.jsonl", b'{"a": [' + b"[]," * 2**19 + b"[]]}"), "no evaluation"),
+    "a log of empty lines": (lambda it: put(it, "log.jsonl", b"{}\n" * 2**19), "has a line that is not an evaluation"),
+    "a log of short lines": (lambda it: put(it, "log.jsonl", b'{"a":9}\n' * 2**19), "belongs to another run"),
+    "a log of many lists": (lambda it: put(it, "log.jsonl", b'{"a": [' + b"[]," * 2**19 + b"[]]}"), "an evaluation"),
     "a graph of noise": (lambda it: put(it, GRAPH, bytes(range(256)) * 4096), NO_GRAPH),
 }  # fmt: skip
 

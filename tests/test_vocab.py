@@ -1,5 +1,5 @@
-"""The cleaning of text and the vocabulary."""
-# ruff: noqa: RUF001 (this file is about the characters that look like others)
+"""Text cleaning and the vocabulary."""
+# ruff: noqa: RUF001 (this file needs characters that look like others)
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just
 
 
 def misread(text: str, encoding: str) -> str:
-    """Text as it looks after its UTF-8 was read in a one-byte encoding; what that lacks is read as latin-1."""
+    """Returns mojibake: the UTF-8 of a text, read in a one-byte encoding, or as latin-1 where that has no character."""
     return "".join(bytes([b]).decode(encoding, "ignore") or chr(b) for b in text.encode())
 
 
@@ -28,9 +28,9 @@ def test_mojibake_is_repaired_however_often_it_was_made(text: str, encoding: str
 
 
 @pytest.mark.parametrize(
-    ("broken", "plain"),
+    ("damaged", "plain"),
     [
-        ("â€œHi,â€ she said.", '"Hi," she said.'),  # the byte 0x9D was lost on the way
+        ("â€œHi,â€ she said.", '"Hi," she said.'),  # the byte 0x9D was lost
         ("â€œHi,â€\x9d she said.", '"Hi," she said.'),
         ("donâ€™t", "don't"),
         ("Ã–sterreich, cafÃ©", "Osterreich, cafe"),
@@ -38,8 +38,8 @@ def test_mojibake_is_repaired_however_often_it_was_made(text: str, encoding: str
         ("ï»¿a", "a"),
     ],
 )
-def test_normalise_repairs(broken: str, plain: str) -> None:
-    assert normalise(broken) == plain
+def test_normalise_repairs(damaged: str, plain: str) -> None:
+    assert normalise(damaged) == plain
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_normalise_repairs(broken: str, plain: str) -> None:
         "¿Qué?",
     ],
 )
-def test_sound_text_is_not_repaired(text: str) -> None:
+def test_correct_text_is_not_changed(text: str) -> None:
     assert repair(text) == text
 
 
@@ -73,7 +73,7 @@ def test_sound_text_is_not_repaired(text: str) -> None:
         ("a\u200bb\u00adc\x00d\x7fe 好 😀 £", "abcde   "),
     ],
 )
-def test_normalise_gives_the_ascii_kin(text: str, plain: str) -> None:
+def test_normalise_gives_the_ascii_counterparts(text: str, plain: str) -> None:
     assert normalise(text) == plain
 
 
@@ -85,7 +85,7 @@ def test_normalise_is_idempotent_and_always_encodable(text: str) -> None:
 
 
 @given(PRINTABLE)
-def test_plain_text_is_left_alone_and_comes_back(text: str) -> None:
+def test_plain_text_is_unchanged(text: str) -> None:
     assert normalise(text) == text
     assert ASCII.decode(ASCII.encode(text)) == text
     assert ASCII.fit(text) == (text, [])
@@ -121,11 +121,11 @@ def test_a_vocabulary_without_an_end_mark_opens_with_a_blank() -> None:
 
 def test_fit_names_what_was_lost() -> None:
     assert ASCII.fit("Hi “Zoë” 好🙂好 £\x00") == ('Hi "Zoe"  ', ["好", "🙂", "£", "\x00"])
-    assert ASCII.fit("❤️ e\u0301 donâ€™t\r\n") == (" e don't\n", ["❤"])  # accents and selectors are no loss
+    assert ASCII.fit("❤️ e\u0301 donâ€™t\r\n") == (" e don't\n", ["❤"])  # accents and selectors do not count as lost
     assert Vocab.from_text("helo wrd").fit("hello\nWorld… “old”") == ("hello orld old", ["W", "…", "“", "”"])
 
 
-def test_equality_is_that_of_the_symbols() -> None:
+def test_vocabularies_with_the_same_symbols_are_equal() -> None:
     assert Vocab("ab") == Vocab(["a", "b"])
     assert hash(Vocab("ab")) == hash(Vocab(["a", "b"]))
     assert Vocab("ab") != Vocab("ba")
@@ -143,7 +143,7 @@ def test_errors_say_what_is_wrong() -> None:
         (["a", "bc"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not 'bc'"),
         (["a", ""], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not ''"),
         (["a", "\ud800"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not '\\ud800'"),
-        (["a", "b", "a"], "symbol 'a' stands twice in the vocabulary, as 0 and 2"),
+        (["a", "b", "a"], "symbol 'a' is in the vocabulary twice, as 0 and 2"),
     ]:
         with pytest.raises(ValueError) as error:
             Vocab(symbols)
@@ -151,4 +151,4 @@ def test_errors_say_what_is_wrong() -> None:
     for ids in [{"a": 0, "b": 2}, {"a": 0, "b": 0}, {"a": 1, "b": 2}, {"a": 0, "b": True}, {"a": 0, "b": 1.0}]:
         with pytest.raises(ValueError) as error:
             Vocab.from_stoi(ids)
-        assert str(error.value) == "the ids of a vocabulary of 2 must be 0 to 1, once each"
+        assert str(error.value) == "the ids of a vocabulary of 2 symbols must be 0 to 1, once each"

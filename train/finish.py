@@ -54,7 +54,7 @@ def finish(run: Run, out: Path, command: str) -> None:
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
     metrics |= comparisons(run, network, sequences[: figures["stories"]])
     if run.ranks.leads:
-        metrics = artifacts.spelled(metrics)
+        metrics = artifacts.utf8_safe(metrics)
         story = report.sample(metrics, network.cpu().eval(), run.text.vocab)
         artifacts.save(
             out,
@@ -65,8 +65,8 @@ def finish(run: Run, out: Path, command: str) -> None:
             log=run.log,
             card=report.card(metrics, config.model, story),
         )
-        print(artifacts.spelled(formats.after_training(out, sequences)), file=sys.stderr)
-        print(artifacts.spelled(summary(out, metrics, config.model.vocab_size, story)))
+        print(artifacts.utf8_safe(formats.after_training(out, sequences)), file=sys.stderr)
+        print(artifacts.utf8_safe(summary(out, metrics, config.model.vocab_size, story)))
     run.finished = True  # only after the export: a resumed run repeats what a kill prevented
 
 

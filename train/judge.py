@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from model.sampling import Sampling
-from model.sentences import sequences, words_of
+from model.sentences import ngrams, words_of
 from model.storyteller import Storyteller
-from model.teller import told
+from model.teller import story_pieces
 
 LONGEST = 2_000  # characters at most in a told story; 98 % of the training stories are shorter
 SEED_LENGTH = 16  # a shorter run in common with the training text is not a copy and counts as 0
@@ -39,7 +39,7 @@ def tell_many(storyteller: Storyteller, count: int, sampling: Sampling) -> list[
     stories = []
     for seed in range(1, count + 1):
         teller = storyteller.teller("", replace(sampling, length=LONGEST, seed=seed))
-        text = "".join(told(teller, storyteller.decoder_of(teller)))
+        text = "".join(story_pieces(teller, storyteller.decoder_of(teller)))
         stories.append(Told(text, teller.ended))
     return stories
 
@@ -128,7 +128,7 @@ def distinct(words: Sequence[str], n: int, limit: int = 10_000) -> float | None:
 
 def repeated(texts: Sequence[str]) -> float | None:
     """The share of sequences of four words that occurred earlier in the same story."""
-    counts = [Counter(sequences(words_of(text))) for text in texts]
+    counts = [Counter(ngrams(words_of(text))) for text in texts]
     total = sum(count.total() for count in counts)
     return round(1 - sum(map(len, counts)) / total, 4) if total else None
 

@@ -22,7 +22,7 @@ from model.config import ModelConfig
 from model.drafts import TorchDrafts
 from model.sampling import USUAL
 from model.storyteller import Storyteller
-from model.teller import DraftTeller, told
+from model.teller import DraftTeller, story_pieces
 from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
@@ -143,7 +143,7 @@ def sample(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
     """A story told by the network, with its prompt: the one that the card and the end of a run show."""
     prompt = prompt_of(metrics)
     teller = DraftTeller(vocab, prompt, SAMPLE, network.config.context)
-    return prompt + "".join(told(teller, TorchDrafts(network)))
+    return prompt + "".join(story_pieces(teller, TorchDrafts(network)))
 
 
 def prompt_of(metrics: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp tells the stories that our model tells, through whichever of its two Python bindings is installed."""
+"""llama.cpp tells the same stories as our model, through each of its two Python bindings that is installed."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def tell(request: pytest.FixtureRequest) -> Tell:
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller, Path]:
-    """A model that each symbol of its context moves, and its export."""
+    """A model whose results depend on every symbol of the context, and its export."""
     folder = tmp_path_factory.mktemp("random")
     artifacts.save(folder / "random", **parts(CONFIG))
     return exported(folder / "random")
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller, Path]:
-    """A model that knows one story by heart, so that no rounding changes what it says, and its export."""
-    folder = tmp_path_factory.mktemp("learned")
+def memorised(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller, Path]:
+    """A model that has memorised one story, so that rounding does not change what it tells, and its export."""
+    folder = tmp_path_factory.mktemp("memorised")
     made = parts(CONFIG)
     torch.manual_seed(0)
     network = build(CONFIG)
@@ -68,8 +68,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[model.Storyteller
         F.cross_entropy(network(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
         optimiser.step()
     weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
-    artifacts.save(folder / "learned", **made | {"weights": weights})
-    return exported(folder / "learned")
+    artifacts.save(folder / "memorised", **made | {"weights": weights})
+    return exported(folder / "memorised")
 
 
 def exported(folder: Path) -> tuple[model.Storyteller, Path]:
@@ -94,8 +94,8 @@ def test_characters_without_a_symbol_are_dropped(random, tell: Tell) -> None:
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
-def test_a_story_is_told_to_its_end_mark(learned, tell: Tell, kind: str) -> None:
-    storyteller, out = learned
+def test_a_story_is_told_to_its_end_mark(memorised, tell: Tell, kind: str) -> None:
+    storyteller, out = memorised
     start, rest = STORY[:12], STORY[12:]
     assert greedy(storyteller, start) == rest
-    assert tell(out / f"learned-{kind}.gguf", start) == (rest, "stop")
+    assert tell(out / f"memorised-{kind}.gguf", start) == (rest, "stop")

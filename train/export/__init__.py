@@ -1,1 +1,1 @@
-"""A trained model for other engines: onnx, transformers, gguf."""
+"""Exports a trained model for other engines: onnx, transformers, gguf."""

@@ -1,4 +1,4 @@
-"""A trained model for other engines: python -m train.export artifacts/storyteller --to onnx|transformers|gguf OUT."""
+"""Exports a model for other engines: python -m train.export artifacts/storyteller --to onnx|transformers|gguf OUT."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
     parser.add_argument("--to", required=True, choices=FORMATS, help="onnx goes into the artifact, the others into OUT")
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="what transformers or gguf writes")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="onnx: stories to measure 8 bits on (its own)")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the folder that transformers or gguf writes")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="onnx: stories to measure 8 bits on (else: its own)")
     parser.add_argument("--bits", type=int, choices=(8, 32), help="onnx: of the weights (default: whichever is faster)")
     args = parser.parse_intermixed_args(argv)  # OUT comes after the flags
     if (args.out is None) != (args.to == "onnx"):
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.to == "onnx":
             stories = list(islice(read_stories(args.data), HELD_OUT)) if args.data else []
             if args.data and not stories:
-                raise CorpusError(f"{args.data} holds no story to measure on")
+                raise CorpusError(f"{args.data} holds no story to measure 8 bits on; give a file with stories")
             print(export_onnx(args.artifact, [sequence(storyteller.vocab, story) for story in stories], args.bits))
         else:
             for name in writer(args.to).write(storyteller, args.out):

@@ -1,4 +1,4 @@
-"""The writers of each format, and model.onnx at the end of a run."""
+"""Finds the writer of each format, and writes model.onnx at the end of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from model.artifacts import ArtifactError
 from model.storyteller import load
 
 FORMATS = ("onnx", "transformers", "gguf")  # the writer of each is train/export/<format>.py
-HELD_OUT, HELD_OUT_SYMBOLS = 100, 20_000  # stories that a graph is measured on, and how much is read of each
+HELD_OUT, HELD_OUT_SYMBOLS = 100, 20_000  # stories to measure a graph on, and symbols read of each, at most
 
 
 class ExportError(ValueError):
-    """This export cannot be made; the message says why and names the mend."""
+    """This export cannot be made. The message says why, and names the fix."""
 
 
 def writer(to: str) -> ModuleType:
-    """The module that writes a format. Raises ExportError if a package that it needs is missing."""
+    """Returns the module that writes a format. Raises ExportError if a package that it needs is missing."""
     try:
         return import_module(f"train.export.{to}")
     except ModuleNotFoundError as error:
@@ -29,16 +29,16 @@ def writer(to: str) -> ModuleType:
 
 
 def export_onnx(folder: Path, sequences: Sequence[Sequence[int]], bits: int | None = None) -> str:
-    """Puts model.onnx into an artifact, measured on those sequences of symbols; returns a line about it."""
-    measured = [list(map(int, ids[:HELD_OUT_SYMBOLS])) for ids in sequences[:HELD_OUT]]  # of bytes, perhaps
+    """Writes model.onnx into an artifact and measures it on these sequences of symbols. Returns a line about it."""
+    measured = [list(map(int, ids[:HELD_OUT_SYMBOLS])) for ids in sequences[:HELD_OUT]]  # they may be arrays of bytes
     return writer("onnx").write(load(folder), bits=bits, sequences=measured)
 
 
 def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
-    """The same at the end of a run, which is complete without a graph: the line then says how to get one."""
+    """Does the same at the end of a run. If it fails, the run is still complete: the line says how to get a graph."""
     try:
         return export_onnx(folder, sequences)
     except ExportError as error:
         return f"no model.onnx yet: {error}; then: python -m train.export {folder} --to onnx"
-    except ArtifactError as error:  # names its own mend
+    except ArtifactError as error:  # its message names the fix
         return f"no model.onnx yet: {error}"

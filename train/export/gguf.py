@@ -1,4 +1,4 @@
-"""A trained gpt as GGUF files, in float32 and in 8 bits, that llama.cpp and Ollama run."""
+"""Exports a trained gpt as GGUF files, float32 and 8 bits, for llama.cpp and Ollama."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END
-from train.export.transformers import qwen3
+from train.export.transformers import qwen3_weights
 
 KINDS = {
     "F32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "Q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-# GPT-2 writes each byte as a printable character: most ASCII as itself, the others shifted to 256 and beyond.
-SPELLED = {"\n": "Ċ", " ": "Ġ"}
-NEVER = "Ā Ā"  # the merge of two zero bytes: loaders refuse a vocabulary without merges, and no text has these
+# GPT-2 writes each byte as a printable character: most of ASCII as it is, other bytes as characters from 256 upwards.
+GPT2_CHARACTERS = {"\n": "Ċ", " ": "Ġ"}
+UNUSED_MERGE = "Ā Ā"  # merges two zero bytes: loaders refuse a vocabulary without merges, and no text contains these
 
 
 def write(storyteller: Storyteller, out: Path) -> list[str]:
-    """Puts NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step; other files in it stay.
+    """Writes NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step. Other files in it stay.
 
-    Returns the names of the files. Raises ArtifactError where there is no such format for the model or `out` is an
-    artifact's folder, OSError where it cannot be written.
+    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart or `out` is an
+    artifact's folder, and OSError if `out` cannot be written.
     """
-    theirs = qwen3(storyteller, out)
+    qwen3 = qwen3_weights(storyteller, out)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, storyteller.config.layers * storyteller.config.loops)
-    weights = {names.get_name(name, try_suffixes=(".weight",)): weight for name, weight in theirs.items()}
+    weights = {names.get_name(name, try_suffixes=(".weight",)): weight for name, weight in qwen3.items()}
     contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
     contents["Modelfile"] = _modelfile(storyteller).encode()
     replace_folder(out.resolve(), contents, owned=contents.keys())
@@ -41,7 +41,7 @@ def write(storyteller: Storyteller, out: Path) -> list[str]:
 
 
 def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -> bytes:
-    """The file of one kind. Norms stay float32, as llama.cpp has it."""
+    """Returns the file of one kind. Norms stay float32, as in llama.cpp."""
     to, file_type = KINDS[kind]
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.gguf"
@@ -51,7 +51,7 @@ def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _describe(writer, storyteller)
         for name, weight in weights.items():
-            # 32 numbers share a scale, and ModelConfig sees to it that rows are multiples of that
+            # 32 numbers share a scale; ModelConfig checks that all rows are multiples of 32
             dtype = to if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
             writer.add_tensor(name, gguf.quantize(weight, dtype), raw_dtype=dtype)
         writer.write_header_to_file()
@@ -62,7 +62,7 @@ def _gguf(storyteller: Storyteller, weights: dict[str, np.ndarray], kind: str) -
 
 
 def _describe(writer: gguf.GGUFWriter, storyteller: Storyteller) -> None:
-    """The shape and the vocabulary. Both ends of a head are rotated as halves, so no matrix is permuted."""
+    """Writes the shape and the vocabulary. llama.cpp rotates the halves of a head as we do: no matrix is permuted."""
     config, vocab = storyteller.config, storyteller.vocab
     writer.add_context_length(config.context)
     writer.add_block_count(config.layers * config.loops)
@@ -75,12 +75,12 @@ def _describe(writer: gguf.GGUFWriter, storyteller: Storyteller) -> None:
     writer.add_rope_freq_base(ROPE_THETA)
     writer.add_layer_norm_rms_eps(NORM_EPS)
     writer.add_vocab_size(len(vocab))
-    writer.add_tokenizer_model("gpt2")  # byte-level: a byte that the vocabulary lacks is dropped
+    writer.add_tokenizer_model("gpt2")  # byte-level: a byte that is not in the vocabulary is dropped
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([SPELLED.get(symbol, symbol) for symbol in vocab.itos])
+    writer.add_token_list([GPT2_CHARACTERS.get(symbol, symbol) for symbol in vocab.itos])
     kinds = {END: gguf.TokenType.CONTROL}
     writer.add_token_types([kinds.get(symbol, gguf.TokenType.NORMAL) for symbol in vocab.itos])
-    writer.add_token_merges([NEVER])
+    writer.add_token_merges([UNUSED_MERGE])
     writer.add_bos_token_id(vocab.end)
     writer.add_eos_token_id(vocab.end)
     writer.add_pad_token_id(vocab.end)
@@ -93,8 +93,8 @@ def _modelfile(storyteller: Storyteller) -> str:
     return f"""\
 # ollama create {name} -f Modelfile && ollama run {name} "Once upon a time"
 FROM ./{name}-Q8_0.gguf
-# the story goes on from the prompt as it stands: there is no chat, and each sentence is drawn once:
-# to draw several and keep the best is the way of the page that this model comes from
+# the story continues the prompt directly: there is no chat template
+# each sentence is drawn once; the page of this model's project draws several drafts and keeps the best
 TEMPLATE {{{{ .Prompt }}}}
 PARAMETER num_ctx {context}
 PARAMETER num_predict {min(USUAL.length, context // 2)}
@@ -102,6 +102,6 @@ PARAMETER temperature {USUAL.temperature}
 PARAMETER top_k 0
 PARAMETER top_p {USUAL.top_p}
 PARAMETER min_p {USUAL.min_p}
-# letters must repeat
+# a story repeats its letters: there must be no penalty
 PARAMETER repeat_penalty 1.0
 """

@@ -1,8 +1,8 @@
-"""Writes model.onnx, the network as one graph for ONNX Runtime, after holding it against PyTorch.
+"""Writes model.onnx, the network as one graph for ONNX Runtime, after comparing it with PyTorch.
 
-It is built node by node around GroupQueryAttention, which turns q and k by their positions and keeps the cache in one
-buffer, past and present. Weights of 8 bits stand in blocks with a scale each (MatMulNBits): its kernels do not saturate
-on processors without VNNI, those of DynamicQuantizeMatMul do.
+The graph is built node by node around GroupQueryAttention. This operator rotates q and k by their positions and keeps
+past and present cache in one buffer. 8-bit weights are stored in blocks with one scale each (MatMulNBits): its kernels
+do not saturate on processors without VNNI; those of DynamicQuantizeMatMul do.
 
 Shapes: B batch, T time, S all positions in the cache, C width, H heads, D head width, M hidden width, V vocabulary.
 """
@@ -25,24 +25,24 @@ from model.storyteller import Storyteller, windows
 from model.teller import log_softmax
 
 OPSET = 21
-IR_VERSION = 10  # of that opset; onnx would write its newest, which older runtimes refuse
+IR_VERSION = 10  # the one of this opset; by default onnx writes its newest, which older runtimes refuse
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
 EPSILON = {"gpt": NORM_EPS, "classic": 1e-5}
-BLOCK = 64  # weights that share a scale: 32 is slower, 128 no faster, and pads widths of 64
-# Up to here float32 weights stay in a core's own cache: 8 bits gain little or nothing, and would tell other stories.
+BLOCK = 64  # weights that share a scale: 32 is slower, 128 is not faster and pads widths of 64
+# Float32 weights up to this size stay in a core's own cache: 8 bits gain little or nothing, and change the stories.
 FLOAT_BYTES = 2**20
-# How far apart logits may be at 32 bits, in standard deviations: a hundred times what the shipped models show (1e-5)
-# on the processor that this was measured on, for others add in another order.
-CLOSE = 1e-3
-TOLERANCE = 0.005  # how much more nats per character 8 bits may cost
+# The largest allowed difference of 32-bit logits from PyTorch's, in standard deviations: a hundred times that of the
+# shipped models (1e-5) on the processor where it was measured, because other processors add in another order.
+LOGIT_TOLERANCE = 1e-3
+NATS_TOLERANCE = 0.005  # relative increase in nats per character that 8 bits may cost
 
 
 def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Sequence[Sequence[int]] = ()) -> str:
-    """Puts model.onnx into the storyteller's folder; returns a line about it.
+    """Writes model.onnx into the storyteller's folder. Returns a line about it.
 
-    `bits` of the weights are 8 or 32; None takes 8 unless the network is so small that it gains nothing. 8 bits are
-    measured on `sequences` of held-out symbols, each with what opens it; on stories of the model's own without them.
-    Raises ArtifactError, and writes nothing, if the graph does not do what PyTorch does.
+    The weights have 8 or 32 `bits`; None takes 8, unless the network is so small that it gains nothing. The loss of 8
+    bits is measured on `sequences` of held-out symbols, each with its start symbol, or on stories that the model tells
+    if there are none. Raises ArtifactError, and writes nothing, if the graph's results differ too much from PyTorch's.
     """
     config, weights = storyteller.config, storyteller.weights
     if bits is None:
@@ -50,19 +50,19 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
     exact = build(config, weights, bits=32)
     exact_decoder = OnnxDecoder(OnnxGraph(exact, config, storyteller.folder))
     torch_decoder = TorchDecoder(storyteller.network)
-    apart = check_close(storyteller, torch_decoder, exact_decoder, sequences)
-    graph, found = exact, f"at 32 bits within {apart:.0e} of PyTorch's logits"
+    difference = check_close(storyteller, torch_decoder, exact_decoder, sequences)
+    graph, found = exact, f"at 32 bits within {difference:.0e} of PyTorch's logits"
     if bits == 8:
         graph = build(config, weights, bits=8)
-        measured_on = f"{len(sequences)} stories" if sequences else "stories of its own; --data FILE takes others"
+        measured_on = f"{len(sequences)} stories" if sequences else "stories it told itself; --data FILE takes others"
         sequences = sequences or _own_stories(storyteller, exact_decoder)
         rounded_decoder = OnnxDecoder(OnnxGraph(graph, config, storyteller.folder))
         before, after = (nats_per_character(decoder, sequences) for decoder in (torch_decoder, rounded_decoder))
         cost = after / before - 1
-        if not cost <= TOLERANCE:
+        if not cost <= NATS_TOLERANCE:
             raise ArtifactError(
-                f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}), "
-                f"of {TOLERANCE:.1%} allowed; write it with: "
+                f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}); "
+                f"at most {NATS_TOLERANCE:.1%} is allowed; write it with: "
                 f"python -m train.export {storyteller.folder} --to onnx --bits 32"
             )
         found += f", {cost:+.2%} nats per character on {measured_on}"
@@ -71,43 +71,44 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
 
 
 def nats_per_character(decoder: Decoder, sequences: Sequence[Sequence[int]]) -> float:
-    """The figure of train.evaluate, through a decoder."""
+    """Returns the nats per character, as train.evaluate defines them, of a decoder."""
     nats, symbols = 0.0, 0
     for ids in sequences:
         for start, stop, first in windows(len(ids) - 1, decoder.context):
-            said = log_softmax(decoder.logits(ids[start:stop])[first - start :])  # (T, V)
-            nats -= float(said[np.arange(len(said)), ids[first + 1 : stop + 1]].sum())
+            log_probabilities = log_softmax(decoder.logits(ids[start:stop])[first - start :])  # (T, V)
+            nats -= float(log_probabilities[np.arange(len(log_probabilities)), ids[first + 1 : stop + 1]].sum())
             symbols += stop - first
     return nats / symbols
 
 
 def check_close(
-    storyteller: Storyteller, one: TorchDecoder, other: OnnxDecoder, sequences: Sequence[Sequence[int]]
+    storyteller: Storyteller, torch_decoder: TorchDecoder, onnx_decoder: OnnxDecoder, sequences: Sequence[Sequence[int]]
 ) -> float:
-    """The largest difference between two fresh decoders' logits; raises ArtifactError if it is more than CLOSE allows.
+    """Returns the largest difference between the logits of two new decoders.
 
-    Both read the same symbols, as many as the context takes: `sequences`, and where they end what PyTorch finds
-    likeliest. The other one reads them in chunks and one by one.
+    Both read the same symbols, one full context: `sequences`, continued by the symbols that PyTorch finds likeliest.
+    The ONNX decoder reads them in chunks, and again one by one. Raises ArtifactError if the difference is more than
+    LOGIT_TOLERANCE allows.
     """
-    ids = list(chain.from_iterable(sequences))[: one.context] or [storyteller.vocab.start]
-    following = one.feed(ids)
-    while len(ids) < one.context:
+    ids = list(chain.from_iterable(sequences))[: torch_decoder.context] or [storyteller.vocab.start]
+    following = torch_decoder.feed(ids)
+    while len(ids) < torch_decoder.context:
         ids.append(int(following.argmax()))
-        following = one.feed(ids[-1:])
-    expected = one.logits(ids)  # (T, V)
-    found = np.stack([other.logits(ids), [other.feed([id]) for id in ids]])  # (2, T, V)
-    apart = np.abs(found - expected).max(axis=(0, 2))
-    allowed, at = CLOSE * expected.std(), int(apart.argmax())  # where there is NaN, argmax finds that
-    if not apart[at] <= allowed:
+        following = torch_decoder.feed(ids[-1:])
+    expected = torch_decoder.logits(ids)  # (T, V)
+    found = np.stack([onnx_decoder.logits(ids), [onnx_decoder.feed([id]) for id in ids]])  # (2, T, V)
+    difference = np.abs(found - expected).max(axis=(0, 2))
+    allowed, at = LOGIT_TOLERANCE * expected.std(), int(difference.argmax())  # argmax finds NaN, if there is one
+    if not difference[at] <= allowed:
         raise ArtifactError(
-            f"{storyteller.folder}: the graph's logits are up to {apart[at]:.2g} from PyTorch's (after symbol {at + 1} "
-            f"of {len(ids)}), of {allowed:.2g} allowed"
+            f"{storyteller.folder}: the graph's logits differ from PyTorch's by up to {difference[at]:.2g} (after "
+            f"symbol {at + 1} of {len(ids)}); at most {allowed:.2g} is allowed"
         )
-    return float(apart[at])
+    return float(difference[at])
 
 
 def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[int]]:
-    """Ten stories as the model tells them, with what opens them."""
+    """Returns ten stories that the model tells, each with its start symbol."""
     stories = []
     for seed in range(10):
         decoder.reset()
@@ -119,7 +120,7 @@ def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[in
 
 
 def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int) -> bytes:
-    """The graph that `OnnxGraph` opens, with weights of 8 or 32 bits."""
+    """Returns the graph that `OnnxGraph` opens, as bytes, with weights of 8 or 32 bits."""
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     graph = (ClassicGraph if config.architecture == "classic" else GptGraph)(config, weights, bits)
     graph.logits()
@@ -147,9 +148,9 @@ def build(config: ModelConfig, weights: Mapping[str, np.ndarray], *, bits: int) 
 
 
 class GraphBuilder:
-    """Nodes and constants of a graph that grows; what its methods take and return are names of tensors."""
+    """Collects the nodes and constants of a graph. Its methods take and return names of tensors."""
 
-    rotary: tuple[str, ...] = ()  # the inputs that turn keys and queries by their positions
+    rotary: tuple[str, ...] = ()  # the inputs for the rotation of keys and queries by their positions
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], bits: int) -> None:
         self.config, self.weights, self.bits = config, weights, bits
@@ -157,7 +158,7 @@ class GraphBuilder:
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """One of that name is stored once, however often it is asked for, as by blocks that are applied again."""
+        """Adds a constant, once for each name: blocks that are applied several times ask for theirs again."""
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
@@ -166,27 +167,27 @@ class GraphBuilder:
         return self.constant(name, self.weights[name])
 
     def node(self, operator: str, *inputs: str, to: str | None = None, domain: str = "", **attributes: object) -> str:
-        """A node with one output.
+        """Adds a node with one output.
 
-        SimplifiedLayerNormalization, too, is ONNX Runtime's own, though it stands in ONNX's domain: onnx.checker does
-        not know it.
+        SimplifiedLayerNormalization is an operator of ONNX Runtime too, although it is in the domain of ONNX:
+        onnx.checker does not know it.
         """
-        return self.nodes_out(operator, inputs, [to or self.fresh()], domain, **attributes)[0]
+        return self.node_with_outputs(operator, inputs, [to or self.new_name()], domain, **attributes)[0]
 
-    def nodes_out(
+    def node_with_outputs(
         self, operator: str, inputs: Sequence[str], outputs: list[str], domain: str = "", **attributes: object
     ) -> list[str]:
         self.nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes))
         return outputs
 
-    def fresh(self) -> str:
-        """A name that no tensor has."""
+    def new_name(self) -> str:
+        """Returns a name that no tensor has."""
         return f"x{len(self.nodes)}"
 
     def linear(
         self, x: str, name: str, rows: slice | None = None, bias: str | None = None, to: str | None = None
     ) -> str:
-        """x (B, T, K) times the transpose of a weight (N, K), or of some of its rows, plus a bias (N,)."""
+        """Multiplies x (B, T, K) by the transpose of a weight (N, K), or of some of its rows, and adds a bias (N,)."""
         w = self.weights[name] if rows is None else self.weights[name][rows]
         if rows is not None:
             name += f".{rows.start}"
@@ -195,7 +196,7 @@ class GraphBuilder:
             levels, scales = quantise(w)
             inputs = [x, self.constant(f"{name}.levels", levels), self.constant(f"{name}.scales", scales)]
             inputs += ["", "", self.weight(bias)] if bias else []
-            # Level 4: activations of 8 bits as well; the others unpack all weights for each character.
+            # Level 4 uses 8-bit activations too; the other levels unpack all weights for each character.
             blocks = dict(K=K, N=N, bits=8, block_size=BLOCK, accuracy_level=4)
             return self.node("MatMulNBits", *inputs, to=to, domain=MICROSOFT, **blocks)
         if bias is None:
@@ -204,26 +205,29 @@ class GraphBuilder:
         return self.node("Add", product, self.weight(bias), to=to)
 
     def attend(self, qkv: Sequence[str], layer: int, **attributes: object) -> str:
-        """Causal attention over the cache of that layer, which it writes: (B, T, C)."""
+        """Adds causal attention (B, T, C) over the cache of that layer, which it also writes."""
         H = self.config.heads
         past, present = ([f"{when}_{kind}_{layer}" for kind in ("key", "value")] for when in ("past", "present"))
         rotary = [*self.rotary, "positions"] if self.rotary else [""] * 3
         inputs = [*qkv, *past, "last", "total", *rotary, "bias"]
         heads = dict(num_heads=H, kv_num_heads=H)
-        return self.nodes_out(
-            "GroupQueryAttention", inputs, [self.fresh(), *present], MICROSOFT, **heads, **attributes
+        return self.node_with_outputs(
+            "GroupQueryAttention", inputs, [self.new_name(), *present], MICROSOFT, **heads, **attributes
         )[0]
 
     def residual(self, x: str, change: str | None, name: str, bias: str | None = None) -> tuple[str, str]:
-        """x plus change plus bias: normalised by the norm of that name, and as it is; without a change x itself."""
+        """Adds x + change + bias, or x alone without a change.
+
+        Returns it normalised by the norm `name`, and as it is.
+        """
         simple, classic = ("Simplified", False) if self.config.architecture == "gpt" else ("", True)
         gains = [self.weight(f"{name}.weight")] + ([self.weight(f"{name}.bias")] if classic else [])
         epsilon = EPSILON[self.config.architecture]
         if change is None:
             return self.node(f"{simple}LayerNormalization", x, *gains, epsilon=epsilon, axis=-1), x
         inputs = [x, change, *gains, *([self.weight(bias)] if bias else [])]
-        outputs = [self.fresh(), "", "", f"{self.fresh()}.sum"]
-        found = self.nodes_out(f"Skip{simple}LayerNormalization", inputs, outputs, MICROSOFT, epsilon=epsilon)
+        outputs = [self.new_name(), "", "", f"{self.new_name()}.sum"]
+        found = self.node_with_outputs(f"Skip{simple}LayerNormalization", inputs, outputs, MICROSOFT, epsilon=epsilon)
         return found[0], found[3]
 
 
@@ -232,7 +236,7 @@ class GptGraph(GraphBuilder):
 
     def logits(self) -> None:
         x, change = self.node("Gather", self.weight("embedding.weight"), "ids"), None
-        # What brings the heads, normalised one by one, back together: (B, T, all).
+        # The shape (B, T, all) that joins the heads again, after each was normalised on its own.
         shape = self.node("Concat", self.node("Shape", "ids"), self.constant("all", np.array([-1])), axis=0)
         for layer in range(self.config.layers * self.config.loops):
             block = f"blocks.{layer % self.config.layers}"
@@ -246,9 +250,9 @@ class GptGraph(GraphBuilder):
     def attention(self, y: str, name: str, layer: int, shape: str) -> str:
         C, H, D = self.config.width, self.config.heads, self.config.head_width
         qkv = self.linear(y, f"{name}.qkv.weight")  # (B, T, 3 C)
-        parts = [self.fresh(), f"{self.fresh()}.v"]
-        qk, v = self.nodes_out("Split", [qkv, self.constant("qk_v", np.array([2 * C, C]))], parts, axis=-1)
-        # One norm for the heads of q and k: each has its row of gains.
+        parts = [self.new_name(), f"{self.new_name()}.v"]
+        qk, v = self.node_with_outputs("Split", [qkv, self.constant("qk_v", np.array([2 * C, C]))], parts, axis=-1)
+        # One norm for all heads of q and k: each head has its own row of gains.
         gains = [self.weights[f"{name}.{kind}_norm.weight"] for kind in "qk"]
         gains = self.constant(f"{name}.gains", np.repeat(gains, H, axis=0)[None])  # (1, 2 H, D)
         heads = self.node("Reshape", qk, self.constant("heads", np.array([-1, 2 * H, D])))  # (B T, 2 H, D)
@@ -282,7 +286,10 @@ class ClassicGraph(GraphBuilder):
 
 
 def quantise(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A weight (N, K) as uint8 around 128 (N, blocks, BLOCK), zeros behind the last column, and scales (N, blocks)."""
+    """Quantises a weight (N, K), padded with zero columns.
+
+    Returns uint8 levels around 128 (N, blocks, BLOCK) and scales (N, blocks).
+    """
     N, K = w.shape
     blocks = -(-K // BLOCK)
     padded = np.zeros((N, blocks * BLOCK), np.float32)

@@ -1,4 +1,4 @@
-"""A trained gpt as a folder that `transformers`, vLLM and whatever else runs Qwen3 load as one of their own."""
+"""Exports a trained gpt as a Qwen3 folder, for `transformers`, vLLM and every other engine that runs Qwen3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END, Vocab, normalise
 
-BLOCK = {  # the matrices and norms of a block that only change their name
+BLOCK_NAMES = {  # the matrices and norms of a block that only get another name
     "attention_norm": "input_layernorm",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
@@ -29,16 +29,16 @@ BLOCK = {  # the matrices and norms of a block that only change their name
     "mlp.down": "mlp.down_proj",
 }
 MARKS = "bos_token", "eos_token", "pad_token"  # all three are our end mark
-_MAPPED = 0x3000  # `normalise` knows by heart no character beyond: those it takes from Unicode's own decomposition
+_LAST_MAPPED = 0x3000  # above this code, `normalise` only uses the decompositions of Unicode
 
 
 def write(storyteller: Storyteller, out: Path) -> list[str]:
-    """Puts the twin in the place of `out`, in one step; files of other names in it stay.
+    """Writes the Qwen3 counterpart into the folder `out`, in one step. Files with other names in it stay.
 
-    Returns the names of the files. Raises ArtifactError where there is no such format for the model or `out` is an
-    artifact's folder, OSError where it cannot be written.
+    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart or `out` is an
+    artifact's folder, and OSError if `out` cannot be written.
     """
-    weights = qwen3(storyteller, out)
+    weights = qwen3_weights(storyteller, out)
     settings = {name: (json.dumps(each, indent=2) + "\n").encode() for name, each in _settings(storyteller).items()}
     contents = settings | {
         "tokenizer.json": tokenizer(storyteller.vocab).to_str(pretty=True).encode(),
@@ -49,16 +49,16 @@ def write(storyteller: Storyteller, out: Path) -> list[str]:
     return sorted(contents)
 
 
-def qwen3(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
-    """The weights, float32, by their names in Qwen3; blocks that are applied `loops` times are there as often.
+def qwen3_weights(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
+    """Returns the weights, float32, by their names in Qwen3. Blocks that are applied `loops` times are repeated.
 
-    Raises ArtifactError if the model has no such twin, or if `out`, where it is to be written, holds an artifact.
+    Raises ArtifactError if the model has no counterpart in Qwen3, or if the target folder `out` holds an artifact.
     """
     config, name = storyteller.config, storyteller.name
     if config.architecture != "gpt":
         raise ArtifactError(
-            f"{name} is a {config.architecture}: its learned positions, ReLU and attention scale have no twin in other "
-            "engines; export a model of the gpt architecture, such as pocket"
+            f"{name} is a {config.architecture}: its learned positions, ReLU and attention scale have no counterpart "
+            "in other engines; export a model of the gpt architecture, such as pocket"
         )
     if storyteller.vocab.end is None:
         raise ArtifactError(
@@ -67,19 +67,22 @@ def qwen3(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
     if (out / "stoi.json").exists():
         raise ArtifactError(f"{out} holds an artifact, which the export would damage; give a folder of its own")
     ours = {key: np.ascontiguousarray(weight.numpy()) for key, weight in storyteller.network.state_dict().items()}
-    theirs = {"model.embed_tokens.weight": ours["embedding.weight"], "model.norm.weight": ours["norm.weight"]}
+    qwen3 = {"model.embed_tokens.weight": ours["embedding.weight"], "model.norm.weight": ours["norm.weight"]}
     for layer in range(config.layers * config.loops):
         a, b = f"blocks.{layer % config.layers}", f"model.layers.{layer}"
-        theirs |= {f"{b}.{there}.weight": ours[f"{a}.{here}.weight"] for here, there in BLOCK.items()}
+        qwen3 |= {f"{b}.{there}.weight": ours[f"{a}.{here}.weight"] for here, there in BLOCK_NAMES.items()}
         for part, matrix in zip("qkv", np.split(ours[f"{a}.attention.qkv.weight"], 3), strict=True):
-            theirs[f"{b}.self_attn.{part}_proj.weight"] = matrix
+            qwen3[f"{b}.self_attn.{part}_proj.weight"] = matrix
         for part, matrix in zip(("gate", "up"), np.split(ours[f"{a}.mlp.gate_up.weight"], 2), strict=True):
-            theirs[f"{b}.mlp.{part}_proj.weight"] = matrix
-    return theirs
+            qwen3[f"{b}.mlp.{part}_proj.weight"] = matrix
+    return qwen3
 
 
 def tokenizer(vocab: Vocab) -> Tokenizer:
-    """One token a character, opened by the end mark; text is cleaned as `Vocab.fit` does, but mojibake stays broken."""
+    """Returns a tokenizer with one token per character. The end mark opens each text.
+
+    Text is cleaned as by `Vocab.fit`, but mojibake is not repaired.
+    """
     characters = "".join(f"\\x{{{ord(symbol):x}}}" for symbol in vocab.itos if symbol != END)
     built = Tokenizer(models.BPE(vocab.stoi, []))  # without merges each character stays its own token
     built.normalizer = normalizers.Sequence(
@@ -101,9 +104,9 @@ def tokenizer(vocab: Vocab) -> Tokenizer:
 
 
 def _replacements() -> list[normalizers.Replace]:
-    """What `normalise` makes of characters that Unicode does not decompose, one step for each text that they become."""
+    """Returns the replacements of `normalise` that Unicode does not have, one step for each replacement text."""
     table = []
-    for character in map(chr, range(_MAPPED)):
+    for character in map(chr, range(_LAST_MAPPED)):
         plain = normalise(character)
         if plain not in ("", character) and unicodedata.normalize("NFKD", character) == character:
             table.append((plain, f"\\x{{{ord(character):x}}}"))
@@ -112,7 +115,10 @@ def _replacements() -> list[normalizers.Replace]:
 
 
 def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
-    """The JSON files. Stories are drawn as the page's drafts are; half the context is left to the prompt."""
+    """Returns the JSON files.
+
+    Stories are drawn with the page's settings; half the context is reserved for the prompt.
+    """
     config = storyteller.config
     ids = {f"{mark}_id": storyteller.vocab.end for mark in MARKS}
     return {
@@ -137,7 +143,7 @@ def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
         "generation_config.json": {
             "do_sample": True,
             "temperature": USUAL.temperature,
-            "top_k": USUAL.top_k,  # transformers would keep 50, vLLM all
+            "top_k": USUAL.top_k,  # without it, transformers keeps 50 and vLLM all
             "top_p": USUAL.top_p,
             "max_new_tokens": min(USUAL.length, config.context // 2),
             **ids,
@@ -146,7 +152,7 @@ def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
             "tokenizer_class": "PreTrainedTokenizerFast",
             **dict.fromkeys(MARKS, END),
             "padding_side": "left",
-            "truncation_side": "left",  # the end of a prompt is what a story goes on from
+            "truncation_side": "left",  # a story continues the end of its prompt
             "model_max_length": config.context,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
@@ -191,14 +197,14 @@ curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{name}", "prompt": "Once upon a time", "max_tokens": {config.context // 2}}}'
 ```
 
-This is for a GPU. `--dtype float32` tells what the original tells, `--dtype float16` is faster.
+This needs a GPU. `--dtype float32` gives the same stories as the original; `--dtype float16` is faster.
 
 ## What to know
 
-- The end mark `{END}` opens every prompt (the tokenizer puts it there) and closes every story.
-- Quotes, dashes and accents become their ASCII kin; a character that the vocabulary lacks is dropped.
-- Prompt and story together fit into {config.context} characters: this is no chat model and has no chat template.
+- The end mark `{END}` opens every prompt (the tokenizer adds it) and closes every story.
+- Quotes and dashes become their ASCII counterparts, and accents are removed. Other unknown characters are dropped.
+- Prompt and story together must fit into {config.context} characters. It is no chat model: it has no chat template.
 - Stories are drawn once, symbol by symbol. The page of this model's project draws several drafts of each sentence and
-  keeps the best: that is its own way of telling, and makes better stories.
-- It writes in the manner of its training text and knows nothing else; nothing filters what it writes.
+  keeps the best. That makes better stories. It is a part of the page, not of the model.
+- It writes in the style of its training text and knows nothing else. Nothing filters what it writes.
 """

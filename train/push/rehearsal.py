@@ -1,4 +1,4 @@
-"""The page as a Space would run it: started from its files alone in an empty folder, and asked for a story."""
+"""Runs the page as a Space would: starts it in an empty folder that holds only its files, and asks for a story."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 
 from train.push.contents import Contents, PushError
 
-START_SECONDS, ANSWER_SECONDS = 120, 60  # until the page is there, and until it answers a request
-TELL_SECONDS = 300  # a Space on a shared processor, its model not read yet
+START_SECONDS, ANSWER_SECONDS = 120, 60  # for the page to start, and for the answer to a request
+TELL_SECONDS = 300  # a Space with a shared processor, whose model is not loaded yet
 PROMPT, SEED = "Once upon a time", 7
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")  # the page has no use for them
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")  # removed: the page does not need them
 
 
 def rehearse(contents: Contents, length: int = 100) -> dict[str, str]:
-    """Starts the page from the files of a Space in an empty folder; the story that each artifact tells, by name.
+    """Starts the page from the files of a Space in an empty folder. Returns the story of each artifact, by name.
 
-    Raises PushError with the page's last lines if it does not start or tell.
+    Raises PushError with the last lines of the page's output if it does not start, or tells no story.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,9 +53,9 @@ def rehearse(contents: Contents, length: int = 100) -> dict[str, str]:
 
 
 def tell(url: str, *, model: str | None = None, length: int = 200, token: str | None = None) -> str:
-    """The story that the page at `url` tells; None stands for the page's own choice of a model.
+    """Returns the story that the page at `url` tells. With `model` None the page chooses the model.
 
-    A token is sent only where one is given, to see a private Space. Raises PushError if no character came.
+    A token is sent only if one is given, for a private Space. Raises PushError if the story is empty.
     """
     from gradio_client import Client
 
@@ -63,10 +63,10 @@ def tell(url: str, *, model: str | None = None, length: int = 200, token: str | 
     options: dict[str, Any] = {"verbose": False, "download_files": False, "analytics_enabled": False}
     options |= {"httpx_kwargs": {"timeout": ANSWER_SECONDS}}
     try:
-        # Of None the client would make the saved token, and send it to whoever serves this address.
+        # Given None, the client would send the saved token to whoever serves this address.
         with closing(Client(url, token or False, **options)) as page:
             story, *_ = page.submit(**settings, api_name="/tell").result(TELL_SECONDS)
-    except Exception as error:  # the client raises what the page does, and errors of several libraries
+    except Exception as error:  # the client raises errors of the page and of several libraries
         raise PushError(f"{model or 'the page'} told no story: {error}") from error
     if len(story) <= len(PROMPT):
         raise PushError(f"{model or 'the page'} told nothing after {PROMPT!r}")
@@ -79,6 +79,6 @@ def _wait_for(url: str, page: subprocess.Popen[bytes]) -> None:
         try:
             urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
             return
-        except OSError:  # it is not there yet, or is slow to come up
+        except OSError:  # it has not started yet, or is slow
             time.sleep(0.05)
     raise PushError("the page does not start:")

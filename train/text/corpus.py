@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from model.artifacts import spelled
+from model.artifacts import utf8_safe
 from model.vocab import END, Vocab
 from train.flags import nearest
 from train.text import tales
@@ -160,7 +160,7 @@ def _fingerprinted(plan: Plan, exclude: Corpus | None, digest: Digest) -> dict:
     goes unnoticed. The same holds for the prepared files.
     """
     about = {
-        "name": spelled(plan.name),
+        "name": utf8_safe(plan.name),
         "sources": [_source(path, digest) for path in plan.files],
         "validation_sources": [_source(path, digest) for path in plan.valid],
         "cleaning": plan.cleaning,
@@ -173,7 +173,7 @@ def _fingerprinted(plan: Plan, exclude: Corpus | None, digest: Digest) -> dict:
 
 
 def _source(path: Path, digest: Digest) -> dict:
-    return {"file": spelled(path.name), "bytes": path.stat().st_size, "sha256": digest(path)}
+    return {"file": utf8_safe(path.name), "bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _cached(folder: Path, fingerprint: str, digest: Digest) -> dict | None:
