@@ -349,7 +349,7 @@ def test_another_engine_plugs_in_as_a_module(
     monkeypatch.setitem(sys.modules, "train.export.gguf", types.SimpleNamespace(write=write))
     assert run(small, "--to", "gguf", tmp_path) == 0
     assert (tmp_path / "weights").read_text() == "small"
-    assert capsys.readouterr().out == f"{tmp_path}/weights: 4 bytes\n"  # other files in the folder are not its own
+    assert capsys.readouterr().out == f"{tmp_path}/weights: 5 bytes\n"  # other files in the folder are not its own
 
 
 def test_mistakes_are_one_line(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

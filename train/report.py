@@ -175,7 +175,7 @@ width {shape.width}, hidden {shape.hidden_width}, context {shape.context}, {shap
 | trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
 | took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
-| made by | `{metrics["command"]}` |
+| to train one like it | `{metrics["command"]}` |
 
 Each held-out story is scored symbol by symbol, its closing end mark included where the vocabulary has one, in windows
 of the context that advance by half a context; the sum of nats is divided by the number of symbols.

@@ -34,7 +34,7 @@ from train.run import Run
 from train.text import corpus
 
 PHASES: dict[str, tuple[Any, str]] = {
-    "artifact replacement": (artifacts, "_replace"),
+    "artifact replacement": (artifacts, "_write_folder"),
     "steps": (loop, "take_step"),
     "checkpoint": (checkpoint, "write"),
     "data preparation": (corpus, "_build"),
