@@ -49,7 +49,9 @@ def find_all() -> list[Storyteller]:
     for reason in skipped.values():
         print(f"skipped: {reason}", file=sys.stderr)
     if not storytellers:
-        raise model.ArtifactError(f"no model in {ARTIFACTS}/; train one with: python -m train --preset pocket")
+        raise model.ArtifactError(
+            f"no model in {ARTIFACTS}/; train one with: .venv/bin/python -m train --preset pocket"
+        )
     return storytellers
 
 

@@ -190,7 +190,7 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
 
 def graph_error_text(folder: Path, trouble: str) -> str:
     """Returns the text of an error about a model.onnx: what is wrong with it, and how to write it again."""
-    return f"{folder / GRAPH} {trouble}; write it with: python -m train.export {folder} --to onnx"
+    return f"{folder / GRAPH} {trouble}; write it with: .venv/bin/python -m train.export {folder} --to onnx"
 
 
 def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -24,7 +24,7 @@ EXAMPLES = [  # prompts for a model that has none of its own
     "One rainy day, Tom and his cat",
 ]
 HAS_TORCH = find_spec("torch") is not None
-NEEDS_TORCH = "{name} has no model.onnx, which python -m train.export writes, and PyTorch is not installed"
+NEEDS_TORCH = "{name} has no model.onnx, which .venv/bin/python -m train.export writes, and PyTorch is not installed"
 
 
 class Models:

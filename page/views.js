@@ -10,8 +10,8 @@
 
   views.none = (element, props) => {
     const { folder } = props.value;
-    const train = `python -m train --preset pocket --max-minutes 10 --out ${folder}/pocket`;
-    const commands = `${train}\npython app.py${folder === "artifacts" ? "" : ` --artifacts ${folder}`}`;
+    const train = `make train ARGS="--preset pocket --max-minutes 10 --out ${folder}/pocket"`;
+    const commands = `${train}\nmake app${folder === "artifacts" ? "" : ` ARGS="--artifacts ${folder}"`}`;
     element.firstElementChild.append(
       make("h2", {}, say("none")),
       make("p", {}, say("none_text"), " ", make("code", {}, folder)),

@@ -780,5 +780,5 @@ def test_without_a_model_the_page_says_how_to_train_one(browser, tmp_path):
     save_broken(tmp_path / "models" / "broken")
     with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:
         expect(reader.page.get_by_role("heading", name="No storyteller yet")).to_be_visible()
-        expect(reader.page.get_by_text("python -m train --preset pocket")).to_be_visible()
+        expect(reader.page.get_by_text('make train ARGS="--preset pocket')).to_be_visible()
         expect(reader.page.get_by_role("textbox", name="Models that were skipped")).to_be_visible()

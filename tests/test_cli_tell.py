@@ -132,7 +132,7 @@ def test_a_usage_error_is_one_line(tell, arguments: list[str], message: str) -> 
 
 def test_no_model(tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    expected = "no model in artifacts/; train one with: python -m train --preset pocket"
+    expected = "no model in artifacts/; train one with: .venv/bin/python -m train --preset pocket"
     assert tell("Once") == tell("--list") == (1, "", f"python -m model: error: {expected}\n")
     expected = "nowhere is not a folder; give one that holds a config.json, such as artifacts/pocket"
     assert tell("Once", "--model", "nowhere") == (1, "", f"python -m model: error: {expected}\n")

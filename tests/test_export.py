@@ -159,7 +159,7 @@ def test_a_missing_graph_is_no_error_of_the_artifact(tiny_artifact: Path) -> Non
     assert storyteller.warning is None
     with pytest.raises(ArtifactError) as caught:
         OnnxDecoder(tiny_artifact)
-    fix = f"write it with: python -m train.export {tiny_artifact} --to onnx"
+    fix = f"write it with: .venv/bin/python -m train.export {tiny_artifact} --to onnx"
     assert str(caught.value) == f"{tiny_artifact / 'model.onnx'} is missing; {fix}"
 
 
@@ -196,7 +196,8 @@ def test_without_a_valid_graph_torch_tells_and_one_line_says_why(
     for _ in range(2):
         assert "".join(storyteller.tell("Once", Sampling(length=40, seed=1))) == expected
     assert isinstance(storyteller.decoder(), TorchDecoder)
-    line = f"{folder / 'model.onnx'} {trouble}; write it with: python -m train.export {folder} --to onnx{TOLD_BY_TORCH}"
+    fix = f"write it with: .venv/bin/python -m train.export {folder} --to onnx"
+    line = f"{folder / 'model.onnx'} {trouble}; {fix}{TOLD_BY_TORCH}"
     assert storyteller.warning == line
     assert caplog.record_tuples == [("model.storyteller", logging.WARNING, line)]
 
@@ -217,7 +218,7 @@ def test_a_graph_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> No
     """Either the model was trained again while its graph was made, or somebody copied the graph there."""
     other, weights = tmp_path / "other", artifacts.read(folder).hashes["model.safetensors"]
     artifacts.save(other, **parts() | {"weights": random_weights(GPT, seed=1)})
-    fix = f"write it with: python -m train.export {other} --to onnx"
+    fix = f"write it with: .venv/bin/python -m train.export {other} --to onnx"
     with pytest.raises(ArtifactError) as caught:
         artifacts.add_graph(other, (folder / "model.onnx").read_bytes(), weights)
     trouble = "was made of other weights than model.safetensors holds"
@@ -286,7 +287,9 @@ def test_a_graph_that_costs_too_much_is_not_written(
 ) -> None:
     monkeypatch.setattr(export_onnx, "NATS_TOLERANCE", -1.0)
     assert run(small, "--to", "onnx", "--bits", 8) == 2
-    assert capsys.readouterr().err.endswith(f"write it with: python -m train.export {small} --to onnx --bits 32\n")
+    assert capsys.readouterr().err.endswith(
+        f"write it with: .venv/bin/python -m train.export {small} --to onnx --bits 32\n"
+    )
     assert not (small / "model.onnx").exists()
 
 

@@ -191,7 +191,7 @@ def test_a_build_that_fails_shows_its_last_lines_and_the_rollback_command(
     code, _, err = run(capsys, NAME, "--artifact", tiny_artifact)
     assert code == 1
     shown = [f"  {line}" for line in [*lines[12:30], "HF_TOKEN=(the token)", lines[-1]]]
-    back = f"python -m train.push {NAME} --rollback restores the state before the push"
+    back = f".venv/bin/python -m train.push {NAME} --rollback restores the state before the push"
     assert err.splitlines()[-22:] == [f"error: {URL}: the build failed", *shown, back]
     assert hub.space(NAME).at().parents == (good.oid,)
     hub.spaces.fails = None
@@ -208,7 +208,9 @@ def test_a_page_that_crashes_on_the_hub_shows_its_log(
     hub.spaces.launches, hub.spaces.python = True, str(tmp_path / "python")
     code, _, err = run(capsys, NAME, "--artifact", tiny_onnx)
     assert code == 1
-    assert f"error: {URL}: the page crashed\n  ImportError: no module named gradio\npython -m train.push" in err
+    assert (
+        f"error: {URL}: the page crashed\n  ImportError: no module named gradio\n.venv/bin/python -m train.push" in err
+    )
 
 
 def test_refusals_change_nothing_and_exit_with_2(
@@ -269,7 +271,9 @@ def test_a_pull_request_and_no_wait(
     assert code == 0 and out.endswith(f"proposed: {URL}/discussions/1\n")
     assert hub.space(NAME).at() == before and hub.space(NAME).at("refs/pr/1").parents == (before.oid,)
     assert not any("/logs/" in request for request in hub.requests)
-    assert "the Space must install PyTorch" in out and "python -m train.export artifacts/tiny --to onnx" in out
+    assert (
+        "the Space must install PyTorch" in out and ".venv/bin/python -m train.export artifacts/tiny --to onnx" in out
+    )
 
 
 def test_a_model_is_published_too(

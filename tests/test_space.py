@@ -151,7 +151,7 @@ def test_an_artifact_is_named_or_a_folder(tiny_onnx: Path, tmp_path: Path) -> No
     assert refusal(gather, [tiny_onnx, tmp_path / "tiny"]) == "two artifacts are called tiny; rename one of the folders"
     (tmp_path / "artifacts").mkdir()
     assert refusal(gather, root=tmp_path) == (
-        "there is nothing to push in artifacts/; train a model with: python -m train --preset pocket"
+        "there is nothing to push in artifacts/; train a model with: .venv/bin/python -m train --preset pocket"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_broken_artifact_stops_the_push(tmp_path: Path, tiny_onnx: Path) -> No
         gather([tmp_path / "broken"])
     shutil.copytree(tiny_onnx, tmp_path / "tiny")
     (tmp_path / "tiny" / "model.onnx").unlink()
-    fix = f"write it with: python -m train.export {tmp_path / 'tiny'} --to onnx$"
+    fix = f"write it with: .venv/bin/python -m train.export {tmp_path / 'tiny'} --to onnx$"
     with pytest.raises(ArtifactError, match=fix):  # the page would fall back to PyTorch, which the Space does not have
         gather([tmp_path / "tiny"])
 

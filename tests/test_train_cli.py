@@ -43,6 +43,16 @@ def test_without_arguments_it_prints_one_screen_of_help_without_torch() -> None:
     assert all(name in shown for name in PRESETS)
 
 
+def test_where_only_the_page_is_installed_the_command_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--preset", "debug"])
+    install = ".venv/bin/python -m pip install -r requirements.txt"
+    assert capsys.readouterr() == ("", f"error: torch is not installed: {install}\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

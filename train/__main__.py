@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = fitted(args)
     except ValueError as error:
         parser.error(str(error))
+    except ModuleNotFoundError as error:  # only the page was installed
+        parser.error(f"{error.name} is not installed: .venv/bin/python -m pip install -r requirements.txt")
     chosen = ["--device", "cuda"] if config.device == "cuda" and "--device" not in " ".join(argv) else []
     return run(config, args, reproducing([*argv, *chosen]))
 

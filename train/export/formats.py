@@ -39,6 +39,6 @@ def after_training(folder: Path, sequences: Sequence[Sequence[int]]) -> str:
     try:
         return export_onnx(folder, sequences)
     except ExportError as error:
-        return f"no model.onnx yet: {error}; then: python -m train.export {folder} --to onnx"
+        return f"no model.onnx yet: {error}; then: .venv/bin/python -m train.export {folder} --to onnx"
     except ArtifactError as error:  # its message names the fix
         return f"no model.onnx yet: {error}"

@@ -63,7 +63,7 @@ def write(storyteller: Storyteller, *, bits: int | None = None, sequences: Seque
             raise ArtifactError(
                 f"{storyteller.folder}: 8 bits cost {cost:.2%} more nats per character ({before:.4f} to {after:.4f}); "
                 f"at most {NATS_TOLERANCE:.1%} is allowed; write it with: "
-                f"python -m train.export {storyteller.folder} --to onnx --bits 32"
+                f".venv/bin/python -m train.export {storyteller.folder} --to onnx --bits 32"
             )
         found += f", {cost:+.2%} nats per character on {measured_on}"
     add_graph(storyteller.folder, graph, storyteller.hashes["model.safetensors"])

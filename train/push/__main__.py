@@ -19,7 +19,7 @@ from train.push.errors import HARDWARE, TOKENS, plainly
 from train.push.space import Space, compare, files_of, wait
 
 DONE, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130  # 1: the commit was made, but what follows it failed
-HINT = "A first try: python -m train.push YOU/SPACE --dry-run"
+HINT = "A first try: .venv/bin/python -m train.push YOU/SPACE --dry-run"
 
 
 def build_parser() -> Parser:
@@ -83,7 +83,7 @@ def _checked(args: argparse.Namespace, token: str | None, say: Callable[[str], N
     if contents.need_torch:
         slow = ", ".join(contents.need_torch)
         say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to mend that:")
-        say(f"  python -m train.export artifacts/{contents.need_torch[0]} --to onnx")
+        say(f"  .venv/bin/python -m train.export artifacts/{contents.need_torch[0]} --to onnx")
     for name, story in rehearsal.rehearse(contents).items():
         say(f"{name} tells: {sentence(story)}")
     return contents

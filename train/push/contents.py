@@ -52,7 +52,9 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
     """
     folders = [_find(artifact, root) for artifact in artifacts] or sorted((root / "artifacts").glob("[!.]*/"))
     if not folders:
-        raise PushError("there is nothing to push in artifacts/; train a model with: python -m train --preset pocket")
+        raise PushError(
+            "there is nothing to push in artifacts/; train a model with: .venv/bin/python -m train --preset pocket"
+        )
     files, found, left_out = _page(root), [], []
     for folder in folders:
         contents, storyteller = file_bytes(folder), Storyteller.from_pretrained(folder)

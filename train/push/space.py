@@ -192,7 +192,7 @@ def _wait(space: Space, commit: str) -> hub.SpaceInfo:
             if stage in FAILED_STAGES and (ours or seen_building):
                 reason = f" ({runtime.raw['errorMessage']})" if runtime.raw.get("errorMessage") else ""
                 lines = list(_log(space, build=stage == "BUILD_ERROR"))[-20:]
-                back = f"python -m train.push {space.repo_id} --rollback restores the state before the push"
+                back = f".venv/bin/python -m train.push {space.repo_id} --rollback restores the state before the push"
                 raise PushError("\n".join([f"{space.url}: {FAILED_STAGES[stage]}{reason}", *lines, back]))
             if stage in ("PAUSED", "STOPPED", "DELETING") and late:
                 raise PushError(f"{space.url} is {stage.lower()}: restart it in its settings, {space.url}/settings")
