@@ -45,7 +45,7 @@ class Endpoints:
             model: Name of the model that tells, as `models` lists it; empty for the first of them.
             prompt: How the story begins, up to 4,000 characters; empty for a story from the start.
             length: Characters that the story may have at most, 1 to 4,000. With drafts it ends with a whole sentence.
-            temperature: 0 always takes the likeliest character, 2 is wild.
+            temperature: 0 always takes the likeliest character, 2 is very random.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
@@ -107,7 +107,7 @@ class Endpoints:
         Args:
             model: Name of the model, as `models` lists it; empty for the first of them.
             prompt: The text so far, up to 4,000 characters.
-            temperature: 0 always takes the likeliest character, 2 is wild.
+            temperature: 0 always takes the likeliest character, 2 is very random.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
