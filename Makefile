@@ -42,7 +42,7 @@ $(TOOLS)/uv:
 	$(PYTHON) -m venv .cache/tools
 	$(TOOLS)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9 pip-audit==2.10.1 pip-licenses==5.5.5
 
-lock: $(TOOLS)/uv  ## update requirements.lock: all packages of the Space, with hashes
+lock: $(TOOLS)/uv  ## update requirements.lock: all packages of requirements.txt, with hashes
 	$(TOOLS)/uv pip compile requirements.txt --quiet --generate-hashes --no-annotate --output-file requirements.lock \
 	    --python-version 3.12 --python-platform x86_64-unknown-linux-gnu --custom-compile-command "make lock"
 

@@ -381,7 +381,10 @@ def test_parquet_needs_a_text_column_and_pyarrow(here: Path, monkeypatch: pytest
     assert message.startswith("c.parquet cannot be read as parquet: ")
     assert "\n" not in message
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert refused("a.parquet") == "a.parquet: reading .parquet files needs pyarrow: pip install pyarrow"
+    assert (
+        refused("a.parquet")
+        == "a.parquet: reading .parquet files needs pyarrow: .venv/bin/python -m pip install pyarrow"
+    )
 
 
 def test_a_large_corpus_takes_little_memory_and_time(here: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +110,12 @@ def test_a_dry_run_reads_and_tells_but_changes_nothing(
     assert f"  0 added (0 bytes), 1 changed ({size:,} bytes), 1 deleted (2 bytes)\n" in out
     assert hub.space(NAME).at() == before
     assert {r for r in hub.requests if not r.startswith("GET ")} == {"POST /api/validate-yaml"}
+
+
+def test_a_push_needs_no_pytorch() -> None:
+    """The workflow that pushes from GitHub installs what the page needs, no more."""
+    code = "import sys, train.push.__main__, train.push.rehearsal; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.fixture

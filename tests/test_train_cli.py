@@ -331,7 +331,8 @@ def test_a_missing_tracker_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = write_stories(tmp_path / "stories.txt", 80)
     argv = ["--preset", "debug", "--data", str(text), "--context", "32", "--track", "trackio"]
     assert main([*argv, "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: --track trackio needs the package trackio: pip install trackio\n"
+    install = ".venv/bin/python -m pip install trackio"
+    assert capsys.readouterr().err == f"error: --track trackio needs the package trackio: {install}\n"
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"storyteller-full"}))  # 20 MB: this needs Git LFS

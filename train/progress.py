@@ -67,4 +67,5 @@ def tracker(config: TrainConfig, folder: Path, closing: ExitStack) -> Callable[[
 def require_tracker(config: TrainConfig) -> None:
     """Raises ValueError with the fix if the tracker's package is missing."""
     if config.track != "none" and find_spec(config.track) is None:
-        raise ValueError(f"--track {config.track} needs the package {config.track}: pip install {config.track}")
+        install = f".venv/bin/python -m pip install {config.track}"
+        raise ValueError(f"--track {config.track} needs the package {config.track}: {install}")

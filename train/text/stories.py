@@ -133,7 +133,8 @@ def _parquet(path: Path, progress: Progress) -> Iterator[str]:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise CorpusError(f"{path}: reading .parquet files needs pyarrow: pip install pyarrow") from None
+        install = ".venv/bin/python -m pip install pyarrow"
+        raise CorpusError(f"{path}: reading .parquet files needs pyarrow: {install}") from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
         types = {column.name: str(column.type) for column in table.schema_arrow}
