@@ -14,7 +14,7 @@ from stand_in_hub import ADDRESS, Account, Fault, Hub
 
 from train.push import space as deploy
 from train.push.contents import Contents, PushError, gather
-from train.push.errors import TOKENS, plainly
+from train.push.errors import TOKENS, as_push_errors
 from train.push.space import Space, compare
 
 TOKEN = "hf_" + "Abcdefghij" * 3 + "Klmn"  # belongs to nobody
@@ -67,7 +67,7 @@ def push(space: Space, contents: Contents) -> None:
 
 def refusal(action, *arguments, **options) -> str:
     """Returns the message that the user sees when the action is refused."""
-    with pytest.raises(PushError) as error, plainly(URL):
+    with pytest.raises(PushError) as error, as_push_errors(URL):
         action(*arguments, **options)
     return str(error.value)
 

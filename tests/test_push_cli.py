@@ -266,7 +266,7 @@ def test_a_private_space_stays_what_it_is(
     assert hub.space("ann/hidden").settings["private"] and used == [TOKEN]
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0 and used == [TOKEN, None]
     code, _, err = run(capsys, NAME, "--artifact", tiny_onnx, "--private")
-    assert code == 2 and f"{URL} is there and public: change that in {URL}/settings, or drop --private" in err
+    assert code == 2 and f"{URL} exists and is public: change that in {URL}/settings, or drop --private" in err
 
 
 def test_a_pull_request_and_no_wait(
@@ -334,7 +334,11 @@ def test_a_rollback_of_the_first_push_does_not_wait_for_a_page(
 ) -> None:
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0
     code, out, err = run(capsys, NAME, "--rollback")
-    assert code == 0 and err == "" and out.endswith("there was no page, so there is none to wait for\n")
+    assert (
+        code == 0
+        and err == ""
+        and out.endswith("there was no page before the first push, so there is nothing to wait for\n")
+    )
 
 
 def test_another_page_is_replaced_with_the_flag(
@@ -353,8 +357,8 @@ def test_another_page_is_replaced_with_the_flag(
 @pytest.mark.parametrize(("argv", "message"), [
     (["stories"], "argument user/space: ('stories') must be user/name, as in https://huggingface.co/user/name"),
     ([NAME, "--pull-request", "--hardware", "t4-small"],
-     "--pull-request goes without --hardware: a proposal changes nothing of the Space"),
-    ([NAME, "--rollback", "--dry-run"], "--rollback goes without --dry-run"),
+     "--pull-request cannot be combined with --hardware: a proposal does not change the Space"),
+    ([NAME, "--rollback", "--dry-run"], "--rollback cannot be combined with --dry-run"),
     ([NAME, "--hardware", "zero-a10"], r"argument --hardware: invalid choice: 'zero-a10' \(choose .*zero-a10g.*\)"),
     ([NAME, "--dryrun"], "unknown flag --dryrun; did you mean --dry-run?"),
 ])  # fmt: skip

@@ -199,10 +199,10 @@ def test_a_model_of_another_text_is_replaced_only_when_asked(
 
     other = [*argv, "--data", "other.txt", "--out", "artifacts/mine"]
     assert main(other) == 2
-    mend = "choose another --out, or give --replace"
+    fix = "choose another --out, or give --replace"
     assert capsys.readouterr() == (
         "",
-        f"error: artifacts/mine holds a model of another text (mine.txt, not other.txt); {mend}\n",
+        f"error: artifacts/mine holds a model of another text (mine.txt, not other.txt); {fix}\n",
     )
     assert (tmp_path / "artifacts/mine/config.json").read_bytes() == before
     assert main([*argv, "--data", "./mine.txt"]) == 0  # the same text again
@@ -212,7 +212,7 @@ def test_a_model_of_another_text_is_replaced_only_when_asked(
     capsys.readouterr()
     assert main(other) == 2
     assert capsys.readouterr().err == (
-        f"error: artifacts/mine cannot be read as an artifact (artifacts/mine/stoi.json is missing; {FIX}); {mend}\n"
+        f"error: artifacts/mine cannot be read as an artifact (artifacts/mine/stoi.json is missing; {FIX}); {fix}\n"
     )
 
 

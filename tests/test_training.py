@@ -493,8 +493,8 @@ def test_only_a_run_that_earns_it_back_compiles(
 
 def test_a_model_that_no_step_changed_is_not_written(config: TrainConfig, tmp_path: Path) -> None:
     run = Run(config, corpus.prepare(config.data, cache=tmp_path / "cache"), tmp_path / "checkpoint")
-    mend = "there is no model to keep: give more --steps or --max-minutes, or a lower --lr"
-    with pytest.raises(ValueError, match=f"^none of 0 steps changed the weights, so {mend}$"):
+    fix = "there is no model to keep: give more --steps or --max-minutes, or a lower --lr"
+    with pytest.raises(ValueError, match=f"^none of 0 steps changed the weights, so {fix}$"):
         finish(run, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
 

@@ -119,14 +119,14 @@ def require_same_text(out: Path, data: str) -> None:
     """Raises ValueError where `out` holds a model of another text than `data`, or a damaged one."""
     if not (out / "config.json").exists():
         return
-    mend = "choose another --out, or give --replace"
+    fix = "choose another --out, or give --replace"
     try:
         theirs = read(out).metrics.get("data", {})
     except ArtifactError as error:
-        raise ValueError(f"{out} cannot be read as an artifact ({error}); {mend}") from error
+        raise ValueError(f"{out} cannot be read as an artifact ({error}); {fix}") from error
     name = theirs.get("corpus") or Path(theirs.get("name", "")).name
     if name != Path(data).name:
-        raise ValueError(f"{out} holds a model of another text ({name}, not {Path(data).name}); {mend}")
+        raise ValueError(f"{out} holds a model of another text ({name}, not {Path(data).name}); {fix}")
 
 
 def reproducing(argv: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from model.hub import LOGIN, REPO, upload
 from train.flags import Parser
 from train.push import rehearsal
 from train.push.contents import Contents, PushError, check, gather
-from train.push.errors import HARDWARE, TOKENS, plainly
+from train.push.errors import HARDWARE, TOKENS, as_push_errors
 from train.push.space import Space, compare, files_of, wait
 
 DONE, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130  # 1: the commit was made, but what follows it failed
@@ -26,19 +26,19 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m train.push", description=__doc__.splitlines()[0], epilog=HINT)
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
-    add("space", metavar="user/space", type=_repo, help="the Space on the Hub; it is made if there is none")
-    add("--artifact", **several, metavar="NAME", help="of artifacts/, or folders (default: those worth it)")
+    add("space", metavar="user/space", type=_repo, help="the Space on the Hub; created if it does not exist")
+    add("--artifact", **several, metavar="NAME", help="names in artifacts/, or folders (default: all but trials)")
     names = [hardware.value for hardware in SpaceHardware]
-    add("--hardware", choices=names, metavar="NAME", help=f"where it runs (a new Space: {HARDWARE}; else: as it is)")
+    add("--hardware", choices=names, metavar="NAME", help=f"hardware (default: {HARDWARE} for a new Space)")
     add("--private", action="store_true", help="a new Space that only you can see")
     add("--message", default="Push the page and its models", help="of the commit (default: %(default)s)")
     add("--model", metavar="user/name", type=_repo, help="publish the first artifact as a model repository as well")
     add("--dry-run", action="store_true", help="check everything and say what would change; change nothing")
     add("--pull-request", action="store_true", help="propose the change as a pull request; nothing is built")
-    add("--replace", action="store_true", help="put this page in place of another one that the Space holds")
-    add("--yes", action="store_true", help="publish models that the Space does not have yet without asking")
+    add("--replace", action="store_true", help="replace the page of another program in the Space")
+    add("--yes", action="store_true", help="do not ask before publishing models that are new to the Space")
     add("--no-wait", action="store_true", help="do not wait for the build")
-    add("--rollback", action="store_true", help="put back what was there before the last push, and nothing else")
+    add("--rollback", action="store_true", help="restore the state before the last push; nothing else is done")
     return parser
 
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     token, code = get_token(), REFUSED
 
     def say(text: str, file: TextIO | None = None) -> None:
-        """Prints a line without the token, whatever a log or an error brings."""
+        """Prints a line, with the token removed."""
         print(text.replace(token, "(the token)") if token else text, file=file, flush=True)
 
     try:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PushError(f"there is no token: {LOGIN} ({TOKENS}, with write access)")
         space = Space(args.space, token, say)
         contents = None if args.rollback else _checked(args, token, say)
-        with plainly(space.url):
+        with as_push_errors(space.url):
             commit = _push(args, contents, space) if contents else _roll_back(space)
             code = BROKEN if commit else REFUSED
             if contents and args.model and not args.dry_run:
@@ -70,19 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error}", sys.stderr)
         return code
     except KeyboardInterrupt:
-        say("interrupted; the Hub holds the old state or the new one, never half of it", sys.stderr)
+        say("interrupted: the Hub has the old state or the new one, nothing in between", sys.stderr)
         return INTERRUPTED
 
 
 def _checked(args: argparse.Namespace, token: str | None, say: Callable[[str], None]) -> Contents:
-    """Stage 1: all that can be known without the Hub."""
+    """Stage 1: all checks that do not need the Hub."""
     contents = gather(args.artifact)
     check(contents, token)
     for line in (*contents.described, *contents.left_out):
         say(line)
     if contents.need_torch:
         slow = ", ".join(contents.need_torch)
-        say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to mend that:")
+        say(f"without a model.onnx ({slow}) the Space must install PyTorch, which takes minutes; to avoid that:")
         say(f"  .venv/bin/python -m train.export artifacts/{contents.need_torch[0]} --to onnx")
     for name, story in rehearsal.rehearse(contents).items():
         say(f"{name} tells: {sentence(story)}")
@@ -90,8 +90,8 @@ def _checked(args: argparse.Namespace, token: str | None, say: Callable[[str], N
 
 
 def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | None:
-    """Stage 2; the commit, or None where there is nothing to commit or --dry-run forbids it."""
-    with plainly(f"{space.url}: README.md"):  # before anything is made: the client does so too, but with the commit
+    """Stage 2. Returns the commit, or None if there is nothing to commit or with --dry-run."""
+    with as_push_errors(f"{space.url}: README.md"):  # before the Space is created
         RepoCard(contents.files["README.md"].decode()).validate(repo_type="space")
     head = space.head()
     changes = compare(contents.files, head)
@@ -99,7 +99,7 @@ def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | N
     for line in changes.lines():
         space.say(f"  {line}")
     if head and args.private and not head.private:
-        raise PushError(f"{space.url} is there and public: change that in {space.url}/settings, or drop --private")
+        raise PushError(f"{space.url} exists and is public: change that in {space.url}/settings, or drop --private")
     if head and not args.replace and not args.pull_request:
         space.require_ours(changes)
     hardware = args.hardware or (None if head else HARDWARE)
@@ -126,12 +126,12 @@ def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | N
 
 
 def _confirm(contents: Contents, head: SpaceInfo | None) -> None:
-    """Asks before unnamed models are published that the Space lacks. Raises PushError unless the answer is yes."""
+    """Asks before models are published that are new to the Space. Raises PushError unless the answer is yes."""
     there = {path.split("/")[1] for path in files_of(head) if path.startswith("artifacts/")}
     new = ", ".join(name for name in contents.artifacts if name not in there)
     if not new:
         return
-    if not sys.stdin.isatty():
+    if not (sys.stdin and sys.stdin.isatty()):
         raise PushError(f"the Space does not have {new} yet: give --yes to publish them, or choose with --artifact")
     try:
         answer = input(f"the Space does not have {new} yet: publish them? [y/N] ")
@@ -148,19 +148,19 @@ def _roll_back(space: Space) -> str:
 
 
 def _publish(args: argparse.Namespace, contents: Contents, token: str | None, space: Space) -> None:
-    """The first artifact as a model repository, as private as the Space and, like its page, perhaps only proposed."""
+    """Publishes the first artifact as a model repository; --private and --pull-request apply to it too."""
     name, folder = contents.artifacts[0], f"artifacts/{contents.artifacts[0]}/"
     files = {path.removeprefix(folder): data for path, data in contents.files.items() if path.startswith(folder)}
     options = {"private": args.private or None, "token": token, "create_pr": args.pull_request}
-    with plainly(f"{space.api.endpoint}/{args.model}"):
+    with as_push_errors(f"{space.api.endpoint}/{args.model}"):
         url = upload(files, args.model, commit_message=f"Upload {name}", **options)
     space.say(f"{'proposed' if args.pull_request else 'published'} {name}: {url}")
 
 
 def _watch(space: Space, commit: str, token: str | None, contents: Contents | None) -> None:
-    """Stage 3: the build, and a sentence from the page on the Hub; after a rollback there may be no page."""
+    """Stage 3: follows the build, then asks the page on the Hub for a story. After a rollback there may be no page."""
     if contents is None and "app.py" not in files_of(space.head()):
-        space.say("before the first push there was no page, so there is none to wait for")
+        space.say("there was no page before the first push, so there is nothing to wait for")
         return
     info = wait(space, commit)
     model = contents.artifacts[0] if contents else None
@@ -169,7 +169,7 @@ def _watch(space: Space, commit: str, token: str | None, contents: Contents | No
 
 
 def sentence(story: str) -> str:
-    """The first sentence of a story, or its start where that has no end."""
+    """Returns the first sentence of a story, or its start if no sentence ends."""
     match = re.match(r".+?[.!?](?=[\"\s]|$)\"?", story, re.DOTALL)
     return " ".join((match[0] if match else f"{story} ...").split())
 
@@ -181,12 +181,12 @@ def _repo(name: str) -> str:
 
 
 def _check_flags(parser: Parser, args: argparse.Namespace) -> None:
-    """Refuses flags that do not go together."""
+    """Refuses flags that cannot be combined."""
     for name in ("artifact", "hardware", "private", "model", "dry_run", "pull_request", "replace"):
         if args.rollback and getattr(args, name):
-            parser.error(f"--rollback goes without --{name.replace('_', '-')}")
+            parser.error(f"--rollback cannot be combined with --{name.replace('_', '-')}")
     if args.pull_request and args.hardware:
-        parser.error("--pull-request goes without --hardware: a proposal changes nothing of the Space")
+        parser.error("--pull-request cannot be combined with --hardware: a proposal does not change the Space")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a Space holds: app.py and page/, model/, chosen artifacts, lean requirements, README; all checked offline."""
+"""The files of a Space: app.py, page/, model/, artifacts, the page's requirements, README; all checked offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.storyteller import Storyteller, ranked, untrained
 from train.flags import nearest
 
 ROOT = Path(__file__).parents[2]
-OWNED = ("model/", "page/", "artifacts/")  # in these folders of a Space, what is not pushed is stale
+OWNED = ("model/", "page/", "artifacts/")  # in these folders of a Space, a file that is not pushed is deleted
 SECRETS = {
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})\b",
@@ -27,14 +27,14 @@ SECRETS = {
 
 
 class PushError(Exception):
-    """This cannot be pushed, or was not; the message says why and what to do."""
+    """The push is refused or failed. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a Space will hold: bytes by path, the names of the artifacts in it, and of those that need torch.
+    """What a Space will hold: bytes by path, the names of its artifacts, and the names of those that need torch.
 
-    `described` has a line for each artifact, `left_out` one for each that is not worth publishing.
+    `described` has a line about each artifact, and `left_out` a line about each that is not published.
     """
 
     files: dict[str, bytes]
@@ -45,10 +45,11 @@ class Contents:
 
 
 def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
-    """Reads all that is pushed, each artifact checked: the named ones, or those in artifacts/ that are worth it.
+    """Reads all files to push, and checks each artifact.
 
-    An artifact is a name in artifacts/ or the path of a folder. Without names `debug` and what has learned almost
-    nothing are left out, and the order is that of the page. Raises PushError; for a broken artifact ArtifactError.
+    `artifacts` are names in artifacts/ or paths of folders. Without them, all of artifacts/ is pushed in the order of
+    the page, except trials of the preset `debug` and models that have learned almost nothing. Raises PushError, and
+    ArtifactError for a broken artifact.
     """
     folders = [_find(artifact, root) for artifact in artifacts] or sorted((root / "artifacts").glob("[!.]*/"))
     if not folders:
@@ -68,7 +69,7 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
         found.append(storyteller)
         files |= {f"artifacts/{storyteller.name}/{name}": data for name, data in contents.items()}
     if not found:
-        raise PushError("\n".join(["there is nothing worth a push in artifacts/", *left_out]))
+        raise PushError("\n".join(["artifacts/ has no model to push unless you name it", *left_out]))
     default = read_default(root / "artifacts")
     if default in [storyteller.name for storyteller in found]:
         files[f"artifacts/{DEFAULT}"] = f"{default}\n".encode()
@@ -82,7 +83,7 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
 
 
 def _unfit(storyteller: Storyteller) -> str:
-    """Why an artifact is not pushed unless it is named; "" for one that is."""
+    """Returns why an artifact is pushed only if it is named; "" if it is pushed anyway."""
     if storyteller.metrics.get("preset") == "debug":
         return "a trial of the preset debug"
     if untrained(storyteller.metrics, storyteller.config.vocab_size):
@@ -91,7 +92,7 @@ def _unfit(storyteller: Storyteller) -> str:
 
 
 def _described(storyteller: Storyteller, files: Mapping[str, bytes]) -> str:
-    """The line of a model that is published: its name, size, text and loss."""
+    """Returns a line about a model that is published: its name, size, text and loss."""
     metrics, text = storyteller.metrics, storyteller.metrics.get("data", {}).get("name", "unknown text")
     size = sum(len(data) for path, data in files.items() if path.startswith(f"artifacts/{storyteller.name}/"))
     loss = f"{metrics['nats_per_character']:.4f} nats per character on {storyteller.evaluated_on[0] or 'unknown text'}"
@@ -108,19 +109,19 @@ def check(contents: Contents, token: str | None = None) -> None:
 
 
 def secrets(data: bytes, token: str | None = None) -> list[str]:
-    """What of `data` nobody should read: known forms of keys, or `token` itself."""
+    """Returns which secrets `data` contains: known forms of keys, or `token` itself."""
     if token and token.encode() in data:
         return ["the token of this login"]
     return [what for what, pattern in SECRETS.items() if re.search(pattern, data)]
 
 
 def front_matter(readme: str) -> dict[str, Any]:
-    """The settings of a Space at the head of its README. Raises ValueError, TypeError or YAMLError."""
+    """Returns the settings of a Space from its README. Raises ValueError, TypeError or YAMLError."""
     return RepoCard(readme).data.to_dict()
 
 
 def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
-    """What would break a Space of these files; all else in the front matter the Hub judges, before the commit."""
+    """Yields what would break a Space with these files. The Hub itself checks all other fields before the commit."""
     try:
         fields = front_matter(files["README.md"].decode())
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -146,7 +147,7 @@ def _find(artifact: str | Path, root: Path) -> Path:
 
 
 def _requirements(root: Path, need_torch: bool) -> bytes:
-    """requirements-page.txt, and the pin of torch where a model without a graph needs it."""
+    """Returns requirements-page.txt, with the pin of torch if a model without a graph needs it."""
     text = (root / "requirements-page.txt").read_text(encoding="utf-8")
     if need_torch:
         text += re.search(r"^torch==.*\n", (root / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)[0]
@@ -154,7 +155,7 @@ def _requirements(root: Path, need_torch: bool) -> bytes:
 
 
 def _page(root: Path) -> dict[str, bytes]:
-    """app.py, and page/ and model/ with all that lies in them."""
+    """Returns app.py and all files of page/ and model/, except hidden ones and caches."""
     paths = [root / "app.py", *(root / "page").rglob("*"), *(root / "model").rglob("*")]
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     return {path: data for path, data in files.items() if not re.search(r"(^|/)(\.|__pycache__/)", path)}

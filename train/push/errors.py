@@ -28,7 +28,7 @@ FIXES = {  # by status; 0 means no answer, and 500 also covers all higher ones
 
 
 @contextmanager
-def plainly(url: str) -> Iterator[None]:
+def as_push_errors(url: str) -> Iterator[None]:
     """Turns errors of the Hub's client in this block into a PushError that names `url` and the fix."""
     try:
         yield

@@ -57,7 +57,7 @@ def compare(files: Mapping[str, bytes], info: hub.SpaceInfo | None) -> Changes:
 
 
 class Space:
-    """A Gradio Space, named user/space. Its methods raise the errors of the Hub's client: see `errors.plainly`."""
+    """A Gradio Space, named user/space. Its methods raise the Hub client's errors: see `as_push_errors`."""
 
     def __init__(self, repo_id: str, token: str | None, say: Callable[[str], None] = print) -> None:
         self.repo_id, self.say = repo_id, say
