@@ -128,13 +128,13 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
 
 
 def read_default(folder: str | Path) -> str | None:
-    """The name in the file `default` of a folder of artifacts; None without the file, or where it is empty."""
+    """Returns the name in the file `default` of a folder of artifacts; None if there is no file or it is empty."""
     path = Path(folder) / DEFAULT
     return read_file(path, limit=MIB).decode(errors="replace").strip() or None if path.is_file() else None
 
 
 def write_default(folder: str | Path, name: str) -> str:
-    """Makes an artifact of this folder, given by its name or its path, the one that the page opens with; its name.
+    """Makes the page open with an artifact of this folder, given by its name or its path. Returns its name.
 
     Raises ArtifactError where there is no such artifact, or it cannot be read.
     """

@@ -227,7 +227,7 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
 
 
 def ranked(storytellers: Sequence[Storyteller], default: str | None = None) -> list[Storyteller]:
-    """Storytellers in the order of `find`; `default` is the name of the first."""
+    """Sorts storytellers as `find` does. `default` is the name of the one to put first."""
     shared = Counter(storyteller.evaluated_on for storyteller in storytellers)
 
     def place(storyteller: Storyteller) -> tuple[bool, int, tuple[str, str], float]:
@@ -238,7 +238,7 @@ def ranked(storytellers: Sequence[Storyteller], default: str | None = None) -> l
 
 
 def evaluated_on(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and SHA-256 of the text that a model's loss was measured on, "" where metrics.json does not say.
+    """Returns name and SHA-256 of the text that a model's loss was measured on; "" for what metrics.json lacks.
 
     Models with the same pair can be compared by their losses.
     """

@@ -485,8 +485,8 @@ def test_only_a_run_that_earns_it_back_compiles(
     assert loop.wants_compiling(run) == compiles
     assert torch.equal(torch.get_rng_state(), drawn)  # dropout draws the same with and without
     said = (
-        "not compiled: compiling takes minutes, and a run of less than about 10 minutes does not earn that back; "
-        "--compile does it all the same\n"
+        "not compiled: compiling takes minutes, and a run of less than 10 minutes does not save that time; "
+        "--compile compiles anyway\n"
     )
     assert capsys.readouterr().err.endswith(said) == (not compiles and config.compile is None)
 

@@ -71,7 +71,7 @@ def finish(run: Run, out: Path, command: str) -> None:
 
 
 def summary(out: Path, metrics: dict[str, Any], symbols: int, story: str) -> str:
-    """What a run says at its end: the figures, what they mean, a story, and what to do next."""
+    """Returns what a run prints at its end: the figures, what they mean, a story, and the next commands."""
     nats, figures = metrics["nats_per_character"], metrics["evaluation"]
     advice = ""
     if untrained(metrics, symbols):
@@ -93,7 +93,7 @@ Open the page:  .venv/bin/python app.py{page_of(out)}"""
 
 
 def page_of(out: Path) -> str:
-    """The flag with which the page shows this artifact, where it lies elsewhere than in artifacts/."""
+    """Returns the flag with which the page shows this artifact; "" if it is in artifacts/, where the page looks."""
     here = Path(__file__).parents[1] / "artifacts"
     return "" if out.resolve().parent == here.resolve() else f" --artifacts {shlex.quote(str(out.parent))}"
 
@@ -117,7 +117,10 @@ def held_out(run: Run) -> tuple[list[Any], str]:
 
 
 def held_out_sha256(run: Run) -> str:
-    """The SHA-256 of the held-out file; of several files that of their hashes. Losses on the same are comparable."""
+    """Returns the SHA-256 of the held-out file, or of the hashes of several files.
+
+    Models with the same value were scored on the same text.
+    """
     config, sources = run.config, run.text.report
     hashes = [source["sha256"] for source in sources["validation_sources"] or sources["sources"]]
     if config.cleaning == "classic" and config.valid:

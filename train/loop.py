@@ -131,20 +131,23 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
 
 
 def wants_compiling(run: Run) -> bool:
-    """Whether to compile: as the settings say, or else on CUDA always and elsewhere in a run that earns it back."""
+    """Returns whether to compile the step.
+
+    --compile and --no-compile decide. Otherwise a GPU always compiles, and a CPU if the rest of the run is long enough.
+    """
     if run.over() or run.config.compile is False:
         return False
     if run.config.compile or run.device.type == "cuda":
         return True
     earns = run.ranks.broadcast(seconds_left(run) >= EARNED_BACK)
     if not earns:
-        limit = f"a run of less than about {EARNED_BACK / 60:.0f} minutes does not earn that back"
-        run.ranks.say(f"not compiled: compiling takes minutes, and {limit}; --compile does it all the same")
+        limit = f"a run of less than {EARNED_BACK / 60:.0f} minutes does not save that time"
+        run.ranks.say(f"not compiled: compiling takes minutes, and {limit}; --compile compiles anyway")
     return earns
 
 
 def seconds_left(run: Run) -> float:
-    """An estimate of how long the rest of the run takes without compiling: its budget, or its steps times one step."""
+    """Estimates how long the rest of the run takes without compiling: its budget, or its steps times one step."""
     config = run.config
     left = math.inf if config.max_minutes is None else 60 * config.max_minutes - run.seconds
     if config.steps:
@@ -158,7 +161,9 @@ def seconds_left(run: Run) -> float:
 
 
 def compile_step(run: Run) -> None:
-    run.ranks.say("compiling the step: about a minute, on a busy machine up to five; the clock starts after it")
+    run.ranks.say(
+        "compiling the step: this takes about a minute, or up to five on a busy machine; --max-minutes starts after it"
+    )
     began, sources = time.monotonic(), list(dict.fromkeys((run.short, run.batches)))
     if reason := run.step.objective.compile(sources, run.step.parameters.list):
         run.ranks.say(f"not compiled ({reason}): steps are slower; install a C++ compiler, or give --no-compile")

@@ -140,18 +140,19 @@ def commit() -> str | None:
 
 
 def sample(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
-    """A story told by the network, with its prompt: the one that the card and the end of a run show."""
+    """Tells the story, with its prompt, that the card and the end of a run show."""
     prompt = prompt_of(metrics)
     teller = DraftTeller(vocab, prompt, SAMPLE, network.config.context)
     return prompt + "".join(story_pieces(teller, TorchDrafts(network)))
 
 
 def prompt_of(metrics: dict[str, Any]) -> str:
+    """Returns the prompt of the sample: the first of the corpus's own prompts, or the usual one."""
     return metrics.get("prompts", [SAMPLE_PROMPT])[0]
 
 
 def telling(model: str, prompt: str = SAMPLE_PROMPT) -> str:
-    """The command that tells a story with a model."""
+    """Returns the command that tells a story with a model."""
     return f".venv/bin/python -m model {shlex.quote(prompt)} --model {shlex.quote(model)} --seed {SAMPLE.seed}"
 
 
