@@ -66,11 +66,11 @@ screenshots: .venv/dev.stamp  ## docs/page-*.png, taken in Chromium with the mod
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 
-# Python compiles a module when it is first imported: to compile all of them now would take longer than the page does.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -r
 
+# Python compiles the modules that the page imports at its first start. To compile all of them here would take longer.
 .venv/app.stamp: requirements-page.txt | .venv/bin/python
-	$(INSTALL) requirements-page.txt
+	$(INSTALL) requirements-page.txt --no-compile
 	touch $@
 
 .venv/train.stamp: requirements.txt | .venv/bin/python
@@ -81,7 +81,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no
 	$(INSTALL) requirements-dev.txt
 	touch .venv/app.stamp .venv/train.stamp $@
 
-# The checkpoint of a run that finished serves nothing more; that of an unfinished one does.
+# Removes the checkpoints of finished runs too. An unfinished run needs its checkpoint to go on.
 clean:  ## remove everything that these commands made, except trained models
 	for file in artifacts/.*.run/checkpoint.safetensors; do \
 	    if grep -aqs 'finished\\": true' "$$file"; then rm -rf "$${file%/*}"; fi; done
