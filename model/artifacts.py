@@ -130,20 +130,26 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
 def read_default(folder: str | Path) -> str | None:
     """Returns the name in the file `default` of a folder of artifacts; None if there is no file or it is empty."""
     path = Path(folder) / DEFAULT
-    return read_file(path, limit=MIB).decode(errors="replace").strip() or None if path.is_file() else None
+    lines = read_file(path, limit=MIB).decode(errors="replace").split("\n") if path.is_file() else [""]
+    return lines[0].strip()[:255] or None
 
 
 def write_default(folder: str | Path, name: str) -> str:
     """Makes the page open with an artifact of this folder, given by its name or its path. Returns its name.
 
-    Raises ArtifactError where there is no such artifact, or it cannot be read.
+    Raises ArtifactError if there is no such artifact, or if the file `default` cannot be written.
     """
     folder, given = Path(folder), Path(name)
     chosen = folder / given.name if given.parent in (Path(), folder) else given
     if chosen.parent != folder or chosen.name.startswith("."):
-        raise ArtifactError(f"default ({name}) must be the name of a model in {folder}/")
+        raise ArtifactError(f"default ({name!r}) must be the name of a model in {folder}/")
     read(chosen)
-    (folder / DEFAULT).write_text(f"{chosen.name}\n", encoding="utf-8")
+    new = folder / f".{DEFAULT}.new"
+    try:
+        new.write_text(f"{chosen.name}\n", encoding="utf-8")
+        new.replace(folder / DEFAULT)  # so that a reader never sees half of it
+    except OSError as error:
+        raise ArtifactError(f"{folder / DEFAULT} cannot be written ({error.strerror}); move it away") from error
     return chosen.name
 
 

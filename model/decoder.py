@@ -154,7 +154,7 @@ class OnnxGraph:
         try:
             import onnxruntime
         except ImportError as error:
-            path, fix = folder / GRAPH, "install it with: pip install onnxruntime"
+            path, fix = folder / GRAPH, "install it with: .venv/bin/python -m pip install -r requirements-page.txt"
             raise ArtifactError(f"{path} needs ONNX Runtime, which cannot be imported ({error}); {fix}") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # log nothing: errors are raised

@@ -185,5 +185,5 @@ def _finite_int(text: str) -> int:
 
 
 def file_error(path: Path, trouble: str) -> ArtifactError:
-    """Returns the error that `path` has this trouble, with the fix."""
+    """Returns the error that `path` has this problem, with the fix."""
     return ArtifactError(f"{path} {trouble}; {FIX}")

@@ -208,7 +208,7 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
 
     The one that the file `default` names comes first. The others are grouped by the text that they were evaluated on,
     because losses on different texts cannot be compared: first the text that most of them share, and for each text the
-    lowest loss first. Hidden folders are ignored. A missing `folder` counts as empty.
+    lowest loss first. Trials (see `trial`) come last. Hidden folders are ignored. A missing `folder` counts as empty.
     """
     found, skipped = [], {}
     for path in sorted(Path(folder).glob("[!.]*/")):
@@ -220,7 +220,9 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
     try:
         default = read_default(folder)
         if default is not None and default not in [storyteller.name for storyteller in found]:
-            raise ArtifactError(f"{Path(folder) / DEFAULT} names {default}, which is no model here; {CHOOSE_DEFAULT}")
+            raise ArtifactError(
+                f"{Path(folder) / DEFAULT} names {default!r}, but there is no such model; {CHOOSE_DEFAULT}"
+            )
     except ArtifactError as error:
         skipped[DEFAULT] = utf8_safe(str(error))
     return ranked(found, default), skipped
@@ -228,13 +230,23 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
 
 def ranked(storytellers: Sequence[Storyteller], default: str | None = None) -> list[Storyteller]:
     """Sorts storytellers as `find` does. `default` is the name of the one to put first."""
-    shared = Counter(storyteller.evaluated_on for storyteller in storytellers)
+    trials = {storyteller.name for storyteller in storytellers if trial(storyteller)}
+    shared = Counter(storyteller.evaluated_on for storyteller in storytellers if storyteller.name not in trials)
 
-    def place(storyteller: Storyteller) -> tuple[bool, int, tuple[str, str], float]:
-        text = storyteller.evaluated_on
-        return storyteller.name != default, -shared[text], text, storyteller.metrics["nats_per_character"]
+    def place(storyteller: Storyteller) -> tuple[bool, bool, int, tuple[str, str], float]:
+        name, text = storyteller.name, storyteller.evaluated_on
+        return name != default, name in trials, -shared[text], text, storyteller.metrics["nats_per_character"]
 
     return sorted(storytellers, key=place)
+
+
+def trial(storyteller: Storyteller) -> str:
+    """Returns why a model is only a trial, which comes last and is pushed only by name; "" if it is none."""
+    if storyteller.metrics.get("preset") == "debug":
+        return "a trial of the preset debug"
+    if untrained(storyteller.metrics, storyteller.config.vocab_size):
+        return f"{storyteller.metrics['nats_per_character']:.4f} nats per character: it has learned almost nothing"
+    return ""
 
 
 def evaluated_on(metrics: Mapping[str, Any]) -> tuple[str, str]:

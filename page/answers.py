@@ -61,7 +61,7 @@ class Answers:
         """How much a head attends to each character before `index` of a text. Layers and heads count from 1."""
         storyteller = self.models.storyteller(model)
         if not HAS_TORCH:
-            raise Refusal("attention needs PyTorch: install it with pip install torch", "layer")
+            raise Refusal("attention needs PyTorch: .venv/bin/python -m pip install -r requirements.txt", "layer")
         text = check_text("text", text)
         index = check_whole("index", index, 0, len(text))
         config = storyteller.config

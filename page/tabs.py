@@ -186,7 +186,7 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
 
 
 def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refusal: gr.HTML) -> None:
-    """Where one head of the network looks; it takes PyTorch."""
+    """Where one head of the network looks; it needs PyTorch."""
     with gr.Accordion(WORDS("attention"), open=False):
         most_layers = max(it.config.layers * it.config.loops for it in answers.models.storytellers.values())
         most_heads = max(it.config.heads for it in answers.models.storytellers.values())
@@ -207,7 +207,7 @@ def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refus
             **LOOKING,
         )
         gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
-        colours.change(js="() => null", outputs=attention, **HERE)  # which was of another text
+        colours.change(js="() => null", outputs=attention, **HERE)  # it belonged to another text
 
 
 def compare_tab(answers: Answers, settings: Settings) -> None:
@@ -251,6 +251,10 @@ def training_tab(models: Models) -> None:
     scale = gr.Radio(
         [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"
     )
-    runs = [{"name": name, "log": it.log, "metrics": it.metrics} for name, it in models.storytellers.items()]
+    runs = [
+        # "ran" has the paths of the machine that trained the model
+        {"name": name, "log": it.log, "metrics": {key: value for key, value in it.metrics.items() if key != "ran"}}
+        for name, it in models.storytellers.items()
+    ]
     curves = view("training", "linear", runs=runs)
     scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)

@@ -238,7 +238,7 @@ def test_without_onnxruntime_torch_tells(tiny_onnx: Path, monkeypatch: pytest.Mo
     storyteller = model.load(tiny_onnx)
     assert isinstance(storyteller.decoder(), TorchDecoder)
     assert "needs ONNX Runtime, which cannot be imported" in storyteller.warning
-    assert "install it with: pip install onnxruntime" in storyteller.warning
+    assert "install it with: .venv/bin/python -m pip install -r requirements-page.txt" in storyteller.warning
 
 
 # The command.
@@ -337,7 +337,7 @@ def test_without_onnx_the_fix_is_named(
     monkeypatch.delattr(sys.modules["train.export"], "onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run(small, "--to", "onnx") == 2
-    install = ".venv/bin/python -m pip install onnx"
+    install = ".venv/bin/python -m pip install -r requirements.txt"
     assert capsys.readouterr().err == f"error: --to onnx needs onnx, which is not installed: {install}\n"
     assert export.after_training(small, []).startswith("no model.onnx yet: --to onnx needs onnx")
 

@@ -244,18 +244,23 @@ def test_losses_on_different_texts_are_not_compared(tmp_path: Path) -> None:
     ):
         artifacts.save(tmp_path / name, **evaluated(nats, text, sha256))
     artifacts.save(tmp_path / "odd", **parts(nats=0.2))
-    assert [it.name for it in find(tmp_path)[0]] == ["good", "fair", "odd", "toy", "namesake"]
+    for number in range(3):  # trials come last, however many share a text
+        made = evaluated(0.1, "toy.txt", "4")
+        made["metrics"] |= {"preset": "debug"} if number else {"nats_per_character": 4.5}
+        artifacts.save(tmp_path / f"trial{number}", **made)
+    trials = ["trial1", "trial2", "trial0"]
+    assert [it.name for it in find(tmp_path)[0]] == ["good", "fair", "odd", "toy", "namesake", *trials]
     assert model.load(tmp_path / "good").evaluated_on == ("valid.txt", "2")
     assert model.load(tmp_path / "odd").evaluated_on == ("", "")
 
     assert model.write_default(tmp_path, str(tmp_path / "toy")) == "toy"
     assert (tmp_path / "default").read_text() == "toy\n"
-    assert [it.name for it in find(tmp_path)[0]] == ["toy", "good", "fair", "odd", "namesake"]
+    assert [it.name for it in find(tmp_path)[0]] == ["toy", "good", "fair", "odd", "namesake", *trials]
     shutil.rmtree(tmp_path / "toy")
     storytellers, skipped = find(tmp_path)
-    assert [it.name for it in storytellers] == ["good", "fair", "odd", "namesake"]
+    assert [it.name for it in storytellers] == ["good", "fair", "odd", "namesake", *trials]
     choose = "choose one with: .venv/bin/python -m model --default NAME"
-    assert skipped == {"default": f"{tmp_path}/default names toy, which is no model here; {choose}"}
+    assert skipped == {"default": f"{tmp_path}/default names 'toy', but there is no such model; {choose}"}
     for name in ("toy", "../toy", ".hidden", "good/.."):
         with pytest.raises(model.ArtifactError):
             model.write_default(tmp_path, name)

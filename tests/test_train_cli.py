@@ -179,6 +179,7 @@ def test_a_text_of_the_user_s_has_a_folder_of_its_name(tmp_path: Path) -> None:
         ("texts/my stories.txt", "artifacts/my-stories"),
         (str(tmp_path / "my.tales"), "artifacts/my.tales"),
         (".hidden.txt", "artifacts/hidden"),
+        ("default.txt", "artifacts/own"),  # the file of that name chooses the page's model
         ("...", "artifacts/own"),
     ):
         assert str(default_out(settings("--preset", "pocket", "--data", data))) == out
@@ -208,6 +209,17 @@ def test_a_model_of_another_text_is_replaced_only_when_asked(
     assert main([*argv, "--data", "./mine.txt"]) == 0  # the same text again
     assert main([*other, "--replace"]) == 0
     assert model.load("artifacts/mine").metrics["data"]["name"] == "other.txt"
+    (tmp_path / "folder").mkdir()
+    write_stories(tmp_path / "folder/other.txt", 40, seed=3)
+    write_stories(tmp_path / "tinystories", 40)  # a file that is called like a corpus
+    for text in ("folder/other.txt", "./tinystories"):
+        assert main([*argv, "--data", text, "--out", "artifacts/mine"]) == 2
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README.md").write_text("mine")
+    capsys.readouterr()
+    assert main([*argv, "--data", "mine.txt", "--out", "notes"]) == 2
+    assert capsys.readouterr().err == f"error: notes is not an artifact, and its README.md would be replaced; {fix}\n"
+    assert (tmp_path / "notes/README.md").read_text() == "mine"
     (tmp_path / "artifacts/mine/stoi.json").unlink()
     capsys.readouterr()
     assert main(other) == 2

@@ -491,6 +491,17 @@ def test_only_a_run_that_earns_it_back_compiles(
     assert capsys.readouterr().err.endswith(said) == (not compiles and config.compile is None)
 
 
+def test_a_resumed_run_compiles_if_it_did_before(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, compile=None, steps=None, max_minutes=20)
+    text = corpus.prepare(config.data, cache=tmp_path / "cache")
+    first, resumed = (Run(config, text, tmp_path / "checkpoint") for _ in range(2))
+    assert loop.wants_compiling(first)
+    first.seconds_before = 19 * 60
+    checkpoint.save(first, first.path)
+    checkpoint.restore(resumed, first.path)
+    assert resumed.seconds == 19 * 60 and loop.wants_compiling(resumed)
+
+
 def test_a_model_that_no_step_changed_is_not_written(config: TrainConfig, tmp_path: Path) -> None:
     run = Run(config, corpus.prepare(config.data, cache=tmp_path / "cache"), tmp_path / "checkpoint")
     fix = "there is no model to keep: give more --steps or --max-minutes, or a lower --lr"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from model import load, write_default
-from model.artifacts import ArtifactError, read
+from model.artifacts import DEFAULT, FILES, GRAPH, ArtifactError, read
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
@@ -112,21 +112,26 @@ def default_out(config: TrainConfig) -> Path:
     if config.data in NAMES:
         return ARTIFACTS / config.preset
     text = Path(os.path.abspath(config.data))
-    return ARTIFACTS / (re.sub(r"[^\w.-]+", "-", text.name if text.is_dir() else text.stem).strip(".-") or "own")
+    name = re.sub(r"[^\w.-]+", "-", text.name if text.is_dir() else text.stem).strip(".-")
+    return ARTIFACTS / ("own" if name in ("", DEFAULT) else name)
 
 
 def require_same_text(out: Path, data: str) -> None:
-    """Raises ValueError where `out` holds a model of another text than `data`, or a damaged one."""
-    if not (out / "config.json").exists():
-        return
+    """Raises ValueError if `out` holds a model of another text than `data`, or files that are not of an artifact."""
     fix = "choose another --out, or give --replace"
+    if not (out / "config.json").exists():
+        if found := [name for name in (*FILES, GRAPH) if (out / name).exists()]:
+            raise ValueError(f"{out} is not an artifact, and its {found[0]} would be replaced; {fix}")
+        return
     try:
-        theirs = read(out).metrics.get("data", {})
+        there = read(out).metrics.get("data", {})
     except ArtifactError as error:
         raise ValueError(f"{out} cannot be read as an artifact ({error}); {fix}") from error
-    name = theirs.get("corpus") or Path(theirs.get("name", "")).name
-    if name != Path(data).name:
-        raise ValueError(f"{out} holds a model of another text ({name}, not {Path(data).name}); {fix}")
+    # a corpus is known by its name alone; a file of the user's by its own and that of its folder
+    corpus, name = there.get("corpus"), there.get("name")
+    same = corpus == data if corpus or data in NAMES else name == "/".join(Path(data).parts[-2:])
+    if not same:
+        raise ValueError(f"{out} holds a model of another text ({corpus or name}, not {data}); {fix}")
 
 
 def reproducing(argv: Sequence[str]) -> str:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from train.run import Run
 
-FORMAT = 4
-RUN_FIELDS = ("steps", "updates", "lr", "log", "finished", "best_val", "best_step", "stale", "evaluating")
+FORMAT = 5
+RUN_FIELDS = ("steps", "updates", "lr", "log", "finished", "best_val", "best_step", "stale", "evaluating", "compiled")
 # Settings that a resumed run may change: its length, its device, how it is evaluated, and `clip`, the fix for a loss
 # that exploded.
 FREE_TO_CHANGE = {"steps", "max_minutes", "device", "compile", "graph", "threads", "checkpoint_minutes", "track"} | {

@@ -28,7 +28,7 @@ from train.text import corpus
 from train.text.dataset_report import dataset_report
 
 ROW = 20  # consecutive steps without a usable loss that end a run
-EARNED_BACK = 600  # seconds: on a CPU a shorter run is over sooner without compiling, which takes 70 to 290 seconds
+SHORTEST_COMPILED = 600  # seconds: in a shorter run on a CPU, compiling (70 to 290 seconds) takes longer than it saves
 EVALUATING = 0.05  # share of --max-minutes that evaluations may take
 
 
@@ -133,17 +133,19 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
 def wants_compiling(run: Run) -> bool:
     """Returns whether to compile the step.
 
-    --compile and --no-compile decide. Otherwise a GPU always compiles, and a CPU if the rest of the run is long enough.
+    --compile and --no-compile decide. Otherwise a GPU always compiles, and a CPU if the run is long enough. A resumed
+    run does what it did before.
     """
     if run.over() or run.config.compile is False:
         return False
     if run.config.compile or run.device.type == "cuda":
         return True
-    earns = run.ranks.broadcast(seconds_left(run) >= EARNED_BACK)
-    if not earns:
-        limit = f"a run of less than {EARNED_BACK / 60:.0f} minutes does not save that time"
+    if run.compiled is None:
+        run.compiled = run.ranks.broadcast(seconds_left(run) >= SHORTEST_COMPILED)
+    if not run.compiled:
+        limit = f"a run of less than {SHORTEST_COMPILED / 60:.0f} minutes does not save that time"
         run.ranks.say(f"not compiled: compiling takes minutes, and {limit}; --compile compiles anyway")
-    return earns
+    return run.compiled
 
 
 def seconds_left(run: Run) -> float:

@@ -36,7 +36,7 @@ class TrainConfig:
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
-    replay: str | None = setting(None, "text to train on as well, so that a model from --init does not forget it")
+    replay: str | None = setting(None, "text to train on too, so that a model from --init does not forget it")
     replay_share: float = setting(0.5, "share of the windows that come from --replay")
     teacher: str | None = setting(None, "artifact to distil: half of the loss is the divergence from its predictions")
     # length of the run

@@ -65,6 +65,7 @@ class Run:
         self.best: Tensor | None = None  # the weights of the best evaluation, with early stopping (--patience)
         self.best_val: float | None = None
         self.best_step = self.stale = 0
+        self.compiled: bool | None = None  # decided at the first start, so that a resumed run does the same
         self.lr = 0.0
         self.log: list[dict[str, Any]] = []
         self.evaluating = 0.0  # seconds

@@ -419,8 +419,10 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",
         flipped: f"is not what was written (its SHA-256 differs); {anew}",
-        written(format=5): f"has format 5 of a newer version, this one reads 4: use the newer version, or {anew}",
-        written(format=1): f"has format 1, not 4; {anew}",
+        written(
+            format=checkpoint.FORMAT + 1
+        ): f"has format 6 of a newer version, this one reads 5: use the newer version, or {anew}",
+        written(format=1): f"has format 1, not 5; {anew}",
         settings: f"was made with lr 0.5, this run has 0.005: give --lr 0.5, or {anew}",
         written(fingerprint="0" * 16): f"was made from another text: {anew}",
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from model.artifacts import ArtifactError
 from model.storyteller import load
-from train.evaluate import sequence
 from train.export.formats import FORMATS, HELD_OUT, ExportError, export_onnx, writer
 from train.text.corpus import CorpusError, read_stories
 
@@ -30,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         storyteller = load(args.artifact)
         if args.to == "onnx":
+            writer("onnx")  # names a package that is missing
+            from train.evaluate import sequence
+
             stories = list(islice(read_stories(args.data), HELD_OUT)) if args.data else []
             if args.data and not stories:
                 raise CorpusError(f"{args.data} holds no story to measure 8 bits on; give a file with stories")

@@ -24,7 +24,8 @@ def writer(to: str) -> ModuleType:
         return import_module(f"train.export.{to}")
     except ModuleNotFoundError as error:
         package = error.name.split(".")[0]
-        install = f".venv/bin/python -m pip install {package}"
+        whole = "-r requirements.txt"  # which pins it
+        install = f".venv/bin/python -m pip install {whole if package in ('torch', 'onnx') else package}"
         raise ExportError(f"--to {to} needs {package}, which is not installed: {install}") from error
 
 

@@ -127,7 +127,7 @@ def _push(args: argparse.Namespace, contents: Contents, space: Space) -> str | N
 
 def _confirm(contents: Contents, head: SpaceInfo | None) -> None:
     """Asks before models are published that are new to the Space. Raises PushError unless the answer is yes."""
-    there = {path.split("/")[1] for path in files_of(head) if path.startswith("artifacts/")}
+    there = {path.split("/")[1] for path in files_of(head) if re.match("artifacts/.+/", path)}
     new = ", ".join(name for name in contents.artifacts if name not in there)
     if not new:
         return

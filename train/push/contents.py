@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import RepoCard
 
 from model.artifacts import DEFAULT, GRAPH, file_bytes, read_default
-from model.storyteller import Storyteller, ranked, untrained
+from model.storyteller import Storyteller, ranked, trial
 from train.flags import nearest
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
             raise PushError(storyteller.warning)
         if storyteller.name in [other.name for other in found]:
             raise PushError(f"two artifacts are called {storyteller.name}; rename one of the folders")
-        if not artifacts and (reason := _unfit(storyteller)):
+        if not artifacts and (reason := trial(storyteller)):
             left_out.append(f"left out: {storyteller.name} ({reason}); --artifact {storyteller.name} pushes it")
             continue
         found.append(storyteller)
@@ -80,15 +80,6 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
     files["README.md"] = (root / "README.md").read_bytes()
     files["requirements.txt"] = _requirements(root, bool(need_torch))
     return Contents(files, names, need_torch, [_described(storyteller, files) for storyteller in found], left_out)
-
-
-def _unfit(storyteller: Storyteller) -> str:
-    """Returns why an artifact is pushed only if it is named; "" if it is pushed anyway."""
-    if storyteller.metrics.get("preset") == "debug":
-        return "a trial of the preset debug"
-    if untrained(storyteller.metrics, storyteller.config.vocab_size):
-        return f"{storyteller.metrics['nats_per_character']:.4f} nats per character: it has learned almost nothing"
-    return ""
 
 
 def _described(storyteller: Storyteller, files: Mapping[str, bytes]) -> str:
