@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Scored(NamedTuple):
-    """A character of a text, its cost in nats, and the characters that the model held likeliest in its place."""
+    """A character of a text, its cost in nats, and the likeliest characters at that place."""
 
     character: str
     nats: float

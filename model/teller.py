@@ -210,7 +210,9 @@ def best_beams(beams: list[Beam], count: int) -> list[Beam]:
 
 
 def settle(best: list[Beam]) -> tuple[list[str], list[Beam]]:
-    """Returns the sentences that are settled now, and the beams that have them, without them in `unsettled`.
+    """Returns the sentences that can no longer change, and the beams that begin with them.
+
+    These beams have the sentences removed from `unsettled`. Other beams are dropped.
 
     The beams are sorted, the best first, before and after.
     """

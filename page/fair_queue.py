@@ -110,8 +110,8 @@ class FairQueue(Queue):
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """The event to run next, if there is room for one: that of the visitor with the fewest running events.
 
-        Among visitors with equally many, the one whose latest turn is longest ago comes first. That alone decides where
-        only one event runs at a time: then no waiting visitor has a running event.
+        Among visitors with equally many, the one who has waited longest since the last turn comes first. If only one
+        event runs at a time, that alone decides, because no waiting visitor has a running event.
         """
         self._check_waiting()
         queues = [queue for queue in self.event_queue_per_concurrency_id.values() if queue.queue]

@@ -53,7 +53,7 @@ class StopBeforeEventId:
         body = await Request(scope, receive).body()
         try:
             asked = json.loads(body)
-        except ValueError:  # Gradio's answer says what is wrong with the body
+        except ValueError:  # Gradio itself refuses a body that is not JSON
             asked = None
         if isinstance(asked, dict) and asked.get("event_id", "") is None:
             body = json.dumps(asked | {"event_id": await self._event(asked)}).encode()

@@ -118,7 +118,7 @@ class RequestChecks:
         tools = path == TOOLS or path.startswith(f"{TOOLS}/")
         query = QueryParams(scope["query_string"])
         too_long = any(len(part.encode()) > LONGEST_NAME for part in path.split("/"))
-        # Gradio makes addresses from paths, and looks up files and pages by them: bad ones would fail only there.
+        # Gradio uses paths to build addresses and to find files: it would fail there with a bad path.
         if not path.isprintable() or too_long or query.get("page"):
             raise Refused(404, "there is nothing here")
         check_host(scope)

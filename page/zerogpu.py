@@ -19,4 +19,4 @@ def register() -> bool:
 
 
 def on_the_gpu() -> None:
-    """Does nothing, and is never called: it exists only to be marked."""
+    """Does nothing, and is never called: ZeroGPU requires one marked function."""

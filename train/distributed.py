@@ -88,7 +88,7 @@ class Ranks:
         """
         if self.count == 1:
             return seconds, signal, list(flags)
-        ours = [seconds, *flags] if self.leads else [-1.0] * (1 + len(flags))  # the maximum is then that of rank 0
+        ours = [seconds, *flags] if self.leads else [-1.0] * (1 + len(flags))  # so the maximum is the value of rank 0
         values = torch.tensor([*ours, signal], dtype=torch.float64)
         with collective():
             distributed.all_reduce(values, distributed.ReduceOp.MAX)

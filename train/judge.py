@@ -90,7 +90,7 @@ class Judge:
         hashes = run_hashes(ids)
         first, last = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
         longest = 0
-        # A copied run lies within a stretch of known runs, which bounds its length: few positions need a comparison.
+        # A copy consists of known runs only, so their number limits its length, and few positions need a comparison.
         for start, count in sorted(stretches(last > first), key=lambda stretch: -stretch[1]):
             for begin in range(start, start + count):
                 if start + count - begin + SEED_LENGTH - 1 <= longest:
