@@ -1,7 +1,7 @@
 """Compares engines on the same weights: python docs/bench.py artifacts/storyteller --quick --json bench.json.
 
 Every engine runs in its own process, with one thread per story. The engines take turns in each round, so other load on
-the machine affects all of them alike. `python -m train.export` writes the files that the other engines need.
+the machine affects all of them alike. train.export writes the files that the other engines need.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ def plain(path: Path) -> Tell:
 def cached(path: Path) -> Tell:
     storyteller = load(path)
     network = storyteller.network
-    return lambda prompt, length: list(
-        story_pieces(storyteller.teller(prompt, sampling(length)), TorchDecoder(network))
-    )
+    teller = storyteller.teller
+    return lambda prompt, length: list(story_pieces(teller(prompt, sampling(length)), TorchDecoder(network)))
 
 
 def onnx(path: Path) -> Tell:

@@ -56,7 +56,7 @@ def find_all() -> list[Storyteller]:
 
 
 def describe(storyteller: Storyteller) -> str:
-    metrics, text = storyteller.metrics, storyteller.evaluated_on[0]
+    metrics, text = storyteller.metrics, storyteller.evaluated_on.name
     loss = f"{metrics['nats_per_character']:.4f} nats per character{text and f' on {text}'}"
     return f"{metrics['parameters']:,} parameters, {loss}"
 

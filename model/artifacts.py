@@ -149,7 +149,8 @@ def write_default(folder: str | Path, name: str) -> str:
         new.write_text(f"{chosen.name}\n", encoding="utf-8")
         new.replace(folder / DEFAULT)  # so that a reader never sees half of it
     except OSError as error:
-        raise ArtifactError(f"{folder / DEFAULT} cannot be written ({error.strerror}); move it away") from error
+        fix = "make its folder writable, or move away a folder of that name"
+        raise ArtifactError(f"{folder / DEFAULT} cannot be written ({error.strerror}); {fix}") from error
     return chosen.name
 
 

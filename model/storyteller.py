@@ -35,6 +35,13 @@ class Scored(NamedTuple):
     alternatives: list[tuple[str, float]]  # (character, probability), the likeliest first
 
 
+class EvaluationText(NamedTuple):
+    """The text that a loss was measured on; "" for what metrics.json does not say."""
+
+    name: str
+    sha256: str
+
+
 class Storyteller:
     """A loaded artifact. `name` is the name of its folder, or of its repository on the Hub.
 
@@ -208,7 +215,7 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
 
     The one that the file `default` names comes first. The others are grouped by the text that they were evaluated on,
     because losses on different texts cannot be compared: first the text that most of them share, and for each text the
-    lowest loss first. Trials (see `trial`) come last. Hidden folders are ignored. A missing `folder` counts as empty.
+    lowest loss first. Trials (see `trial_reason`) come last. Hidden folders are ignored; a missing `folder` is empty.
     """
     found, skipped = [], {}
     for path in sorted(Path(folder).glob("[!.]*/")):
@@ -230,17 +237,17 @@ def find(folder: str | Path = "artifacts") -> tuple[list[Storyteller], dict[str,
 
 def ranked(storytellers: Sequence[Storyteller], default: str | None = None) -> list[Storyteller]:
     """Sorts storytellers as `find` does. `default` is the name of the one to put first."""
-    trials = {storyteller.name for storyteller in storytellers if trial(storyteller)}
+    trials = {storyteller.name for storyteller in storytellers if trial_reason(storyteller)}
     shared = Counter(storyteller.evaluated_on for storyteller in storytellers if storyteller.name not in trials)
 
-    def place(storyteller: Storyteller) -> tuple[bool, bool, int, tuple[str, str], float]:
+    def place(storyteller: Storyteller) -> tuple[bool, bool, int, EvaluationText, float]:
         name, text = storyteller.name, storyteller.evaluated_on
         return name != default, name in trials, -shared[text], text, storyteller.metrics["nats_per_character"]
 
     return sorted(storytellers, key=place)
 
 
-def trial(storyteller: Storyteller) -> str:
+def trial_reason(storyteller: Storyteller) -> str:
     """Returns why a model is only a trial, which comes last and is pushed only by name; "" if it is none."""
     if storyteller.metrics.get("preset") == "debug":
         return "a trial of the preset debug"
@@ -249,14 +256,11 @@ def trial(storyteller: Storyteller) -> str:
     return ""
 
 
-def evaluated_on(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns name and SHA-256 of the text that a model's loss was measured on; "" for what metrics.json lacks.
-
-    Models with the same pair can be compared by their losses.
-    """
+def evaluated_on(metrics: Mapping[str, Any]) -> EvaluationText:
+    """Returns the text that a model's loss was measured on. Only losses on the same text can be compared."""
     figures = metrics.get("evaluation")
     figures = figures if isinstance(figures, dict) else {}
-    return str(figures.get("data", "")), str(figures.get("sha256", ""))
+    return EvaluationText(str(figures.get("data", "")), str(figures.get("sha256", "")))
 
 
 def untrained(metrics: Mapping[str, Any], vocab_size: int) -> bool:

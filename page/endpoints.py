@@ -139,7 +139,7 @@ class Endpoints:
                 "name": name,
                 "parameters": storyteller.metrics["parameters"],
                 "nats_per_character": storyteller.metrics["nats_per_character"],
-                "evaluation_text": storyteller.evaluated_on[0],
+                "evaluation_text": storyteller.evaluated_on.name,
                 "context": storyteller.config.context,
                 "command": storyteller.metrics.get("command", ""),
             }

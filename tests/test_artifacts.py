@@ -169,6 +169,7 @@ def test_a_git_lfs_pointer(folder: Path) -> None:
         ("metrics.json", {"steps": 3}, "belongs to another run: it has 3 steps, but log.jsonl ends at step 2"),
         ("metrics.json", {"nats_per_character": None}, "needs a number as nats_per_character, not None"),
         ("metrics.json", {"steps": True}, "needs a number as steps, not True"),
+        ("metrics.json", {"steps": 0}, "has 0 steps: this model was never trained"),
         ("stoi.json", {"a": 1}, "is refused: the ids of a vocabulary of 97 symbols must be 0 to 96, once each"),
         ("stoi.json", {"a": "66"}, "is refused: the ids of a vocabulary of 97 symbols must be 0 to 96, once each"),
         ("itos.json", {"66": "b"}, "is not the inverse of stoi.json"),

@@ -265,6 +265,10 @@ def test_losses_on_different_texts_are_not_compared(tmp_path: Path) -> None:
         with pytest.raises(model.ArtifactError):
             model.write_default(tmp_path, name)
     assert (tmp_path / "default").read_text() == "toy\n"
+    (tmp_path / "default").unlink()
+    (tmp_path / "default").mkdir()  # a model may have been trained from a text of that name
+    with pytest.raises(model.ArtifactError, match=r"default cannot be written \(.*\); make its folder writable"):
+        model.write_default(tmp_path, "good")
 
 
 def test_a_model_that_guesses_is_untrained() -> None:

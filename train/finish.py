@@ -88,11 +88,11 @@ among {math.exp(nats):.1f} equally likely ones. Without training it would be amo
 
 {indented}
 
-Tell another:   {report.telling(str(out))}
-Open the page:  .venv/bin/python app.py{page_of(out)}"""
+Tell another:   {report.tell_command(str(out))}
+Open the page:  .venv/bin/python app.py{page_flag(out)}"""
 
 
-def page_of(out: Path) -> str:
+def page_flag(out: Path) -> str:
     """Returns the flag with which the page shows this artifact; "" if it is in artifacts/, where the page looks."""
     here = Path(__file__).parents[1] / "artifacts"
     return "" if out.resolve().parent == here.resolve() else f" --artifacts {shlex.quote(str(out.parent))}"

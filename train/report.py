@@ -151,7 +151,7 @@ def prompt_of(metrics: dict[str, Any]) -> str:
     return metrics.get("prompts", [SAMPLE_PROMPT])[0]
 
 
-def telling(model: str, prompt: str = SAMPLE_PROMPT) -> str:
+def tell_command(model: str, prompt: str = SAMPLE_PROMPT) -> str:
     """Returns the command that tells a story with a model."""
     return f".venv/bin/python -m model {shlex.quote(prompt)} --model {shlex.quote(model)} --seed {SAMPLE.seed}"
 
@@ -193,7 +193,7 @@ Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min
 ## Use
 
 ```
-{telling(f"artifacts/{metrics['name']}", prompt)}
+{tell_command(f"artifacts/{metrics['name']}", prompt)}
 ```
 
 ## Data and licence

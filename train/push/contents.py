@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import RepoCard
 
 from model.artifacts import DEFAULT, GRAPH, file_bytes, read_default
-from model.storyteller import Storyteller, ranked, trial
+from model.storyteller import Storyteller, ranked, trial_reason
 from train.flags import nearest
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
             raise PushError(storyteller.warning)
         if storyteller.name in [other.name for other in found]:
             raise PushError(f"two artifacts are called {storyteller.name}; rename one of the folders")
-        if not artifacts and (reason := trial(storyteller)):
+        if not artifacts and (reason := trial_reason(storyteller)):
             left_out.append(f"left out: {storyteller.name} ({reason}); --artifact {storyteller.name} pushes it")
             continue
         found.append(storyteller)
@@ -86,7 +86,9 @@ def _described(storyteller: Storyteller, files: Mapping[str, bytes]) -> str:
     """Returns a line about a model that is published: its name, size, text and loss."""
     metrics, text = storyteller.metrics, storyteller.metrics.get("data", {}).get("name", "unknown text")
     size = sum(len(data) for path, data in files.items() if path.startswith(f"artifacts/{storyteller.name}/"))
-    loss = f"{metrics['nats_per_character']:.4f} nats per character on {storyteller.evaluated_on[0] or 'unknown text'}"
+    loss = (
+        f"{metrics['nats_per_character']:.4f} nats per character on {storyteller.evaluated_on.name or 'unknown text'}"
+    )
     return f"{storyteller.name}: {size:,} bytes, trained on {text}, {loss}"
 
 
