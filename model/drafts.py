@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.decoder import MASKED, OnnxGraph, PositionInputs, require_ids
+from model.decoder import require_ids
+from model.graph import MASKED, OnnxGraph, PositionInputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +100,7 @@ class OnnxDrafts:
         np.fill_diagonal(self._place.bias[0, 0, :, self._used :], 0)  # each row sees its new column
         self._used += self._rows
         self._place.last[0] = self._used - 1
-        self._graph.session.run_with_iobinding(self._run)
+        self._run()
         self._place.positions += 1
         return self._logits[0]
 

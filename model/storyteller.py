@@ -18,8 +18,9 @@ import numpy as np
 
 from model import hub
 from model.artifacts import CHOOSE_DEFAULT, DEFAULT, Artifact, ArtifactError, read, read_default, utf8_safe
-from model.decoder import Decoder, OnnxDecoder, OnnxGraph, TorchDecoder
+from model.decoder import Decoder, OnnxDecoder, TorchDecoder
 from model.drafts import Drafts, OnnxDrafts, TorchDrafts
+from model.graph import OnnxGraph
 from model.sampling import Sampling, probabilities
 from model.teller import DraftTeller, Prompt, Teller, log_softmax, mask_end, prepare, story_pieces
 

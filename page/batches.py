@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model.decoder import CHUNK, OnnxGraph, PositionInputs
+from model.decoder import CHUNK
+from model.graph import OnnxGraph, PositionInputs
 from model.storyteller import Storyteller
 from model.teller import DraftTeller, Teller
 
@@ -169,7 +170,7 @@ class Batch:
             self.ids[place, 0] = row.unread[0] if row.unread else 0
             self.place.last[place] = min(len(row.read), self.context - 1)
         self.place.positions[:, 0] = self.place.last
-        self.graph.session.run_with_iobinding(self.steps[n - 1])
+        self.steps[n - 1]()
         for place in ready:
             self.rows[place].read += self.rows[place].unread
             self.rows[place].write(self.logits[place, 0])

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
-from model.decoder import OnnxGraph
+from model.graph import OnnxGraph
 from model.storyteller import Storyteller
 from model.teller import DraftTeller, Teller, story_pieces
 from page.batches import PIECE_SECONDS, Batch, Drafting, Story

@@ -21,7 +21,7 @@ import numpy as np
 
 from model import ModelConfig, Vocab
 from model.artifacts import add_graph, read, save
-from train.export.onnx import build
+from train.export.onnx_graph import build
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM_MISSING = "no Chromium found; on Debian install it with: apt-get install chromium"

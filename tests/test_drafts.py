@@ -13,10 +13,12 @@ import model
 from model import artifacts
 from model.config import ModelConfig
 from model.drafts import Drafts, OnnxDrafts, Origin, TorchDrafts
+from model.graph import OnnxGraph
 from model.sampling import Sampling
 from model.storyteller import Storyteller
 from model.teller import story_pieces
 from train.export import onnx as export_onnx
+from train.export.onnx_graph import build
 
 LONG = ModelConfig(context=96, layers=2, heads=2, width=32)
 ENDLESS = dict(temperature=1.0, stop_at_end=False)
@@ -108,7 +110,7 @@ def test_only_what_is_in_use_is_in_memory() -> None:
     from resource import RUSAGE_SELF, getrusage
 
     shape = ModelConfig(context=1024, layers=6, heads=4, width=128)
-    graph = export_onnx.OnnxGraph(export_onnx.build(shape, random_weights(shape), bits=8), shape, Path("none"))
+    graph = OnnxGraph(build(shape, random_weights(shape), bits=8), shape, Path("none"))
     before = getrusage(RUSAGE_SELF).ru_maxrss
     drafts = OnnxDrafts(graph, 24, 220, 3)
     drafts.feed([0])

@@ -23,11 +23,13 @@ import model
 from docs import reading
 from docs.tables import ORIGINAL, fill, results
 from model.__main__ import build_parser
-from model.decoder import OnnxDecoder, OnnxGraph, TorchDecoder
+from model.decoder import OnnxDecoder, TorchDecoder
+from model.graph import OnnxGraph
 from model.sampling import USUAL
 from train import report
 from train.__main__ import configure, flags
-from train.export.onnx import build, check_close, nats_per_character
+from train.export.onnx import check_close, nats_per_character
+from train.export.onnx_graph import build
 from train.presets import PRESETS
 from train.push import __main__ as push
 from train.push.contents import check, front_matter, gather
