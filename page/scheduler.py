@@ -1,6 +1,6 @@
 """Tells the stories of several readers at once: a few worker threads, each of which advances its stories step by step.
 
-A story can join or leave at any step.
+A story can join after any round of turns, and leave at any step.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ T = TypeVar("T")
 STORIES = 8  # told at the same time; further ones wait
 THREADS = 2  # a free Space has two cores; four stories per thread are fastest, and eight are too many for the CPU cache
 NICE = 5  # niceness of these threads, so that the server answers requests before stories go on
-HURRY = 8  # extra steps, per step of the others, for a story that has told nothing yet
+TURN_SECONDS = 0.008  # each change to another batch is slow, because its memory is not in the processor's cache
+HURRY = 8  # extra turns, per turn of the others, for a story that has told nothing yet
 
 
 class Worker(threading.Thread):
-    """A thread that tells up to `limit` of the scheduler's stories at once: one step of each in turn."""
+    """A thread that tells up to `limit` of the scheduler's stories at once. Their batches take turns."""
 
     def __init__(self, scheduler: Scheduler, limit: int) -> None:
         super().__init__(name="worker", daemon=True)
@@ -47,14 +48,16 @@ class Worker(threading.Thread):
                 self.advance(key)
             silent = next((key for key, batch in self.batches.items() if batch.silent), None)
             for _ in range(HURRY):
-                if silent in self.batches:
+                if silent in self.batches and self.batches[silent].silent:
                     self.advance(silent)
             self.running = sum(len(batch.stories) for batch in self.batches.values())
 
     def advance(self, key: OnnxGraph | Story) -> None:
-        batch = self.batches[key]
+        """A turn of a batch: as many steps as fit into `TURN_SECONDS`, unless its stories end before."""
+        batch, end = self.batches[key], time.monotonic() + TURN_SECONDS
         try:
-            batch.advance()
+            while batch.stories and time.monotonic() < end:
+                batch.advance()
         except Exception as error:
             for story in batch.stories:
                 if not story.over:
@@ -88,7 +91,7 @@ class Scheduler:
     def tell(self, storyteller: Storyteller, teller: Teller | DraftTeller) -> Iterator[str]:
         """Yields what `storyteller.tell` tells, in pieces of `PIECE_SECONDS`. PyTorch decodes in the reader's thread.
 
-        Closing the iterator ends the story, and frees its place one step later.
+        Closing the iterator ends the story, and frees its place after the current turns.
         """
         if storyteller.open_graph() is None:
             with closing(story_pieces(teller, storyteller.decoder_of(teller))) as pieces:

@@ -23,7 +23,7 @@ from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
 from page.batches import PIECE_SECONDS, Batch, Story
-from page.scheduler import NICE, STORIES, Scheduler, at_low_priority, grouped
+from page.scheduler import NICE, STORIES, TURN_SECONDS, Scheduler, Worker, at_low_priority, grouped
 from train.export.onnx_graph import build
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +111,34 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
 
 def endless(scheduler: Scheduler, storyteller: Storyteller) -> Iterator[str]:
     return scheduler.tell(storyteller, storyteller.teller("", Sampling(length=10**6, seed=1, stop_at_end=False)))
+
+
+def test_a_turn_of_a_batch_ends_with_its_time_or_its_stories(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("page.scheduler.time", SimpleNamespace(monotonic=lambda: now))
+
+    class Steps:
+        """A batch whose steps take a quarter of a turn."""
+
+        def __init__(self, left: int) -> None:
+            self.left, self.taken = left, 0
+
+        @property
+        def stories(self) -> list[None]:
+            return [None] * (self.left > 0)
+
+        def advance(self) -> None:
+            nonlocal now
+            now += TURN_SECONDS / 4
+            self.left, self.taken = self.left - 1, self.taken + 1
+
+    worker = Worker(Scheduler(), 2)
+    long, short = Steps(100), Steps(3)
+    worker.batches = {"long": long, "short": short}
+    for key in ("long", "short", "long"):
+        worker.advance(key)
+    assert (long.taken, short.taken) == (8, 3)
+    assert list(worker.batches) == ["long"]
 
 
 @pytest.mark.alone
