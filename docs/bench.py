@@ -31,7 +31,7 @@ from docs.engines import BASES, ENGINES, Engine, Tell  # noqa: E402
 from model.artifacts import ArtifactError  # noqa: E402
 from model.storyteller import load  # noqa: E402
 
-POSITIONS = (32, 256, 480, 960)  # characters of the prompts behind which a character is timed
+POSITIONS = (32, 192, 480, 960)  # characters of the prompts behind which a character is timed
 CHARACTERS = 32  # told behind each prompt: so few that the position hardly changes
 TRIES = 3  # in each round, because so few characters take only milliseconds
 STORY = 200  # characters that each of several readers is told

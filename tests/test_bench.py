@@ -36,15 +36,15 @@ def loops_run() -> bool:
 
 def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, figures = tmp_path / "calm", tmp_path / "bench.json"
-    config = replace(GPT, context=320)  # room behind prompts of 32 and of 256 characters
+    config = replace(GPT, context=256)  # room behind prompts of 32 and of 192 characters
     artifacts.save(folder, **parts(config) | {"weights": small_weights(config)})
     assert bench.main([str(folder), "--quick", "--json", str(figures)]) == 0
     out = capsys.readouterr().out
     result = json.loads(figures.read_text())
-    assert (result["positions"], result["characters"], result["rounds"]) == (["32", "256"], 32, 2)
+    assert (result["positions"], result["characters"], result["rounds"]) == (["32", "192"], 32, 2)
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
-    columns = ["µs at 32", "µs at 256", "first character, ms", "start, s", "MB", "2 readers", "8 readers"]
+    columns = ["µs at 32", "µs at 192", "first character, ms", "start, s", "MB", "2 readers", "8 readers"]
     assert rows[0] == ["engine", "version", *columns]
     table = {row[0]: row[1:] for row in rows[2:]}
     assert list(table) == [row["engine"] for row in result["engines"]]
@@ -59,7 +59,7 @@ def test_one_command_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert table["ONNX Runtime, 8 bits"][0] == f"onnxruntime {metadata.version('onnxruntime')}"
     for row in result["engines"]:
         assert row["version"] == table[row["engine"]][0]
-        assert row["microseconds"].keys() == {"32", "256"} and min(row["microseconds"].values()) > 0
+        assert row["microseconds"].keys() == {"32", "192"} and min(row["microseconds"].values()) > 0
         assert row["first_character_ms"] > 0 and row["start_seconds"] > 0 and row["megabytes"] > 10
         assert row["readers"].keys() == ({"2", "8"} if row["engine"] in SHARED else set())
         assert min(row["readers"].values(), default=1) > 0
@@ -72,7 +72,7 @@ def test_a_prompt_has_its_length_and_ordinary_characters() -> None:
 
 @pytest.mark.parametrize(
     ("context", "expected"),
-    [(1024, [32, 256, 480, 960]), (992, [32, 256, 480, 960]), (991, [32, 256, 480]), (256, [32])],
+    [(1024, [32, 192, 480, 960]), (992, [32, 192, 480, 960]), (991, [32, 192, 480]), (223, [32])],
 )
 def test_positions_are_those_that_fit_the_context(context: int, expected: list[int]) -> None:
     assert bench.positions(context, 32) == expected
