@@ -19,7 +19,8 @@ from model.storyteller import Storyteller
 
 SOURCE, LIBRARY = Path(__file__).with_suffix(".c"), "loops.so"
 COMPILERS = ("gcc", "clang", "cc")  # the first of these that is installed
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")  # the first three as llama2.c's `make runfast`
+# llama2.c has -Ofast, which is -O3 and -ffast-math.
+FLAGS = ("-O3", "-ffast-math", "-march=native", "-shared", "-fPIC")
 EPSILON = 1e-6  # model.gpt's NORM_EPS, without importing torch
 
 

@@ -59,12 +59,12 @@ class OnnxGraph:
             # Steps of one symbol have few shapes, other reads have thousands.
             self._session, self._step_session = opened(plan=False), opened(plan=True)
         except Exception as error:  # ONNX Runtime's errors have no narrower common class
-            # Its messages contain paths of this machine, and the page shows the text of an ArtifactError to visitors.
-            logging.getLogger(__name__).warning("%s: %s", folder / GRAPH, str(error).splitlines()[0])
-            trouble = f"cannot be opened by ONNX Runtime {(version := onnxruntime.__version__)}"
-            if tuple(map(int, version.split(".")[:2])) < RUNTIME:
+            trouble = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}"
+            if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < RUNTIME:
                 needed = f"it needs {'.'.join(map(str, RUNTIME))} or newer"
                 raise ArtifactError(f"{folder / GRAPH} {trouble}; {needed}; {INSTALL}") from error
+            # Its messages contain paths of this machine, and the page shows the text of an ArtifactError to visitors.
+            logging.getLogger(__name__).warning("%s: %s", folder / GRAPH, str(error).splitlines()[0])
             raise ArtifactError(graph_error_text(folder, trouble)) from error
         self.inputs = {each.name for each in self._session.get_inputs()}
         if "bias" not in self.inputs:

@@ -92,8 +92,6 @@ class Batch:
     become full, the batch reads its newer half again in advance, so that no reader waits for that.
     """
 
-    silent = False  # each step tells a character
-
     def __init__(self, graph: OnnxGraph, rows: int) -> None:
         config = graph.config
         self.graph, self.context, self.half = graph, config.context, config.context // 2

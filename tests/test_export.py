@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -118,7 +117,7 @@ def test_the_sink_and_the_scale_of_attention_are_worth_their_lines(change: Calla
             for _ in range(5):
                 decoder.feed([1])
             times.append(time.thread_time() - began)
-    assert statistics.median(seconds[0]) < 0.9 * statistics.median(seconds[1])
+    assert min(seconds[0]) < 0.9 * min(seconds[1])  # other work only makes it slower
 
 
 @pytest.mark.parametrize("config", [GPT, CLASSIC], ids=["gpt", "classic"])
@@ -167,6 +166,13 @@ def test_all_decoders_of_a_storyteller_share_one_session(tiny_onnx: Path) -> Non
     one, other = storyteller.decoder(), storyteller.decoder()
     assert one._graph is other._graph
     assert not np.shares_memory(one._cache, other._cache)
+
+
+def test_only_steps_of_one_symbol_have_a_memory_plan(tiny_onnx: Path) -> None:
+    """ONNX Runtime keeps a plan for each shape of the inputs: reads of all lengths up to 1,024 would keep 130 MB."""
+    opened = model.load(tiny_onnx).open_graph()
+    sessions = (opened._session, opened._step_session)
+    assert [each.get_session_options().enable_mem_pattern for each in sessions] == [False, True]
 
 
 def test_ten_thousand_characters_take_no_more_memory(tiny_onnx: Path) -> None:
@@ -278,7 +284,7 @@ def test_a_listed_graph_that_cannot_be_opened_is_not_used(folder: Path, caplog: 
 
 @pytest.mark.parametrize("version", ["1.22.1", "1.9.0"])
 def test_an_older_onnx_runtime_is_told_what_the_graph_needs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, version: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("its own words")
@@ -289,6 +295,7 @@ def test_an_older_onnx_runtime_is_told_what_the_graph_needs(
     assert isinstance(storyteller.decoder(), TorchDecoder)
     needed = f"cannot be opened by ONNX Runtime {version}; it needs 1.23 or newer; {graph.INSTALL}"
     assert storyteller.warning == f"{folder / 'model.onnx'} {needed}{TOLD_BY_TORCH}"
+    assert caplog.messages == [storyteller.warning]
 
 
 def test_a_graph_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:

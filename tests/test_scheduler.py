@@ -23,7 +23,7 @@ from model.decoder import CHUNK, OnnxDecoder
 from model.sampling import Sampling
 from model.storyteller import Storyteller
 from page.batches import PIECE_SECONDS, Batch, Story
-from page.scheduler import NICE, STORIES, TURN_SECONDS, Scheduler, Worker, at_low_priority, grouped
+from page.scheduler import DRAFTING_SECONDS, HURRY, NICE, STORIES, Scheduler, Worker, at_low_priority, grouped
 from train.export.onnx_graph import build
 
 ROOT = Path(__file__).parent.parent
@@ -129,16 +129,44 @@ def test_a_turn_of_a_batch_ends_with_its_time_or_its_stories(monkeypatch: pytest
 
         def advance(self) -> None:
             nonlocal now
-            now += TURN_SECONDS / 4
+            now += DRAFTING_SECONDS / 4
             self.left, self.taken = self.left - 1, self.taken + 1
 
     worker = Worker(Scheduler(), 2)
     long, short = Steps(100), Steps(3)
     worker.batches = {"long": long, "short": short}
     for key in ("long", "short", "long"):
-        worker.advance(key)
+        worker.advance(key, DRAFTING_SECONDS)
     assert (long.taken, short.taken) == (8, 3)
     assert list(worker.batches) == ["long"]
+
+
+def test_stories_of_one_draft_get_a_turn_after_each_turn_of_drafts(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first story that has told nothing gets further turns until it has; only then all others get their next."""
+    storyteller, scheduler = model.load(tiny_onnx), Scheduler()
+    worker, turns = Worker(scheduler, 4), []
+    drafts = [dict(seed=seed, drafts=n) for seed, n in enumerate([1, 2, 2])]
+    tellers = [storyteller.teller("", Sampling(length=50, stop_at_end=False, **each)) for each in drafts]
+    plain, one, other = (Story(storyteller, teller) for teller in tellers)
+    names = {storyteller.open_graph(): "plain", one: "one", other: "other"}
+
+    def advance(worker: Worker, key: object, seconds: float) -> None:
+        turns.append(names[key])
+        if turns.count("one") == 3:
+            worker.batches[one].silent = False
+        if len(turns) == 20:
+            raise InterruptedError
+
+    monkeypatch.setattr(Worker, "advance", advance)
+    monkeypatch.setattr("page.scheduler.lower_priority", lambda: None)
+    scheduler.workers, scheduler.waiting = [worker], [plain, one, other]
+    with pytest.raises(InterruptedError):
+        worker.run()
+    first = ["plain", "one", "plain", "other", "plain", "one", "plain", "one", "plain"]
+    second = ["plain", "one", "plain", "other", "plain", *["other", "plain"] * 3]
+    assert turns == [*first, *second] and HURRY > 3
 
 
 @pytest.mark.alone

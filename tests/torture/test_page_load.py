@@ -1,6 +1,7 @@
 """The page's speeds over HTTP, with the best model of artifacts/, on two cores that do nothing else meanwhile.
 
-The readers share the cores with the page. The assertions are the targets.
+The readers share the cores with the page. The assertions are limits; docs/lab-notes.md has the targets and what was
+found.
 """
 
 from __future__ import annotations
