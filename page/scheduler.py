@@ -1,6 +1,6 @@
 """Tells the stories of several readers at once: a few worker threads, each of which advances its stories step by step.
 
-A story can join after any round of turns, and leave at any step.
+A story can join between two turns, and leave at any step.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Scheduler:
     def tell(self, storyteller: Storyteller, teller: Teller | DraftTeller) -> Iterator[str]:
         """Yields what `storyteller.tell` tells, in pieces of `PIECE_SECONDS`. PyTorch decodes in the reader's thread.
 
-        Closing the iterator ends the story, and frees its place after the current turns.
+        Closing the iterator ends the story, and frees its place after the current turn.
         """
         if storyteller.open_graph() is None:
             with closing(story_pieces(teller, storyteller.decoder_of(teller))) as pieces:
