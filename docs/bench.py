@@ -82,10 +82,10 @@ def start(name: str, opening: Callable[[Path], Tell], path: Path, position: int)
 
 
 def story(name: str, position: int, length: int) -> tuple[float, float]:
-    """Runs there too: tells a story behind a prompt.
+    """Runs in the process of an engine: tells a story behind a prompt.
 
-    Returns the seconds until its first character and for each character after it. If the beginning came late, the
-    second figure is that of the next story, but not the first: for a reader, late is late.
+    Returns the seconds until its first character, and the seconds for each character after it. If the first characters
+    came late, the story is told again for the second figure. The first figure stays: a reader waits so long.
     """
     first = 0.0
     for _ in range(AGAIN):
@@ -98,7 +98,7 @@ def story(name: str, position: int, length: int) -> tuple[float, float]:
 
 
 def stories(name: str, readers: int, position: int, length: int) -> float:
-    """Runs there too: returns how many characters per second so many readers at once are told, together."""
+    """Runs in the process of an engine: returns the characters per second of so many readers together."""
     began = time.perf_counter()
     with ThreadPoolExecutor(readers) as pool:
         list(pool.map(lambda _: OPENED[name](prompt(position), length, Clock()), range(readers)))
@@ -106,7 +106,7 @@ def stories(name: str, readers: int, position: int, length: int) -> float:
 
 
 def memory(name: str) -> float:
-    """Runs there too: returns the peak memory so far in MB."""
+    """Runs in the process of an engine: returns its peak memory so far in MB."""
     return peak_memory()
 
 

@@ -22,8 +22,8 @@ from page.scheduler import Scheduler
 
 ROOT = Path(__file__).parent.parent
 
-Heard = Callable[[int], None]  # is called with the number of characters whenever some have been told
-Tell = Callable[[str, int, Heard], None]  # (prompt, characters, heard): tells so many characters
+OnCharacters = Callable[[int], None]  # is called with the number of characters whenever some have been told
+Tell = Callable[[str, int, OnCharacters], None]  # (prompt, length, on_characters): tells `length` characters
 
 
 class Engine(NamedTuple):
@@ -45,13 +45,13 @@ def plain(path: Path) -> Tell:
     storyteller = load(path)
     network, context = storyteller.network, storyteller.config.context
 
-    def tell(prompt: str, length: int, heard: Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: OnCharacters) -> None:
         generator, ids = np.random.default_rng(1), storyteller.prepare(prompt).ids
         for _ in range(length):
             with torch.inference_mode():
                 logits = network(torch.tensor([ids[-context:]]))[0, -1].numpy()
             ids.append(pick(logits, sampling(length), generator))
-            heard(1)
+            on_characters(1)
 
     return tell
 
@@ -59,9 +59,9 @@ def plain(path: Path) -> Tell:
 def decoded(storyteller: Storyteller, new_decoder: Callable[[], CachingDecoder]) -> Tell:
     """Each story through a decoder of its own, with our sampling."""
 
-    def tell(prompt: str, length: int, heard: Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: OnCharacters) -> None:
         for piece in story_pieces(storyteller.teller(prompt, sampling(length)), new_decoder()):
-            heard(len(piece))
+            on_characters(len(piece))
 
     return tell
 
@@ -80,9 +80,9 @@ def onnx(path: Path) -> Tell:
     """As on the page: one scheduler serves all readers, the first character alone and then in pieces."""
     storyteller, scheduler = load(path), Scheduler()
 
-    def tell(prompt: str, length: int, heard: Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: OnCharacters) -> None:
         for piece in scheduler.tell(storyteller, storyteller.teller(prompt, sampling(length))):
-            heard(len(piece))
+            on_characters(len(piece))
 
     return tell
 
@@ -90,12 +90,12 @@ def onnx(path: Path) -> Tell:
 class Streamer:
     """What `generate` of transformers calls with the ids of the prompt, and then with each new id."""
 
-    def __init__(self, heard: Heard) -> None:
-        self.heard, self.in_story = heard, False
+    def __init__(self, on_characters: OnCharacters) -> None:
+        self.on_characters, self.in_story = on_characters, False
 
     def put(self, ids: object) -> None:
         if self.in_story:
-            self.heard(1)
+            self.on_characters(1)
         self.in_story = True
 
     def end(self) -> None:
@@ -107,10 +107,10 @@ def transformers(path: Path) -> Tell:
 
     tokenizer, network = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
 
-    def tell(prompt: str, length: int, heard: Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: OnCharacters) -> None:
         ids = tokenizer(prompt, return_tensors="pt")
         limits = dict(max_new_tokens=length, min_new_tokens=length)
-        network.generate(**ids, **limits, do_sample=True, temperature=0.8, top_k=0, streamer=Streamer(heard))
+        network.generate(**ids, **limits, do_sample=True, temperature=0.8, top_k=0, streamer=Streamer(on_characters))
 
     return tell
 
@@ -123,11 +123,11 @@ def llama_cpp(path: Path) -> Tell:
     cache = dict(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
     llama = Llama(str(gguf), n_ctx=0, n_threads=1, n_threads_batch=1, verbose=False, **cache)
 
-    def tell(prompt: str, length: int, heard: Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: OnCharacters) -> None:
         llama.reset()
         told = llama.generate(llama.tokenize(prompt.encode()), temp=0.8, top_k=0, top_p=1.0, min_p=0.0)
         for _ in zip(range(length), told, strict=False):
-            heard(1)
+            on_characters(1)
 
     return tell
 

@@ -105,11 +105,11 @@ def test_a_story_whose_beginning_came_late_is_told_again(monkeypatch: pytest.Mon
     """Its characters after the beginning are then too few to time. Its first character counts all the same."""
     now, told, late = [0.0], [], 2
 
-    def tell(prompt: str, length: int, heard: engines.Heard) -> None:
+    def tell(prompt: str, length: int, on_characters: engines.OnCharacters) -> None:
         told.append((prompt, length))
         for seconds, piece in [(3.0, 7), (0.5, 1)] if len(told) <= late else [(1.0, 2), (1.5, 6)]:
             now[0] += seconds
-            heard(piece)
+            on_characters(piece)
 
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setitem(bench.OPENED, "engine", tell)

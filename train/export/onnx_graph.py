@@ -63,7 +63,7 @@ class GraphBuilder:
         self.config, self.weights, self.bits = config, weights, bits
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
-        self.shapes: list[onnx.ValueInfoProto] = []  # of tensors whose shape ONNX Runtime cannot infer
+        self.shapes: list[onnx.ValueInfoProto] = []  # declared where ONNX Runtime would infer a wrong one
 
     def constant(self, name: str, array: np.ndarray) -> str:
         """Adds a constant, once for each name: blocks that are applied several times ask for theirs again."""
@@ -126,7 +126,7 @@ class GraphBuilder:
         outputs = [self.new_name(), *present]
         attributes = dict(num_heads=H, kv_num_heads=H, scale=1.0, do_rotary=int(bool(self.rotary)))
         y = self.node_with_outputs("GroupQueryAttention", inputs, outputs, MICROSOFT, **attributes)[0]
-        # Versions of ONNX Runtime before 1.31 infer a wrong shape.
+        # Versions of ONNX Runtime before 1.31 infer a wrong shape, unless it is declared.
         self.shapes.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["B", "T", C]))
         return y
 
