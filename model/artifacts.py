@@ -33,6 +33,7 @@ from model.parse import (
 from model.vocab import Vocab
 
 GRAPH_LIMIT = 1024 * MIB
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git has not fetched from its large file storage
 DEFAULT = "default"  # a file beside the artifacts: one line, the name of the one that the page opens with
 CHOOSE_DEFAULT = "choose one with: .venv/bin/python -m model --default NAME"
 
@@ -185,7 +186,7 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
         raise file_error(path, "is missing") from None
     except OSError as error:
         raise file_error(path, f"cannot be read ({error.strerror})") from error
-    if data.startswith(b"version https://git-lfs"):
+    if data.startswith(LFS_POINTER):
         raise ArtifactError(f"{path} is a Git LFS pointer; fetch the file itself with: git lfs pull")
     # The length of a safetensors header may begin with the same byte, but the header itself begins with a brace.
     if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")) and data[8:9] != b"{":

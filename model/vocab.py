@@ -13,6 +13,7 @@ _BYTE = {c: b for b in range(0x80, 0x100) for c in (chr(b), bytes([b]).decode("c
 _CONTINUATION = "".join(c for c, b in _BYTE.items() if b < 0xC0)  # stands for a continuation byte
 _CLOSING = "’”…–—»›"  # in correct text these can follow a letter: “IRMÃ”, coborâ…
 _FIRST = re.compile("[ÂÃâðïÅË]")  # the characters that mojibake starts with; most texts have none of them
+_PASSES = 64  # at most, over mojibake of mojibake: with a limit, the time is linear in the length of any text
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _MOJIBAKE = re.compile(
     f"[ÂÃ](?![{_CLOSING}])[{_CONTINUATION}]"
@@ -35,7 +36,9 @@ def _fix_mojibake(match: re.Match[str]) -> str:
 def repair(text: str) -> str:
     """Returns the text with its mojibake repaired (`â€™` -> `’`, `Ã©` -> `é`), also nested, and `\\r\\n` as `\\n`."""
     fixed = text.replace("\r\n", "\n")
-    while _FIRST.search(fixed) and (next_pass := _MOJIBAKE.sub(_fix_mojibake, fixed)) != fixed:
+    for _ in range(_PASSES):
+        if not _FIRST.search(fixed) or (next_pass := _MOJIBAKE.sub(_fix_mojibake, fixed)) == fixed:
+            break
         fixed = next_pass
     return fixed
 

@@ -183,7 +183,7 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
     write("folder/1.txt", *stories[:20])
     Path("folder/2.txt").write_text(stories[20], encoding="utf-8")
     Path("folder/deep/3.jsonl").write_text("\n".join(lines[21:]), encoding="utf-8")
-    for ignored in ("ignored.csv", ".2.txt", ".git/2.txt"):
+    for ignored in ("ignored.csv", ".2.txt", ".git/2.txt"):  # a table that has no column `text`
         Path("folder", ignored).parent.mkdir(exist_ok=True)
         Path("folder", ignored).write_bytes(b"\xff")
     expected = prepare("a.txt")
@@ -200,20 +200,28 @@ def test_all_formats_give_the_same_streams(here: Path) -> None:
 def test_the_chunk_size_does_not_change_a_stream(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     write("a.txt", "One é.", "", "“Two” lines\r\n\r\nof it", "Three", "Four")
     Path("play.txt").write_text("To be,\r\n“or” not\n\n to  be é.", encoding="utf-8")
-    monkeypatch.setattr("train.text.stories._CHUNK", size)
+    monkeypatch.setattr("train.text.reading._CHUNK", size)
     assert text(prepare("a.txt"), "train") == '|One e.|"Two" lines\nof it|Three|'
     made = prepare("play.txt")
     assert text(made, "train")[1:-1] + text(made, "valid")[1:-1] == 'To be,\n"or" not\n\n to  be e.'
 
 
 @pytest.mark.parametrize("size", [1, 14, 64, 4096])
-def test_an_end_mark_ends_a_line(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr("train.text.stories._CHUNK", size)
-    typed = f"He typed {END} on the keyboard."
-    Path("a.txt").write_bytes(f"One.\r\n{END}\r\n{typed}\n{END} \nThree.{END}\nFour.\n{END}".encode())
-    assert list(read_stories("a.txt")) == ["One.", typed, "Three.", "Four."]
-    Path("b.txt").write_text(f"{typed}\nThe end.", encoding="utf-8")
-    assert prepare("b.txt").report["cleaning"] == "verbatim"  # a single text
+def test_an_end_mark_parts_stories_wherever_it_stands(here: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("train.text.reading._CHUNK", size)
+    Path("a.txt").write_bytes(f"One.\r\n{END}\r\nTwo.\n{END} \nThree.{END}\nFour.{END}{END}Five.\n{END} Six.".encode())
+    stories = ["One.", "Two.", "Three.", "Four.", "Five.", "Six."]
+    assert list(read_stories("a.txt")) == stories
+    assert text(prepare("a.txt"), "train") == "|One.|Two.|Three.|Four.|Five.|"
+    Path("a.jsonl").write_text("\n".join(json.dumps({"text": both}) for both in ("A." + END, f"B.\n{END}\nC.", END)))
+    assert list(read_stories("a.jsonl")) == ["A.", "B.", "C."]
+    assert prepare("a.jsonl").report["read"]["train"]["empty"] == 1
+
+
+def test_marks_are_no_symbols_to_learn(here: Path) -> None:
+    for cleaning in ("story", "verbatim", "classic"):
+        made = prepare(write("a.txt", *(f"One {i}. {END} Two {i}." for i in range(30))), cleaning=cleaning)
+        assert "<" not in text(made, "train") + text(made, "valid")
 
 
 def test_the_cache_is_reused_until_something_changes(here: Path) -> None:
@@ -302,7 +310,7 @@ def test_a_full_disk_leaves_nothing_behind(here: Path, monkeypatch: pytest.Monke
 
 
 def test_bytes_that_are_not_utf8_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.text.stories._CHUNK", 16)
+    monkeypatch.setattr("train.text.reading._CHUNK", 16)
     fix = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
     raw = f"A story of caf\u00e9s\n{END}\nThe second".encode()
     Path("a.txt").write_bytes(raw + b" one \x93is\x94")
@@ -323,6 +331,7 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
         ("one.txt", f"one\n{END}\n"),
         ("text.txt", "a single text"),
         ("data.csv", "a,b"),
+        ("notes.md", "text"),
         ("broken.jsonl", '{"text": "a"}\n{"text": "b"'),
         ("other.jsonl", '{"text": "a"}\n{"story": "b"}\n'),
         ("number.jsonl", '{"text": 1}\n'),
@@ -333,14 +342,15 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
         Path(name).write_text(content, encoding="utf-8")
     write("two.txt", "Same!", "same")
     one_story = f"holds one story, but training and validation need at least two: separate stories by lines {END}"
-    suffixes = ".txt, .jsonl or .parquet"
+    suffixes = ".txt, .jsonl, .csv or .parquet"
     names = "tinystories, tinystories-v2, shakespeare, panchatantra"
     for data, message in {
         "nothing.txt": "there is no corpus, file or folder named nothing.txt: "
         f"give {names}, or the path of a {suffixes} file or a folder of them",
         "shakespear": "there is no corpus, file or folder named shakespear: "
         f"give {names}, or the path of a {suffixes} file or a folder of them; did you mean shakespeare?",
-        "data.csv": f"data.csv must end in {suffixes}",
+        "data.csv": "data.csv must have a column `text`; its columns: a, b",
+        "notes.md": f"notes.md must end in {suffixes}",
         "empty": f"empty holds no {suffixes} file",
         "empty.txt": "empty.txt holds no text",
         "blank.txt": "blank.txt holds no text",
@@ -361,7 +371,7 @@ def test_what_cannot_be_a_corpus_is_refused(here: Path) -> None:
         ({"stories": 1}, f"two.txt {one_story}"),
     ]:
         assert refused("two.txt", **settings) == message
-    message = f"text.txt is a single text: to use 5 of its stories, separate them by lines {END}"
+    message = f"text.txt is a single text: to use 5 of its stories, separate them by {END}"
     assert refused("text.txt", stories=5) == message
     assert leftovers(here) == []
 
@@ -410,3 +420,86 @@ print(peak_memory() - before, time.process_time(), "huggingface_hub" in sys.modu
     assert imported == ["False", "False"]
     assert float(memory) < size
     assert size / float(seconds) > 4  # megabytes per second on one core
+
+
+HINDI = "एक बार की बात है, एक छोटा लड़का था। "
+ENGLISH = "Once upon a time there was a boy. "
+LOST = "the model learns ASCII: give a text in the Latin alphabet, or transliterate this one"
+
+
+@pytest.mark.parametrize("cleaning", ["story", "verbatim", "classic"])
+def test_a_text_that_is_mostly_dropped_is_refused(here: Path, cleaning: str) -> None:
+    write("a.txt", *(f"{HINDI}{i}" for i in range(30)))
+    assert refused("a.txt", cleaning=cleaning) == (
+        f"a.txt: 67% of the characters are dropped (Devanagari 750, symbols 30); {LOST}"
+    )
+    Path("b.txt").write_text("从前有一个小男孩。他玩。" * 9, encoding="utf-8")
+    assert refused("b.txt").startswith("b.txt: 100% of the characters are dropped (Chinese 90, symbols 18); ")
+    write("c.txt", "Жил. " * 9)
+    write("d.txt", *(f"{ENGLISH}{i}" for i in range(30)))
+    assert refused("d.txt", valid="c.txt").startswith("c.txt: 59% of the characters are dropped (Cyrillic 27); ")
+    assert refused("d.txt", valid=write("e.txt", HINDI)).startswith("e.txt: 70% of the characters are dropped (Devana")
+    few = Vocab(["\n", " ", "a", END])
+    message = "the model's vocabulary has 4 symbols: train without it, or give another text"
+    assert refused("d.txt", vocab=few).endswith(message)
+    assert leftovers(here) == []
+
+
+def test_accents_and_marks_of_any_kind_are_no_loss(here: Path) -> None:
+    """Decomposed accents are half the characters here, and are dropped: their letters stay."""
+    made = prepare(write("a.txt", *("e\u0301" * (i + 9) for i in range(20))))
+    assert made.report["dropped_characters"] == {} and text(made, "valid") == f"|{'e' * 28}|"
+
+
+def test_stories_are_compared_by_what_they_are(here: Path) -> None:
+    """Half of each story is dropped, and what is left is the same."""
+    names = "राम", "रमा", "सीता", "Łódź", "Lodz", "LÓDZ!", "Ло́дзь", "лодзь", "лодзи", "😀", "😂"
+    made = prepare(write("a.txt", *(f"{ENGLISH}{name}" for name in names)), valid=write("v.txt", ENGLISH + "лодзь"))
+    assert made.report["train"]["repeated_stories"] == 3  # Lodz, LÓDZ! and the smile that is no letter
+    assert made.report["train"]["removed_as_in_validation"] == 2  # one of them has the accent of a dictionary
+    other = prepare(write("b.txt", f"{ENGLISH}Лодзь", f"{ENGLISH}Омск", "last"), exclude=made)
+    assert other.report["train"]["removed_as_in_validation"] == 1
+    made = prepare(write("c.txt", *["😀" * 2, "😂" * 2, "😀" * 2, *(f"{ENGLISH}{i}" for i in range(9))]))
+    assert made.report["read"]["train"]["empty"] == 3
+
+
+def test_several_texts_are_one_corpus(here: Path) -> None:
+    write("a.txt", "one", "two")
+    Path("b.jsonl").write_text('{"text": "three"}\n{"text": "four"}\n')
+    Path("folder").mkdir()
+    write("folder/valid.txt", "five")
+    Path("folder/c.csv").write_text("text\nsix\n")
+    made = prepare(["a.txt", "b.jsonl", "folder"])
+    assert (text(made, "train"), text(made, "valid")) == ("|one|two|three|four|six|", "|five|")
+    assert made.name == "a-and-2-more" and made.skipped == []
+    assert text(prepare(["a.txt", "b.jsonl"]), "valid") == "|four|"
+    assert prepare(["a.txt"]).name == "a"
+    alone = "tinystories is a corpus of its own: give it alone, or train on it too with --replay tinystories"
+    assert refused(["a.txt", "tinystories"]) == alone
+    assert refused(["a.txt", "gone.txt"]).startswith("there is no corpus, file or folder named gone.txt: give ")
+
+
+def test_a_single_text_is_not_validated_on_what_it_holds(here: Path) -> None:
+    play = " ".join(f"word{i * i * 7919 % 10_007}" for i in range(3_000))
+    Path("play.txt").write_text(play)
+    message = "play.txt is the validation text: choose another text to train on"
+    for name, held_out in {"copy.txt": play, "tail.txt": play[-9_000:].upper().replace(" ", "\n")}.items():
+        Path(name).write_text(held_out)
+        found = "100% of the passages of tail.txt stand in play.txt too: choose another text to validate on"
+        for cleaning in ("auto", "classic"):
+            assert refused("play.txt", valid=name, cleaning=cleaning) == (message if name == "copy.txt" else found)
+    Path("mixed.txt").write_text(play[:2_000] + " ".join(f"other{i}" for i in range(1_000)))
+    assert 0.1 < prepare("play.txt", valid="mixed.txt").report["in_both"] < 0.3
+    assert prepare("play.txt").report["in_both"] < 0.05
+
+
+def test_verbatim_stories_keep_their_indentation(here: Path) -> None:
+    made = prepare(write("a.txt", "\n  \n    if x:\n        y\n  ", "z", "last"), cleaning="verbatim")
+    assert text(made, "train") == "|    if x:\n        y|z|"
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".txt", "я" * 125 + ".txt", "a\nb|`c`.txt", "\udcff.txt"])
+def test_any_name_of_a_file_can_be_prepared(here: Path, name: str) -> None:
+    made = prepare(write(name, "one", "two", "three"))
+    assert text(made, "train") == "|one|two|" and text(prepare(name), "valid") == "|three|"
+    assert made.name.encode() and json.dumps(made.report)

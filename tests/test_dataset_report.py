@@ -58,3 +58,40 @@ def test_it_warns_of_a_text_that_is_too_small_for_the_run(tmp_path: Path) -> Non
     assert not any(
         "memorise" in it for it in dataset_report(made, replace(config, steps=int(1_000 * 40 / passes * 10)))
     )
+
+
+def test_it_says_what_is_lost_and_what_was_read(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    code = "if x:\n\ty = 1\n    z = 2\n\n"
+    russian = "\u0416\u0438\u043b\u0438-\u0431\u044b\u043b\u0438"
+    lines = "".join(f"{story} {code} {russian}, {russian}, {code}<|endoftext|>\n" for story in stories(40))
+    (folder / "train.txt").write_text(lines, encoding="utf-8")
+    (folder / "valid.jsonl").write_text('{"text": "One."}\n{"text": null}\n')
+    (folder / "notes.md").write_text("x")
+    made = prepare(folder, cache=tmp_path / "cache", progress=False)
+    found = dataset_report(made, replace(PRESETS["debug"], steps=50))
+    assert found[1] == "files: train.txt; to validate: valid.jsonl; skipped: notes.md"
+    read = made.report["read"]["train"]
+    squeezed = made.report["read"]["train"]["squeezed"]
+    assert read["tabs"] == 80 and read["indented"] == 200 and squeezed >= 2 * 40 * 4
+    assert (
+        "80 tabs converted to blanks, "
+        f"{squeezed:,} blanks and line ends removed, 1 records or stories without any text left out, "
+    ) in next(line for line in found if line.startswith("cleaning: "))
+    share = 16 * 40 / read["characters"]
+    assert 0.05 < share < 0.1
+    assert f"warning: texts: {share:.0%} of the characters are dropped (Cyrillic 640); the model learns ASCII" in found
+    assert (
+        f"warning: 200 of {read['lines']:,} lines began with blanks, which were removed: "
+        "give --cleaning verbatim to keep them"
+    ) in found
+
+
+def test_it_warns_of_validation_text_that_is_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "verse.txt").write_text("Tyger, tyger, burning bright, in the forests of the night.\n" * 200)
+    made = prepare(tmp_path / "verse.txt", cache=tmp_path / "cache", progress=False)
+    assert (
+        "warning: 100% of the passages of the validation text stand in the training text too: "
+        "the loss on it is too low; give another text with --valid"
+    ) in dataset_report(made, replace(PRESETS["debug"], steps=50))

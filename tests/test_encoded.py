@@ -70,7 +70,7 @@ def test_a_text_without_marks_is_one_sequence() -> None:
 def test_the_first_stories_are_found_without_reading_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "PIECE", 4)
     read = []
-    pieces = encoded._pieces
+    pieces = encoded.pieces
 
     def recorded(text: np.ndarray) -> Iterator[np.ndarray]:
         for piece in pieces(text):
@@ -78,7 +78,7 @@ def test_the_first_stories_are_found_without_reading_the_rest(monkeypatch: pytes
             yield piece
 
     text = stream([[0, 1]] * 1000)
-    monkeypatch.setattr(encoded, "_pieces", recorded)
+    monkeypatch.setattr(encoded, "pieces", recorded)
     assert len(stories_in(text, VOCAB, 3)) == 3
     assert sum(map(len, read)) == 12  # in pieces of 4: three stories and their four marks are ten symbols
 

@@ -1,11 +1,14 @@
 """Text cleaning and the vocabulary."""
 # ruff: noqa: RUF001 (this file needs characters that look like others)
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.vocab import END, Vocab, normalise, repair
+from train.text.stories import clean
 
 ASCII = Vocab.ascii()
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\n"))
@@ -152,3 +155,17 @@ def test_errors_say_what_is_wrong() -> None:
         with pytest.raises(ValueError) as error:
             Vocab.from_stoi(ids)
         assert str(error.value) == "the ids of a vocabulary of 2 symbols must be 0 to 1, once each"
+
+
+@pytest.mark.parametrize("unit", ["Â", "â", "Ã¢", "â€", "Ã\x83", "¬Å", " \n", "\r"])
+def test_cleaning_takes_a_time_that_is_linear_in_the_text(unit: str) -> None:
+    """With a pass for each level of mojibake, twice the text took four times as long."""
+
+    def seconds(count: int) -> float:
+        started = time.process_time()
+        clean(unit * count + "\x80", "story")
+        clean("Ã" + "\x83" * count, "story")
+        return time.process_time() - started
+
+    assert min(seconds(20_000) for _ in range(3)) < 3 * min(seconds(10_000) for _ in range(3)) + 0.01
+    assert repair("Â" * 40 + "\x80") == "\x80" and repair("Ã" + "\x83" * 40 + "\x80") == "À"

@@ -25,7 +25,7 @@ from train.step import TALLY
 from train.text.corpus import Corpus, read_stories
 from train.text.encoded import stories_in
 from train.text.files import sha256
-from train.text.stories import files_of
+from train.text.sources import held_out_files
 
 LONGEST = 1_000_000  # symbols of a single sequence that are scored at most within MINUTE
 MINUTE = 60.0  # seconds for the final score, unless --final-stories gives a number
@@ -124,7 +124,7 @@ def held_out_sha256(run: Run) -> str:
     config, sources = run.config, run.text.report
     hashes = [source["sha256"] for source in sources["validation_sources"] or sources["sources"]]
     if config.cleaning == "classic" and config.valid:
-        hashes = [sha256(path) for path in files_of(Path(config.valid))]
+        hashes = [sha256(path) for path in held_out_files(Path(config.valid))]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +21,17 @@ from train.flags import nearest
 from train.text import tales
 from train.text.download import NAMES, named_files
 from train.text.files import cached_sha256, sha256
-from train.text.stories import KINDS, CorpusError, files_of, has_stories, read_stories
-from train.text.streams import Plan, Tally, write_stories, write_text
+from train.text.reading import KINDS, CorpusError
+from train.text.sources import sources
+from train.text.stories import has_stories, read_stories
+from train.text.streams import DIGESTS, STREAMS, Plan, Tally, write_stories, write_text
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "prepare", "read_stories"]
 
 Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
 CACHE = Path(".cache/corpus")
-_VERSION = 1  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
+_VERSION = 2  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
 _PREPARING = ".preparing-"  # prefix of the folder in which a corpus is prepared
 
 
@@ -45,11 +47,13 @@ class Corpus:
     train: np.ndarray  # uint8 ids (N,), memory-mapped
     valid: np.ndarray  # uint8 ids (M,), memory-mapped
     report: dict  # can be written as JSON: sources, cleaning, counts; for the model card
+    digests: np.ndarray  # uint64 (S,) of the validation stories; empty for a single text
+    skipped: list[str]  # names of the files that were left out
     replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
 
 
 def prepare(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     *,
     valid: str | Path | None = None,
     cleaning: str = "auto",
@@ -59,10 +63,11 @@ def prepare(
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """Prepares a corpus, or reads it from the cache. `data` is a name or a path.
+    """Prepares a corpus, or reads it from the cache. `data` is a name, or one path or several.
 
-    A path leads to a .txt, .jsonl or .parquet file, or to a folder of such files.
-    valid: a file or folder to validate on. Without it, every 20th story is for validation; of a single text, the last
+    A path leads to a .txt, .jsonl, .csv or .parquet file, or to a folder of such files. Files whose names say that they
+    are for validation are validated on (see `sources`).
+    valid: a file or folder to validate on. Without any, every 20th story is for validation; of a single text, the last
         tenth is.
     cleaning: "story", "verbatim" or "classic" (see `stories.clean`), or "tales" for books (see `tales`).
         "auto" means tales for panchatantra, story for other stories, and verbatim for a single text. "classic" joins
@@ -77,32 +82,33 @@ def prepare(
     """
     cache = Path(cache or CACHE)
     with _disk_errors_explained(data, cache), cached_sha256(cache) as digest:
-        plan = _plan(data, valid, cleaning, stories, cache, digest)
+        plan, skipped = _plan(data, valid, cleaning, stories, cache, digest)
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not the one that the cleaning implies
             plan = replace(plan, vocab=vocab)
         if exclude:
-            plan = replace(plan, excluded=(exclude.valid, exclude.vocab))
+            plan = replace(plan, excluded=exclude.digests)
         about = _fingerprinted(plan, exclude, digest)
-        if exclude and (plan.single or plan.cleaning == "classic"):
-            validation = {source["sha256"] for source in exclude.report["validation_sources"]}
-            if validation & {source["sha256"] for source in about["sources"]}:
-                raise CorpusError(f"{data} is the validation text: choose another text to train on")
-        folder = cache / f"{plan.name}-{about['fingerprint']}"
+        if plan.as_text:
+            held_out = about["validation_sources"] + (exclude.report["validation_sources"] if exclude else [])
+            if {source["sha256"] for source in held_out} & {source["sha256"] for source in about["sources"]}:
+                raise CorpusError(f"{_shown(data)} is the validation text: choose another text to train on")
+        folder = cache / f"{plan.name[:40]}-{about['fingerprint']}"
         report = _cached(folder, about["fingerprint"], digest) or _build(plan, about, folder, progress)
-        train, valid = (np.memmap(folder / name, np.uint8, "r") for name in report.pop("files"))
-        vocab = Vocab(report.pop("vocabulary"))
-        return Corpus(name=report["name"], vocab=vocab, train=train, valid=valid, report=report)
+        train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
+        digests = np.fromfile(folder / DIGESTS, np.uint64) if DIGESTS in report.pop("files") else np.empty(0, np.uint64)
+        vocab, name = Vocab(report.pop("vocabulary")), report["name"]
+        return Corpus(name=name, vocab=vocab, train=train, valid=valid, report=report, digests=digests, skipped=skipped)
 
 
 @contextmanager
-def _disk_errors_explained(data: str | Path, cache: Path) -> Iterator[None]:
+def _disk_errors_explained(data: str | Path | Sequence[str | Path], cache: Path) -> Iterator[None]:
     """Turns an error of the disk into a CorpusError that says how to fix it."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free some space, or put the cache on another disk"
-            raise CorpusError(f"no space left to prepare {data} in {cache}: {fix}") from None
+            raise CorpusError(f"no space left to prepare {_shown(data)} in {cache}: {fix}") from None
         raise CorpusError(f"{error.filename or cache}: {error.strerror or error}") from None
 
 
@@ -112,27 +118,37 @@ def with_replay(text: Corpus, other: Corpus) -> Corpus:
     Both have the same vocabulary, and `other` was prepared with `exclude=text`.
     """
     both = [text.report["fingerprint"], other.report["fingerprint"]]
-    about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train", "dropped_characters")}
+    about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train", "dropped_characters", "read")}
     fingerprint = _sha256_of(both)[:16]
     return replace(text, replay=other.train, report=text.report | {"replay": about, "fingerprint": fingerprint})
 
 
 def _plan(
-    data: str | Path, valid: str | Path | None, cleaning: str, stories: int | None, cache: Path, digest: Digest
-) -> Plan:
-    """Decides what to prepare from a name or a path. Downloads a named corpus, and cuts books into tales."""
-    path, held_out = Path(data), Path(valid) if valid else None
+    data: str | Path | Sequence[str | Path],
+    valid: str | Path | None,
+    cleaning: str,
+    stories: int | None,
+    cache: Path,
+    digest: Digest,
+) -> tuple[Plan, list[str]]:
+    """Decides what to prepare from a name or paths. Downloads a named corpus, and cuts books into tales.
+
+    Returns the names of the files that are left out, too.
+    """
+    held_out = Path(valid) if valid else None
     if data in NAMES:
         path, own = named_files(str(data), cache / "downloads", validation=not valid and cleaning != "classic")
-        held_out = held_out or own
-    elif not path.exists():
-        raise CorpusError(
-            f"there is no corpus, file or folder named {data}: give {', '.join(NAMES)}, "
-            f"or the path of a {KINDS} file or a folder of them{nearest(data, NAMES)}"
-        )
-    files, valid_files = files_of(path), files_of(held_out) if held_out else []
+        paths, held_out = [path], held_out or own
+    else:
+        paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+        for path in paths:
+            _require_exists(path, alone=len(paths) == 1)
+    found = sources(paths, held_out)
+    files, valid_files = found.train, found.valid
     books = None
     if cleaning == "tales" or data == "panchatantra":
+        if not held_out:  # every tenth tale of all the books is for validation
+            files, valid_files = files + valid_files, []
         books = {"books": [_source(book, digest) for book in files]}
         folder = cache / "tales" / _sha256_of(books["books"])[:16]
         books |= tales.write(files, folder)
@@ -144,12 +160,43 @@ def _plan(
         cleaning = "auto" if cleaning == "tales" else cleaning
     single = not has_stories(files) and not (valid_files and has_stories(valid_files))
     if single and stories is not None:
-        raise CorpusError(f"{data} is a single text: to use {stories} of its stories, separate them by lines {END}")
+        raise CorpusError(f"{_shown(data)} is a single text: to use {stories} of its stories, separate them by {END}")
     if cleaning == "auto":
         cleaning = "verbatim" if single else "story"
-    name = str(data) if data in NAMES else path.resolve().name if path.is_dir() else path.stem
-    return Plan(
-        name=name, files=files, valid=valid_files, cleaning=cleaning, stories=stories, single=single, tales=books
+    plan = Plan(
+        name=name_of(data),
+        files=files,
+        valid=valid_files,
+        cleaning=cleaning,
+        stories=stories,
+        single=single,
+        tales=books,
+    )
+    return plan, found.skipped
+
+
+def name_of(data: str | Path | Sequence[str | Path]) -> str:
+    """The name of a corpus: its own, or that of its first file or folder and the number of the others."""
+    if data in NAMES:
+        return str(data)
+    if isinstance(data, str | Path):
+        return Path(data).resolve().name if Path(data).is_dir() else Path(data).stem
+    return name_of(data[0]) + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
+
+
+def _shown(data: str | Path | Sequence[str | Path]) -> str:
+    return str(data) if isinstance(data, str | Path) else ", ".join(map(str, data))
+
+
+def _require_exists(path: Path, alone: bool) -> None:
+    """Raises CorpusError if a path of the user's does not exist, or is the name of a corpus among paths."""
+    if path.exists():
+        return
+    if not alone and str(path) in NAMES:
+        raise CorpusError(f"{path} is a corpus of its own: give it alone, or train on it too with --replay {path}")
+    raise CorpusError(
+        f"there is no corpus, file or folder named {path}: give {', '.join(NAMES)}, "
+        f"or the path of a {KINDS} file or a folder of them{nearest(path, NAMES)}"
     )
 
 
@@ -203,8 +250,7 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
-    as_text = plan.single or plan.cleaning == "classic"
-    reads = [(plan.files, (1 if plan.valid else 2) + as_text), (plan.valid, 1 + as_text)]
+    reads = [(plan.files, (1 if plan.valid else 2) + plan.as_text), (plan.valid, 1 + plan.as_text)]
     size = sum(times * path.stat().st_size for files, times in reads for path in files)
     disable = None if progress else True  # None: tqdm hides the bar where there is no terminal
     with tempfile.TemporaryDirectory(prefix=_PREPARING, dir=folder.parent) as temporary:
@@ -212,10 +258,9 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
         unfinished.mkdir()
         with tqdm(total=size, desc=f"preparing {plan.name}", unit="B", unit_scale=True, disable=disable) as bar:
             tally = Tally(bar)
-            counts = (write_text if as_text else write_stories)(plan, unfinished, tally)
-        dropped = dict(sorted(tally.dropped.items(), key=lambda item: (-item[1], item[0])))
-        report = about | counts | {"dropped_characters": dropped, "normalised_characters": tally.normalised}
-        report["files"] = {name: sha256(unfinished / name) for name in ("train.bin", "valid.bin")}
+            counts = (write_text if plan.as_text else write_stories)(plan, unfinished, tally)
+        report = about | counts | tally.report()
+        report["files"] = {path.name: sha256(path) for path in sorted(unfinished.iterdir())}
         written = json.dumps(report | {"sha256": _sha256_of(report)}, indent=1)
         (unfinished / "corpus.json").write_text(written, encoding="utf-8")
         try:

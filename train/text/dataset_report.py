@@ -9,10 +9,17 @@ from typing import Any
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
 from train.text.encoded import symbol_counts
+from train.text.losses import LITTLE, dropped, share_dropped
+from train.text.sources import listed
 
 SHOWN = 12  # characters that are listed with their counts
 FEW = 10_000  # characters: the loss of a smaller validation text says little
 MOST_PASSES = 40  # over a text; with more, the model memorises it
+CHANGES = {  # other counts of `losses`, and what they are called
+    "tabs": "tabs converted to blanks",
+    "squeezed": "blanks and line ends removed",
+    "empty": "records or stories without any text left out",
+}
 EARLY_STOPPING = "--patience 3 --eval-every 200"
 
 
@@ -23,25 +30,34 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         f"text: {text.name}, cleaned as {report['cleaning']}: {_amount(report['train'])} to train on, "
         f"{_amount(report['validation'])} to validate"
     ]
+    files = [source["file"] for source in report["sources"]]
+    if len(files) > 1 or report["validation_sources"] or text.skipped:
+        held_out = listed([source["file"] for source in report["validation_sources"]])
+        lines.append(
+            f"files: {listed(files)}; to validate: {held_out or 'a part of them'}"
+            + (f"; skipped: {listed(text.skipped)}" if text.skipped else "")
+        )
     if "tales" in report:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")
     if replay := report.get("replay"):
-        dropped = sum(replay["dropped_characters"].values())
+        lost = sum(replay["dropped_characters"].values())
         lines.append(
             f"replayed: {replay['name']}, {_amount(replay['train'])}, {config.replay_share:.0%} of the windows; "
             f"{replay['train'].get('removed_as_in_validation', 0):,} stories removed (in the validation text); "
-            f"{dropped:,} characters dropped"
+            f"{lost:,} characters dropped"
         )
     found = symbol_counts(text.train, len(text.vocab)).tolist()
     occur = (+Counter(dict(zip(text.vocab.itos, found, strict=True)))).most_common()
     lines.append(f"characters: {len(occur)} of the {len(found)} symbols occur: {_counted(occur)} ...")
     if rare := " ".join(repr(symbol) for symbol, count in occur[SHOWN:] if count < SHOWN):
         lines.append(f"under {SHOWN} times each: {rare}")
-    dropped = report["dropped_characters"]
+    lost = report["dropped_characters"]
+    read = {name: sum(report["read"][part][name] for part in report["read"]) for name in CHANGES}
     changes = [
-        f"{report.get('normalised_characters', 0):,} characters converted to ASCII",
-        f"{sum(dropped.values()):,} dropped" + (f" ({_counted(list(dropped.items()))})" if dropped else ""),
+        f"{report['normalised_characters']:,} characters converted to ASCII",
+        f"{sum(lost.values()):,} dropped" + (f" ({_counted(list(lost.items()))})" if lost else ""),
+        *(f"{read[name]:,} {what}" for name, what in CHANGES.items() if read[name]),
     ]
     if "stories" in report["train"]:
         changes.append(f"{report['train']['repeated_stories']:,} stories repeat an earlier one")
@@ -62,7 +78,7 @@ def _counted(characters: list[tuple[str, int]]) -> str:
 def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     characters, shape = len(text.train), config.model
     parameters = sum(math.prod(size) for size in shape.shapes().values())
-    found = []
+    found = _warnings_of_losses(text)
     if len(text.valid) < FEW:
         found.append(
             f"{len(text.valid):,} characters of validation text are few: the loss on it will fluctuate; "
@@ -80,5 +96,28 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
         found.append(
             f"{characters:,} characters are few for {parameters:,} parameters: give --dropout 0.2 "
             f"and {EARLY_STOPPING}, a smaller preset such as pocket, or a trained model with --init"
+        )
+    return found
+
+
+def _warnings_of_losses(text: Corpus) -> list[str]:
+    """Warnings of what cleaning took away, and of validation text that is trained on."""
+    report, found = text.report, []
+    parts = {text.name: report["read"]["train"], "the validation text": report["read"]["validation"]}
+    if replay := report.get("replay"):
+        parts[replay["name"]] = replay["read"]["train"]
+    for name, read in parts.items():
+        if share_dropped(read) > LITTLE:
+            found.append(f"{name}: {dropped(read)}; the model learns ASCII")
+    read = report["read"]["train"]
+    if read["indented"] > LITTLE * read["lines"]:
+        found.append(
+            f"{read['indented']:,} of {read['lines']:,} lines began with blanks, which were removed: "
+            "give --cleaning verbatim to keep them"
+        )
+    if report.get("in_both", 0) > LITTLE:
+        found.append(
+            f"{report['in_both']:.0%} of the passages of the validation text stand in the training text too: "
+            "the loss on it is too low; give another text with --valid"
         )
     return found

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from train.text.files import replace_file
-from train.text.stories import CorpusError
+from train.text.reading import CorpusError
 from train.text.tales import BOOKS
 
 _DATASET = "roneneldan/TinyStories"

@@ -14,8 +14,8 @@ PIECE = 1 << 17  # symbols in a piece: np.bincount makes an int64 of each, and t
 
 def symbol_counts(stream: np.ndarray, symbols: int) -> np.ndarray:
     """How often each id from 0 to symbols - 1 occurs in a stream (N,): int64 (symbols,)."""
-    pieces = (np.bincount(piece, minlength=symbols) for piece in _pieces(stream))
-    return sum(pieces, np.zeros(symbols, np.int64))
+    counts = (np.bincount(piece, minlength=symbols) for piece in pieces(stream))
+    return sum(counts, np.zeros(symbols, np.int64))
 
 
 def end_positions(stream: np.ndarray, vocab: Vocab, limit: int | None = None) -> np.ndarray:
@@ -24,7 +24,7 @@ def end_positions(stream: np.ndarray, vocab: Vocab, limit: int | None = None) ->
     With `limit`, reading stops after the piece in which that many were found. The result may then hold a few more.
     """
     found, count = [np.empty(0, np.int64)], 0
-    for number, piece in enumerate(_pieces(stream) if vocab.end is not None else ()):
+    for number, piece in enumerate(pieces(stream) if vocab.end is not None else ()):
         found.append(np.flatnonzero(piece == vocab.end) + number * PIECE)
         count += len(found[-1])
         if limit is not None and count >= limit:
@@ -63,6 +63,7 @@ def split_every_nth(stream: np.ndarray, vocab: Vocab, every: int) -> tuple[list[
     return training, np.concatenate([*held_out, stream[-1:]])
 
 
-def _pieces(stream: np.ndarray) -> Iterator[np.ndarray]:
+def pieces(stream: np.ndarray) -> Iterator[np.ndarray]:
+    """A stream in views of at most PIECE symbols."""
     stream = np.asarray(stream)
     return (stream[at : at + PIECE] for at in range(0, len(stream), PIECE))

@@ -14,7 +14,9 @@ from typing import Any
 from model.vocab import END
 from train.flags import Parser, refuse
 from train.text.files import replace_file
-from train.text.stories import CorpusError, book_text, files_of
+from train.text.reading import CorpusError
+from train.text.sources import sources
+from train.text.stories import book_text
 
 BOOKS = (  # their numbers at Project Gutenberg
     62514,  # Jataka Tales, Ellen C. Babbitt, 1912
@@ -135,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write train.txt and valid.txt into")
     args = parser.parse_args(argv)
     try:
-        print(json.dumps(write([book for path in args.books for book in files_of(path)], args.out), indent=1))
+        books = sources(args.books)
+        print(json.dumps(write(books.train + books.valid, args.out), indent=1))
     except CorpusError as error:
         return refuse(str(error))
     except OSError as error:
