@@ -18,6 +18,7 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
+from model.command import path
 from page.answers import Answers
 from page.endpoints import Endpoints
 from page.fair_queue import FairQueue, trust_the_hub
@@ -95,12 +96,16 @@ def api(endpoints: Endpoints) -> None:
     gr.api(endpoints.models, api_name="models", **LOOKING)
 
 
-def main(argv: list[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
     parser.add_argument(
-        "--artifacts", type=Path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
+        "--artifacts", type=path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
     )
-    artifacts = parser.parse_args(argv).artifacts.resolve()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    artifacts = build_parser().parse_args(argv).artifacts.resolve()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale can print the emoji of Gradio's greeting
     register()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import model  # it imports the rest on first use: in main(), which handles Ctrl-C
+from model.command import expanded
 
 if TYPE_CHECKING:
     from model import Sampling, Storyteller
@@ -29,7 +30,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m model", description="Tells a story.", allow_abbrev=False)
     add = parser.add_argument
     add("prompt", nargs="?", default="", help="how the story begins; - reads it from standard input")
-    add("--model", help="the folder of a model, or user/name on the Hub (default: the first of --list)")
+    add("--model", type=expanded, help="the folder of a model, or user/name on the Hub (default: the first of --list)")
     add("--length", type=int, default=default.length, help="characters at most (default: %(default)s)")
     add("--temperature", type=float, default=default.temperature, help="0: the likeliest, 2: very random (%(default)s)")
     add("--top-k", type=int, default=default.top_k, help="choose among the k likeliest characters (0: all)")
@@ -39,7 +40,12 @@ def build_parser() -> Parser:
     add("--drafts", type=int, default=default.drafts, help="draw each sentence N times, keep the best (%(default)s)")
     add("--beams", type=int, default=default.beams, help="beginnings that are continued at the same time (%(default)s)")
     add("--list", action="store_true", help="list the models in artifacts/ and end; the page opens with the first")
-    add("--default", metavar="NAME", help="make the page and this command use artifacts/NAME first, and end")
+    add(
+        "--default",
+        type=expanded,
+        metavar="NAME",
+        help="make the page and this command use artifacts/NAME first, and end",
+    )
     return parser
 
 

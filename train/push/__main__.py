@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, get_token
 
 from model.artifacts import ArtifactError
+from model.command import expanded
 from model.hub import LOGIN, REPO, upload
 from train.flags import Parser
 from train.push import rehearsal
@@ -27,7 +28,13 @@ def build_parser() -> Parser:
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     add("space", metavar="user/space", type=_repo, help="the Space on the Hub; created if it does not exist")
-    add("--artifact", **several, metavar="NAME", help="names in artifacts/, or folders (default: all but trials)")
+    add(
+        "--artifact",
+        type=expanded,
+        **several,
+        metavar="NAME",
+        help="names in artifacts/, or folders (default: all but trials)",
+    )
     names = [hardware.value for hardware in SpaceHardware]
     add("--hardware", choices=names, metavar="NAME", help=f"hardware (default: {HARDWARE} for a new Space)")
     add("--private", action="store_true", help="a new Space that only you can see")
