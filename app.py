@@ -18,7 +18,7 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
-from model.command import path
+from model.command import path, run_command
 from page.answers import Answers
 from page.endpoints import Endpoints
 from page.fair_queue import FairQueue, trust_the_hub
@@ -145,4 +145,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

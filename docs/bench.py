@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs.engines import BASES, ENGINES, Engine, Tell  # noqa: E402
 from model.artifacts import ArtifactError  # noqa: E402
+from model.command import run_command  # noqa: E402
 from model.storyteller import load  # noqa: E402
 
 POSITIONS = (32, 192, 480, 960)  # characters of the prompts behind which a character is timed
@@ -262,4 +263,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

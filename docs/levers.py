@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs.tables import renew  # noqa: E402
 from model import gpt  # noqa: E402
+from model.command import run_command  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
 from train.evaluate import score  # noqa: E402
@@ -175,4 +176,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import questions
 
+from model.command import run_command
 from train.flags import Parser
 from train.presets import PRESETS  # importable because questions puts the project's folder on the path
 
@@ -130,4 +131,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(main)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from docs.tables import renew  # noqa: E402
+from model.command import run_command  # noqa: E402
 from train.flags import Parser  # noqa: E402
 
 OUTCOMES = ROOT / "docs/questions.jsonl"
@@ -144,4 +145,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import model  # noqa: E402
 from docs.tables import renew  # noqa: E402
+from model.command import run_command  # noqa: E402
 from model.sampling import USUAL, Sampling  # noqa: E402
 from train.flags import Parser  # noqa: E402
 from train.text.corpus import read_stories  # noqa: E402
@@ -153,4 +154,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

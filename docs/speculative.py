@@ -20,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import model
+from model.command import run_command
 from model.decoder import OnnxDecoder
 from model.sampling import probabilities
 from model.vocab import normalise
@@ -101,4 +102,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

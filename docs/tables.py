@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from docs import bench  # noqa: E402
+from model.command import run_command  # noqa: E402
 from model.sampling import USUAL  # noqa: E402
 from model.storyteller import find  # noqa: E402
 from train.flags import Parser  # noqa: E402
@@ -150,4 +151,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

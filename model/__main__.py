@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import os
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import model  # it imports the rest on first use: in main(), which handles Ctrl-C
-from model.command import expanded
+import model  # it imports the rest on first use: in main(), where Ctrl-C is handled
+from model.command import Parser, expanded, run_command, stream_trouble
 
 if TYPE_CHECKING:
     from model import Sampling, Storyteller
 
 ARTIFACTS = Path("artifacts")
-FAILED, BAD_USE, INTERRUPTED, READER_GONE = 1, 2, 130, 141  # the last two as in shells: 128 + SIGINT, 128 + SIGPIPE
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Prints the error on one line, without the usage, which --help prints."""
-        self.exit(BAD_USE, f"{self.prog}: error: {message}\n")
+FAILED = 1
 
 
 def build_parser() -> Parser:
@@ -84,6 +77,15 @@ def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None
     print(flush=True)
 
 
+def read_prompt(parser: Parser) -> str:
+    """Returns the text of standard input, without the end of its last line, which does not belong to the prompt."""
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        parser.error(f"standard input cannot be read ({stream_trouble(error)}): give the prompt as an argument")
+    return io.StringIO(data.decode(errors="replace"), newline=None).read().removesuffix("\n")  # None: of any system
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     try:
@@ -101,23 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{storyteller.folder}: {describe(storyteller)}", flush=True)
             return 0
         storyteller = model.load(options.model) if options.model else find_all()[0]
-        text = options.prompt
-        if text == "-":  # the newline at the end of a file's last line does not belong to the prompt
-            text = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
-        print_story(storyteller, text, sampling)
+        prompt = options.prompt.removesuffix("\r")  # "$(cat FILE)" removes only the other half of a \r\n
+        print_story(storyteller, read_prompt(parser) if prompt == "-" else prompt, sampling)
         return 0
-    # the first clause: testing for model.ArtifactError would import again what was interrupted
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # At exit Python flushes stdout again, which would print another error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+    except KeyboardInterrupt:  # for the next clause, `model` would import again what was interrupted
+        raise
     except model.ArtifactError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return FAILED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -144,6 +145,38 @@ def test_reads_the_prompt_from_standard_input(home: Path) -> None:
     assert process.returncode == 0
     assert story.startswith(b"Tom\nand L")
     assert "left out, because the model does not know them: '\ufffd'\n" in notes.decode()
+
+
+SHORT = "--length", "20", "--seed", "1", "--drafts", "1", "--beams", "1"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+def test_the_last_line_end_of_the_input_is_no_part_of_the_prompt(
+    tell, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(text: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        status, story, _ = tell("-", *SHORT)
+        assert status == 0
+        return story
+
+    assert told(f"Tom\nand{end}") == tell("Tom\nand", *SHORT)[1]
+    if end:
+        assert told(f"Tom{end}and") == tell("Tom\nand", *SHORT)[1]
+        assert told(f"Tom{end}{end}") == tell("Tom\n", *SHORT)[1] != told("Tom")  # only one of them
+
+
+def test_half_a_line_end_of_an_argument_is_no_part_of_the_prompt(tell) -> None:
+    assert tell("Tom\r", *SHORT) == tell("Tom", *SHORT)  # as of "$(cat FILE)"
+    assert tell("Tom\n", *SHORT) != tell("Tom", *SHORT)
+
+
+def test_a_closed_standard_input_is_refused(home: Path) -> None:
+    command = ["bash", "-c", 'exec "$0" -m model - <&-', sys.executable]
+    run = subprocess.run(command, cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    message = "standard input cannot be read (it is closed): give the prompt as an argument"
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.splitlines()[-1] == f"python -m model: error: {message}"
 
 
 def test_a_closed_pipe_ends_it_without_an_error_message(home: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from model import load, write_default
 from model.artifacts import DEFAULT, FILES, GRAPH, ArtifactError, read
+from model.command import run_command
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
@@ -253,5 +254,4 @@ def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # so that any folder name can be printed in any locale
-    sys.exit(main())
+    run_command(main)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import model
 from model.artifacts import add_figures
+from model.command import run_command
 from model.sampling import USUAL
 from model.storyteller import Storyteller, windows
 from model.vocab import Vocab
@@ -237,4 +238,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from model.command import run_command
 from model.config import ModelConfig
 from model.vocab import Vocab
 from train.__main__ import fitted, flags
@@ -180,4 +181,4 @@ def traced(device: torch.device, action: Callable[[], object]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

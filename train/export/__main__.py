@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from model.artifacts import ArtifactError
+from model.command import run_command
 from model.storyteller import load
 from train.export.formats import FORMATS, HELD_OUT, ExportError, export_onnx, writer
 from train.text.corpus import CorpusError, read_stories
@@ -46,4 +47,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, get_token
 
 from model.artifacts import ArtifactError
-from model.command import expanded
+from model.command import expanded, run_command
 from model.hub import LOGIN, REPO, upload
 from train.flags import Parser
 from train.push import rehearsal
@@ -197,4 +197,4 @@ def _check_flags(parser: Parser, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -5,12 +5,12 @@ It counts what it leaves out: licences, front matter, headings, notes and pictur
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.command import run_command
 from model.vocab import END
 from train.flags import Parser, refuse
 from train.text.files import replace_file
@@ -147,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
