@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import threading
-from io import TextIOWrapper
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 # After each call Gradio tabulates all calls with pandas, for a dashboard that this page does not have: put that off.
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: one thread per story
+# The page asks only its own server, which no proxy of this machine can reach. Gradio's clients read this when imported.
+os.environ["no_proxy"] = "*"
+
+from page.address import TAKEN, check_environment, find_address
+
+# Gradio would read these now, and end in a traceback where one is wrong: main() checks them.
+ADDRESS = {name: os.environ.pop(name, "") for name in TAKEN}
 
 import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
-from model.command import path, run_command
+from model.command import BAD_USE, Parser, path, run_command
 from page.answers import Answers
 from page.endpoints import Endpoints
 from page.fair_queue import FairQueue, trust_the_hub
@@ -96,25 +100,20 @@ def api(endpoints: Endpoints) -> None:
     gr.api(endpoints.models, api_name="models", **LOOKING)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
+def build_parser() -> Parser:
+    parser = Parser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
     parser.add_argument(
         "--artifacts", type=path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
     )
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    artifacts = build_parser().parse_args(argv).artifacts.resolve()
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale can print the emoji of Gradio's greeting
-    register()
-    trust_the_hub()
-    models = Models(artifacts)
-    for name, reason in models.skipped.items():
-        print(f"skipped {name}: {reason}", flush=True)
+def launched(models: Models, host: str, port: int) -> Page:
+    """Builds the page and starts its server, which answers from then on. Raises OSError."""
     page = build(models)
     page.launch(
+        server_name=host,
+        server_port=port,
         prevent_thread_lock=True,
         theme=THEME,
         css_paths=STYLE,
@@ -138,6 +137,26 @@ def main(argv: list[str] | None = None) -> None:
             ]
         },
     )
+    return page
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    artifacts = parser.parse_args(argv).artifacts.resolve()
+    try:
+        check_environment()
+        host, port = find_address(ADDRESS)
+    except ValueError as error:
+        parser.exit(BAD_USE, f"error: {error}\n")
+    register()
+    trust_the_hub()
+    models = Models(artifacts)
+    for name, reason in models.skipped.items():
+        print(f"skipped {name}: {reason}", flush=True)
+    try:
+        page = launched(models, host, port)
+    except OSError as error:  # no room or no right to write, or another program was faster to take the port
+        parser.exit(BAD_USE, f"error: the page cannot be served: {error}\n")
     serve_tools(page)
     end_stalled_connections(page.server)
     threading.Thread(target=models.warm_up, daemon=True).start()

@@ -34,6 +34,9 @@ from train.export import onnx as export_onnx
 # are slower, and many times slower on a machine that is busy with something else.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests ask only servers of their own, also on a machine behind a proxy.
+os.environ["no_proxy"] = ",".join(["127.0.0.1", "localhost", "::1", *filter(None, [os.environ.get("no_proxy")])])
+
 # A plain `make test` runs the other torture tests in a short form; these have no short form.
 collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 

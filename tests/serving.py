@@ -98,16 +98,15 @@ def save_broken(folder: Path) -> None:
 
 
 @contextmanager
-def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server]:
+def serve(home: Path, artifacts: Path, *, torch: bool = True, host: str = "127.0.0.1") -> Iterator[Server]:
     """Serves `artifacts` from a copy, in `home`, of what a Space needs: app.py, page/ and model/, without train/."""
     shutil.copy(ROOT / "app.py", home)
     for package in ("page", "model"):
         shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
         port = free.getsockname()[1]
     log = home / "log"
-    environment = os.environ | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    environment = os.environ | {"GRADIO_SERVER_NAME": host, "GRADIO_SERVER_PORT": str(port)}
     if not torch:
         (home / "without").mkdir()
         (home / "without" / "sitecustomize.py").write_text('import sys\nsys.modules["torch"] = None\n')
@@ -117,7 +116,7 @@ def serve(home: Path, artifacts: Path, *, torch: bool = True) -> Iterator[Server
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         while not _answers(url):
             if process.poll() is not None or time.monotonic() - started > 60:
                 raise RuntimeError(f"app.py did not start:\n{log.read_text()}")

@@ -18,7 +18,7 @@ from model import find
 from model.artifacts import ArtifactError
 from page import zerogpu
 from train.push.contents import Contents, PushError, check, gather, secrets
-from train.push.rehearsal import rehearse, tell
+from train.push.rehearsal import PROMPT, rehearse, tell
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # belongs to nobody
@@ -172,6 +172,20 @@ def test_the_page_is_rehearsed_from_its_files_alone(contents: Contents, monkeypa
     expected = ["README.md", "app.py", "artifacts", "model", "page", "page.log", "requirements.txt"]
     message = refusal(rehearse, changed(contents, app_py=page))
     assert message == f"the page does not start:\n{expected}, None"
+
+
+def test_the_rehearsal_uses_nothing_of_this_machine_s_network(
+    contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "nonsense")
+    monkeypatch.setenv("GRADIO_NUM_WORKERS", "many")
+    stories = rehearse(contents, length=20)
+    assert list(stories) == ["tiny"] and stories["tiny"].startswith(PROMPT)
 
 
 def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

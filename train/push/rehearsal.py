@@ -29,7 +29,11 @@ def rehearse(contents: Contents, length: int = 100) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in TOKENS and not name.upper().startswith("GRADIO_")  # where this machine's own page is served
+    }
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port}
     environment |= {"PYTHONPATH": "", "HF_TOKEN_PATH": os.devnull}
     with tempfile.TemporaryDirectory(prefix="space-") as folder:
@@ -43,7 +47,7 @@ def rehearse(contents: Contents, length: int = 100) -> dict[str, str]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_for(url, page)
-            return {name: tell(url, model=name, length=length) for name in contents.artifacts}
+            return {name: tell(url, model=name, length=length, proxies=False) for name in contents.artifacts}
         except PushError as error:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             raise PushError("\n".join([str(error), *lines[-20:]])) from error
@@ -52,16 +56,19 @@ def rehearse(contents: Contents, length: int = 100) -> dict[str, str]:
             page.wait()
 
 
-def tell(url: str, *, model: str | None = None, length: int = 200, token: str | None = None) -> str:
+def tell(
+    url: str, *, model: str | None = None, length: int = 200, token: str | None = None, proxies: bool = True
+) -> str:
     """Returns the story that the page at `url` tells. With `model` None the page chooses the model.
 
-    A token is sent only if one is given, for a private Space. Raises PushError if the story is empty.
+    Without `proxies` it is asked directly: no proxy reaches a page on this machine. A token is sent only if one is
+    given, for a private Space. Raises PushError if the story is empty.
     """
     from gradio_client import Client
 
     settings = {"prompt": PROMPT, "length": length, "seed": SEED} | ({} if model is None else {"model": model})
     options: dict[str, Any] = {"verbose": False, "download_files": False, "analytics_enabled": False}
-    options |= {"httpx_kwargs": {"timeout": ANSWER_SECONDS}}
+    options |= {"httpx_kwargs": {"timeout": ANSWER_SECONDS, "trust_env": proxies}}
     try:
         # Given None, the client would send the saved token to whoever serves this address.
         with closing(Client(url, token or False, **options)) as page:
@@ -75,9 +82,10 @@ def tell(url: str, *, model: str | None = None, length: int = 200, token: str | 
 
 def _wait_for(url: str, page: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while page.poll() is None and time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+            direct.open(url, timeout=ANSWER_SECONDS).close()
             return
         except OSError:  # it has not started yet, or is slow
             time.sleep(0.05)
