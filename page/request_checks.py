@@ -47,6 +47,8 @@ HEADERS = {
     "Content-Security-Policy": "object-src 'none'; base-uri 'self'",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+# Of a stream of events too: nginx would gather it, and a browser or a proxy could keep it.
+STREAM_HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
 
 # What Gradio itself streams to an unknown session, before it raises an error.
 UNKNOWN = UnexpectedErrorMessage(message="404: Not Found", success=False, session_not_found=True)
@@ -78,7 +80,10 @@ class RequestChecks:
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    headers.update(STREAM_HEADERS)
             await send(message)
 
         who = visitor(Request(scope))

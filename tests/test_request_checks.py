@@ -197,6 +197,29 @@ def test_every_answer_has_the_security_headers(server):
         assert "x-frame-options" not in headers
 
 
+def test_no_proxy_on_the_way_gathers_or_keeps_a_stream_of_events(server):
+    function = json.loads(ask(server, "GET", "/config")[2])["dependencies"][0]["id"]
+    ready = json.dumps({"data": [], "fn_index": function, "session_hash": "stream"})
+    server.post("/queue/join", ready)
+    called = server.post("/call/models", '{"data": []}')["event_id"]
+    hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+    streams = {
+        f"{API}/queue/data?session_hash=stream": None,
+        f"{API}/queue/data?session_hash=unknown": None,
+        f"{API}/call/models/{called}": None,
+        f"{API}/heartbeat/stream": None,
+        f"{API}/mcp/": hello,
+    }
+    accepted = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    for path, body in streams.items():
+        asked = urllib.request.Request(server.url + path, body, accepted)
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # not read to its end, which may never come
+            assert answer.headers["Content-Type"].startswith("text/event-stream"), path
+            assert answer.headers.get_all("X-Accel-Buffering") == ["no"], path  # by default nginx gathers what it sends
+            assert answer.headers.get_all("Cache-Control") == ["no-cache"], path
+    assert "x-accel-buffering" not in ask(server, "GET", "/config")[1]
+
+
 def test_the_documentation_shows_each_reader_its_own_address(server):
     ask(server, "GET", f"{API}/info", X_Forwarded_Host="evil.example.com")
     assert "evil.example.com" not in ask(server, "GET", f"{API}/info")[2]
