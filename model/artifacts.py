@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +36,7 @@ from model.vocab import Vocab
 GRAPH_LIMIT = 1024 * MIB
 LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git has not fetched from its large file storage
 DEFAULT = "default"  # a file beside the artifacts: one line, the name of the one that the page opens with
+_HALVES = {code: f"\\\\u{code:x}" for code in range(0xD800, 0xE000)}  # in JSON a backslash is written twice
 CHOOSE_DEFAULT = "choose one with: .venv/bin/python -m model --default NAME"
 
 
@@ -245,9 +247,13 @@ def _read_graph(folder: Path, hashes: Mapping[str, str], links: bool = False) ->
 
 
 def utf8_safe(value: Any) -> Any:
-    """Returns a JSON value with all its texts writable as UTF-8: file names may hold bytes that are not valid UTF-8."""
-    as_bytes = json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
-    return json.loads(as_bytes.decode(errors="replace"))
+    """Returns a JSON value with all its texts writable as UTF-8.
+
+    A byte of a file name that is not valid UTF-8 becomes a replacement character. Any other half of a surrogate pair,
+    as a text that was cut off may hold, becomes its escape, such as \\ud83d.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(re.sub("[\udc80-\udcff]", "\ufffd", text).translate(_HALVES))
 
 
 def _to_json(name: str, value: object, indent: int | None = 1) -> bytes:

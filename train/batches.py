@@ -27,6 +27,7 @@ class Batches:
     mark: replaces the first symbol of one row in MARK_EVERY. In a text without stories, the network can learn only
         in this way that the mark comes before a prompt.
     part: (number, count) selects the rows of one of `count` equal parts.
+    use: what the text is for, as the error about a text that is too short says it.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Batches:
         replay_share: float = 0.0,
         mark: int | None = None,
         part: tuple[int, int] = (0, 1),
+        use: str = "to train on",
     ) -> None:
         stretches = [text] if isinstance(text, np.ndarray) else list(text)
         again = [] if replay is None else [replay]
         self.main_size, self.replay_size = sum(map(len, stretches)), sum(map(len, again))
-        for size, name in ((self.main_size, "to train on"), *((len(text), "to replay") for text in again)):
+        for size, name in ((self.main_size, use), *((len(text), "to replay") for text in again)):
             if size <= context:
                 fix = "give a longer text, or a lower --context"
                 raise ValueError(f"the text {name} ({size} symbols) must be longer than the context ({context}): {fix}")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from model import Storyteller
 from train.run import Run
 
 FORMAT = 5
@@ -38,7 +39,8 @@ def save(run: Run, path: Path) -> None:
     state = {name: getattr(run, name) for name in RUN_FIELDS} | {
         "config": asdict(run.config),
         "fingerprint": run.text.report["fingerprint"],
-        "teacher": teacher_sha256(run),
+        "teacher": weights_sha256(run.teacher),
+        "init": weights_sha256(run.base),
         "seconds": run.seconds,
     }
     write(path, tensors_of(run), state)
@@ -84,13 +86,16 @@ def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
             raise CheckpointError(f"{had}: {fix}, or delete it to start again")
     if state["fingerprint"] != run.text.report["fingerprint"]:
         raise CheckpointError(f"{path} was made from another text: delete it to start again")
-    if state.get("teacher") != teacher_sha256(run):
-        raise CheckpointError(f"{path} was made with another teacher in {run.config.teacher}: delete it to start again")
+    for name, loaded in (("teacher", run.teacher), ("init", run.base)):
+        ours = weights_sha256(loaded)
+        if state.get(name, ours) != ours:  # an older checkpoint has no "init"
+            folder = getattr(run.config, name)
+            raise CheckpointError(f"{path} was made with another {name} in {folder}: delete it to start again")
 
 
-def teacher_sha256(run: Run) -> str | None:
-    """The SHA-256 of the teacher's weights, None without a teacher."""
-    return run.teacher.hashes["model.safetensors"] if run.teacher else None
+def weights_sha256(storyteller: Storyteller | None) -> str | None:
+    """The SHA-256 of the weights of a teacher or a base model, None without one."""
+    return storyteller.hashes["model.safetensors"] if storyteller else None
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

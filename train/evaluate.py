@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,28 +21,23 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
-from model.artifacts import add_figures
-from model.command import run_command
+from model.artifacts import add_figures, utf8_safe
+from model.command import path, run_command
 from model.sampling import USUAL
 from model.storyteller import Storyteller, windows
-from model.vocab import Vocab
 from train.device import pick_device
 from train.distributed import ALONE, Ranks
 from train.flags import Parser
+from train.held_out import sequences_of, texts_of
 from train.judge import Judge, Told, tell_many
 from train.report import card, sample
-from train.text.corpus import CorpusError, read_stories
+from train.text.corpus import CorpusError
+from train.text.sources import held_out_files
 
 FIRSTS = 100, 500  # the first N stories have a separate figure
 TOLERANCE = 0.002  # nats per character by which two machines may differ on the same weights
 TOLD = "temperature", "top_k", "top_p", "min_p", "drafts", "beams"  # sampling settings of the stories that are judged
 IGNORE = -100  # the target of a position that is not scored
-
-
-def sequence(vocab: Vocab, story: str) -> list[int]:
-    """The ids to score for a story: the start symbol, the characters, and the end mark if the vocabulary has one."""
-    ids = [vocab.start, *vocab.encode(vocab.fit(story)[0])]
-    return ids if vocab.end is None else [*ids, vocab.end]
 
 
 @torch.inference_mode()
@@ -147,17 +141,26 @@ def record(storyteller: Storyteller, figures: dict[str, Any]) -> None:
     add_figures(storyteller.folder, figures, card(metrics, storyteller.config, story))
 
 
-def judge_stories(storyteller: Storyteller, judge: Judge, args: Namespace) -> dict[str, Any]:
+def text_of(storyteller: Storyteller) -> Mapping[str, Any]:
+    """The report of the text that a model was trained on, which says how that was cleaned."""
+    found = storyteller.metrics.get("data")
+    return found if isinstance(found, dict) else {}
+
+
+def judge_stories(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
     """The figures of N told stories and of N held-out stories. Raises CorpusError if fewer than N are held out."""
-    real = [Told(story, True) for story in islice(read_stories(args.data), args.stories)]
+    real = [Told(story, True) for story in islice(texts_of(args.data, text_of(storyteller)), args.stories)]
     if len(real) < args.stories:
         raise CorpusError(
             f"{args.data} holds {len(real)} stories, fewer than --stories {args.stories}: give a lower --stories"
         )
+    judge = Judge(texts_of(args.train, text_of(storyteller)))
+    if not judge.words:
+        raise CorpusError(f"{args.train} holds no words: give the text that the artifact was trained on")
     sampling = replace(USUAL, **{name: getattr(args, name) for name in TOLD})
     return {
         "sampling": {name: getattr(sampling, name) for name in TOLD},
-        "data": args.data.name,
+        "data": args.name,
         "told": judge.figures(tell_many(storyteller, args.stories, sampling)),
         "held_out": judge.figures(real),
     }
@@ -165,17 +168,18 @@ def judge_stories(storyteller: Storyteller, judge: Judge, args: Namespace) -> di
 
 def score_file(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
     """The figures of the first `args.first` held-out stories (default: all). Raises CorpusError if there are none."""
-    sequences = [sequence(storyteller.vocab, story) for story in islice(read_stories(args.data), args.first)]
+    found = sequences_of(args.data, storyteller.vocab, text_of(storyteller))
+    sequences = list(islice(found, args.first))
     if not sequences:
         raise CorpusError(f"{args.data} holds no story to score")
-    return evaluation(storyteller.network.to(pick_device(args.device)), sequences, args.data.name)
+    return evaluation(storyteller.network.to(pick_device(args.device)), sequences, args.name)
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = Parser(prog="python -m train.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("artifacts", type=Path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
+    parser.add_argument("artifacts", type=path, nargs="+", metavar="artifact", help="a folder such as artifacts/pocket")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="held-out stories, which were not trained on"
+        "--data", type=path, required=True, metavar="FILE", help="held-out stories, which were not trained on"
     )
     parser.add_argument("--first", type=int, metavar="N", help="score only the first N stories, which is quicker")
     parser.add_argument("--check", action="store_true", help=f"exit 1 if metrics.json differs by more than {TOLERANCE}")
@@ -183,13 +187,14 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     told = parser.add_argument_group("judge told stories instead")
     told.add_argument("--stories", type=int, metavar="N", help="tell N stories, and compare them with N held-out ones")
-    told.add_argument("--train", type=Path, metavar="FILE", help="the stories that the artifact was trained on")
+    told.add_argument("--train", type=path, metavar="FILE", help="the stories that the artifact was trained on")
     for name in TOLD:
         default = getattr(USUAL, name)
         told.add_argument(
             f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="X", help="(%(default)s)"
         )
     args = parser.parse_args(argv)
+    args.name = utf8_safe(args.data.name)
     if args.stories is not None and (args.stories < 1 or args.train is None):
         parser.error(
             "--stories needs a number of at least 1, and --train FILE, the text that the artifact was trained on"
@@ -206,31 +211,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     off, checked = [], 0
     try:
         pick_device(args.device)  # before the texts are read, so that a wrong device is refused at once
-        judge = Judge(read_stories(args.train)) if args.stories else None
-        if judge and not judge.words:
-            raise CorpusError(f"{args.train} holds no words: give the text that the artifact was trained on")
-        for storyteller in map(model.load, args.artifacts):
+        storytellers = [model.load(artifact) for artifact in args.artifacts]  # all, before the first one is measured
+        for file in filter(None, (args.data, args.train)):
+            held_out_files(file)
+        for storyteller in storytellers:
             metrics = storyteller.metrics
-            if args.check and not recorded_figures(metrics, args.data.name):
+            if args.check and not recorded_figures(metrics, args.name):
                 theirs = metrics["evaluation"]["data"]
                 print(f"{storyteller.name} not checked: its recorded figures are for {theirs}", file=sys.stderr)
                 continue
-            figures = judge_stories(storyteller, judge, args) if judge else score_file(storyteller, args)
+            figures = judge_stories(storyteller, args) if args.stories else score_file(storyteller, args)
             line = {"artifact": storyteller.name, **figures}
-            if args.record:
-                others = metrics.get("others", {}) | {args.data.name: figures}
-                record(storyteller, {"stories": figures} if judge else {"others": others})
             if args.check:
                 checked += 1
                 line["recorded"] = recorded_nats(metrics, figures)
                 if abs(line["recorded"] - figures["nats_per_character"]) > TOLERANCE:
                     off.append(storyteller.name)
             print(json.dumps(line), flush=True)
+            if args.record:  # once the figures are shown: a disk may be full
+                others = metrics.get("others", {}) | {figures["data"]: figures}
+                record(storyteller, {"stories": figures} if args.stories else {"others": others})
     except (ValueError, OSError) as error:  # ArtifactError and CorpusError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.check and not checked:
-        print(f"error: no artifact has recorded figures for {args.data.name}", file=sys.stderr)
+        print(f"error: no artifact has recorded figures for {args.name}", file=sys.stderr)
         return 2
     if off:
         print(f"differs from the recorded figure by more than {TOLERANCE}: {', '.join(off)}", file=sys.stderr)

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shlex
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from model import artifacts, load
+from model import artifacts
 from model.network import build
 from model.storyteller import untrained
 from train import report
 from train.batches import Batches
-from train.evaluate import evaluation, sequence
+from train.distributed import RankLost
+from train.evaluate import evaluation
 from train.export import formats
+from train.held_out import HeldOut, held_out
 from train.run import Run
 from train.step import TALLY
-from train.text.corpus import Corpus, read_stories
-from train.text.encoded import stories_in
-from train.text.files import sha256
-from train.text.sources import held_out_files
+from train.writable import thinned
 
 LONGEST = 1_000_000  # symbols of a single sequence that are scored at most within MINUTE
 MINUTE = 60.0  # seconds for the final score, unless --final-stories gives a number
 
 
-def finish(run: Run, out: Path, command: str) -> None:
+T = TypeVar("T")
+
+
+def finish(run: Run, out: Path, command: str, held: HeldOut | None = None) -> None:
     """Scores the weights, writes the artifact with model.onnx to `out`, and marks the run as finished.
 
-    Raises ValueError if no step changed the weights: an untrained model is not written.
+    `held` is what was read before the first step; None reads it now. A measurement that fails does not cost the
+    artifact: a warning names it. Raises ValueError if no step changed the weights: an untrained model is not written.
     """
     config, seconds = run.config, run.seconds
     if not run.step.tally[TALLY.index("updates")]:
@@ -42,32 +45,71 @@ def finish(run: Run, out: Path, command: str) -> None:
             f"none of {run.steps} steps changed the weights, so there is no model to keep: give more --steps or "
             "--max-minutes, or a lower --lr"
         )
+    held = held or held_out(run)
     weights = file_weights(run)
     network = build(config.model).to(run.device)
     network.load_state_dict(weights)
-    sequences, data = held_out(run)
-    budget = MINUTE if config.final_stories == 0 else None
-    if budget and len(sequences) == 1 and len(sequences[0]) > LONGEST:  # a text without stories
-        sequences, data = [sequences[0][:LONGEST]], f"{data}, its first {LONGEST:,} symbols"
-    figures = evaluation(network, sequences[: config.final_stories or None], data, run.ranks, seconds=budget)
-    figures["sha256"] = held_out_sha256(run)
+    figures = attempt(run, "the final score", lambda: final_score(run, network, held), together=True)
+    if figures and not math.isfinite(figures["nats_per_character"]):
+        raise run.diverged(f"the loss of the weights of step {run.steps} on {held.name} is not a finite number")
+    scored = figures["stories"] if figures else run.config.eval_stories
+    figures = (figures or last_evaluation(run)) | {"sha256": held.sha256}
     metrics = report.metrics(run, out.name, figures, round(seconds, 1), command)
-    metrics |= comparisons(run, network, sequences[: figures["stories"]])
+    metrics |= comparisons(run, network, held, scored)
     if run.ranks.leads:
-        metrics = artifacts.utf8_safe(metrics)
-        story = report.sample(metrics, network.cpu().eval(), run.text.vocab)
+        metrics, log = artifacts.utf8_safe(metrics), thinned(run.log)
+        story = attempt(run, "a sample", lambda: report.sample(metrics, network.cpu().eval(), run.text.vocab)) or ""
         artifacts.save(
             out,
             config=config.model,
             vocab=run.text.vocab,
             weights={name: tensor.numpy() for name, tensor in weights.items()},
             metrics=metrics,
-            log=run.log,
+            log=log,
             card=report.card(metrics, config.model, story),
         )
-        print(artifacts.utf8_safe(formats.after_training(out, sequences)), file=sys.stderr)
+        graph = attempt(run, "model.onnx", lambda: formats.after_training(out, held.sequences))
+        if graph:
+            print(artifacts.utf8_safe(graph), file=sys.stderr)
         print(artifacts.utf8_safe(summary(out, metrics, config.model.vocab_size, story)))
     run.finished = True  # only after the export: a resumed run repeats what a kill prevented
+
+
+def attempt(run: Run, what: str, action: Callable[[], T], *, together: bool = False) -> T | None:
+    """Returns the result of an action at the end of a run. If it fails, prints a warning that names it, returns None.
+
+    The training is done by then, and any error must not cost the artifact: lack of memory, a library's own. Among
+    several ranks an error in what they do `together` is raised, because the others wait for this one.
+    """
+    try:
+        return action()
+    except RankLost:
+        raise
+    except Exception as error:
+        if together and run.ranks.count > 1:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        run.ranks.say(f"warning: {what} is missing, because it failed ({reason}); the model is written without it")
+        return None
+
+
+def final_score(run: Run, network: nn.Module, held: HeldOut) -> dict[str, Any]:
+    """The figures of the weights. They take at most a minute unless --final-stories gives a number."""
+    budget, sequences, data = MINUTE if run.config.final_stories == 0 else None, held.sequences, held.name
+    if budget and len(sequences) == 1 and len(sequences[0]) > LONGEST:  # a text without stories
+        sequences, data = [sequences[0][:LONGEST]], f"{data}, its first {LONGEST:,} symbols"
+    return evaluation(network, sequences[: run.config.final_stories or None], data, run.ranks, seconds=budget)
+
+
+def last_evaluation(run: Run) -> dict[str, Any]:
+    """The figures in place of a final score that failed: those of the evaluation that chose or ended the weights."""
+    nats = run.log[-1]["val"] if run.best_val is None else run.best_val
+    return {
+        "data": f"{run.text.name} (the last evaluation of the training)",
+        "stories": len(run.eval_sequences),
+        "nats_per_character": round(nats, 5),
+        "bits_per_character": round(nats / math.log(2), 5),
+    }
 
 
 def summary(out: Path, metrics: dict[str, Any], symbols: int, story: str) -> str:
@@ -108,47 +150,37 @@ def file_weights(run: Run) -> dict[str, torch.Tensor]:
     return weights
 
 
-def held_out(run: Run) -> tuple[list[Any], str]:
-    """The stories to score at the end, and the name of their text on the model card."""
-    config, text = run.config, run.text
-    if config.cleaning == "classic" and config.valid:
-        return [sequence(text.vocab, story) for story in read_stories(config.valid)], Path(config.valid).name
-    return stories_in(text.valid, text.vocab), held_out_name(text, config.valid)
-
-
-def held_out_sha256(run: Run) -> str:
-    """Returns the SHA-256 of the held-out file, or of the hashes of several files.
-
-    Models with the same value were scored on the same text.
-    """
-    config, sources = run.config, run.text.report
-    hashes = [source["sha256"] for source in sources["validation_sources"] or sources["sources"]]
-    if config.cleaning == "classic" and config.valid:
-        hashes = [sha256(path) for path in held_out_files(Path(config.valid))]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def held_out_name(text: Corpus, given: str | None) -> str:
-    """The name of a corpus's validation text on the model card. `given` is the user's --valid, if any."""
-    files = [source["file"] for source in text.report["validation_sources"]]
-    if "tales" in text.report and not given:
-        return f"{text.name} (the held-out tales)"
-    return ", ".join(files) or f"{text.name} (the part held out)"
-
-
-def comparisons(run: Run, network: nn.Module, stories: list[Any]) -> dict[str, Any]:
+def comparisons(run: Run, network: nn.Module, held: HeldOut, stories: int) -> dict[str, Any]:
     """Further figures, if configured: the loss by nanoGPT's rule, the base model's score, and the teacher's name."""
-    config, found = run.config, {}
-    if count := config.final_windows:
-        size = {"context": config.model.context, "batch_size": 64, "device": run.device}
-        batches = Batches(run.text.valid, seed=config.seed + 1, **size)
-        ours = range(count)[run.ranks.rank :: run.ranks.count]
-        losses = run.ranks.sum(run.step.objective.batch_losses(batches, ours, network).sum()) / count
-        found["windows"] = {"batches": count, "batch_size": 64, "nats_per_character": round(float(losses), 5)}
-    if config.init:
-        base = load(config.init)
-        figures = evaluation(base.network.to(run.device), stories, "")
-        found["base"] = report.origin(base) | {"nats_per_character": figures["nats_per_character"]}
+    found: dict[str, Any] = {}
+    if windows := held.windows:
+        count = run.config.final_windows
+        nats = attempt(run, "the score by --final-windows", lambda: windows_nats(run, network, windows), together=True)
+        if nats is not None:
+            found["windows"] = {"batches": count, "batch_size": windows.batch_size, "nats_per_character": nats}
+    if run.base:
+        found["base"] = report.origin(run.base)
+        scored = attempt(run, f"the score of {run.base.name}", lambda: base_score(run, held.sequences[:stories]))
+        if scored is not None:
+            found["base"]["nats_per_character"] = scored
     if run.teacher:
         found["teacher"] = report.origin(run.teacher)
     return found
+
+
+def windows_nats(run: Run, network: nn.Module, windows: Batches) -> float:
+    """Nats per character by nanoGPT's rule: the mean over random batches."""
+    ours = range(run.config.final_windows)[run.ranks.rank :: run.ranks.count]
+    losses = run.ranks.sum(run.step.objective.batch_losses(windows, ours, network).sum())
+    return finite(float(losses) / run.config.final_windows)
+
+
+def base_score(run: Run, sequences: Sequence[Sequence[int]]) -> float:
+    return finite(evaluation(run.base.network.to(run.device), sequences, "")["nats_per_character"])
+
+
+def finite(nats: float) -> float:
+    """Returns nats, rounded. Raises ValueError if they are not a number, which JSON could not hold."""
+    if not math.isfinite(nats):
+        raise ValueError(f"the loss is {nats}, not a finite number")
+    return round(nats, 5)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # a file's name may hold a newline
 RANK_DELAY = 5.0  # seconds before a rank other than 0 reports an error
 
 
@@ -28,7 +29,7 @@ def refuse(message: str) -> int:
     if rank != "0":
         time.sleep(RANK_DELAY)
         message = f"rank {rank}: {message}"
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {message.translate(CONTROLS)}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -18,6 +18,7 @@ from train.device import memory_explained, set_up
 from train.distributed import Ranks, process_group
 from train.evaluate import score
 from train.finish import finish
+from train.held_out import held_out
 from train.interrupts import Interrupted, Stop, stop_signals
 from train.lock import exclusive_output
 from train.presets import TrainConfig
@@ -56,6 +57,7 @@ def train(
             run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
             if device.type == "cuda" and run.step.scaled and config.precision == "bf16":
                 ranks.say("this GPU has no bfloat16: using float16 instead")
+            held = held_out(run)
             run.commit = report.commit()  # read now: another commit may be checked out during the run
             kept, written = ranks.broadcast((run.path.exists(), out.exists()))
             if kept and resume:
@@ -73,7 +75,7 @@ def train(
                         raise Interrupted(stop.received)
                     return False
             save(run)  # the rest can fail on a full disk; the training then need not be repeated
-            finish(run, out, command)
+            finish(run, out, command, held)
             save(run)
             return True
 

@@ -28,6 +28,7 @@ from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
 from train.text.corpus import NAMES
+from train.writable import cell, code, on_one_line, shortened
 
 SAMPLE = replace(USUAL, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
@@ -87,7 +88,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "precision": run.step.objective.precision,
         "seed": config.seed,
         "preset": config.preset,
-        "data": data,
+        "data": shortened(data),
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
@@ -158,7 +159,8 @@ def tell_command(model: str, prompt: str = SAMPLE_PROMPT) -> str:
 
 def card(metrics: dict[str, Any], shape: ModelConfig, story: str) -> str:
     """README.md of an artifact: a model card for the Hub, made of metrics.json and a `sample`."""
-    data, figures, prompt = metrics["data"], metrics["evaluation"], prompt_of(metrics)
+    prompt, metrics = prompt_of(metrics), on_one_line(metrics)
+    data, figures = metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
     tuned = f", fine-tuned from {metrics['base']['name']}" if "base" in metrics else ""
@@ -169,14 +171,14 @@ A character-level GPT of {metrics["parameters"]:,} parameters, trained from scra
 
 | | |
 |---|---|
-| nats per character | {metrics["nats_per_character"]:.4f} on {scored(figures)} |
+| nats per character | {metrics["nats_per_character"]:.4f} on {cell(scored(figures))} |
 | bits per character | {metrics["bits_per_character"]:.4f} |
 {besides(metrics, shape.context)}| architecture | {shape.architecture}: {shape.layers} layers, {shape.heads} heads, \
 width {shape.width}, hidden {shape.hidden_width}, context {shape.context}, {shape.vocab_size} symbols |
-| trained on | {data["name"]}: {trained["characters"]:,} characters{stories} |
+| trained on | {cell(data["name"])}: {trained["characters"]:,} characters{stories} |
 | seen | {metrics["characters_seen"]:,} characters in {metrics["steps"]:,} steps |
 | took | {metrics["seconds"] / 60:.0f} minutes on {metrics["device"]}, {metrics["precision"]} |
-| to train one like it | `{metrics["command"]}` |
+| to train one like it | {cell(code(metrics["command"]))} |
 
 Each held-out story is scored symbol by symbol, its closing end mark included where the vocabulary has one, in windows
 of the context that advance by half a context; the sum of nats is divided by the number of symbols.
@@ -233,8 +235,8 @@ def besides(metrics: dict[str, Any], context: int) -> str:
         over = f"{windows['batches']} random batches of {windows['batch_size']} windows of {context}"
         rows += f"| val loss, nanoGPT's rule | {windows['nats_per_character']:.4f}: {over} |\n"
     if base := metrics.get("base"):
-        nats = f"{base['nats_per_character']:.4f} on the same text"
-        rows += f"| fine-tuned from | {base['name']} ({base['data']}): {nats} |\n"
+        nats = f": {base['nats_per_character']:.4f} on the same text" if "nats_per_character" in base else ""
+        rows += f"| fine-tuned from | {cell(base['name'])} ({cell(base['data'])}){nats} |\n"
     return rows
 
 

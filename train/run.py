@@ -41,8 +41,9 @@ class Run:
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self.network = build(config.model).to(self.device)
-        if config.init:
-            self.network.load_state_dict(load(config.init).network.state_dict())
+        self.base = load(config.init) if config.init else None  # kept: its folder may change during the run
+        if self.base:
+            self.network.load_state_dict(self.base.network.state_dict())
         self.teacher = load_teacher(config, text.vocab) if config.teacher else None
         taught = self.teacher.network.to(self.device) if self.teacher else None
         self.step = Step(self.network, config, self.device, taught, ranks)
@@ -59,7 +60,7 @@ class Run:
             size = {"context": config.model.context, "batch_size": config.batch_size, "device": self.device}
             self.eval_batches = [
                 self.batches.reseeded(config.seed + 1),
-                Batches(validation, seed=config.seed + 1, **size),
+                Batches(validation, seed=config.seed + 1, use="to validate on", **size),
             ]
         self.steps = self.updates = 0  # they differ after an overflow in fp16, which is a step without an update
         self.best: Tensor | None = None  # the weights of the best evaluation, with early stopping (--patience)
