@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from model import load, write_default
-from model.artifacts import DEFAULT, FILES, GRAPH, ArtifactError, read
+from model.artifacts import DEFAULT
 from model.command import run_command
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
+from train.output import ARTIFACTS, require_artifact_folder
 from train.presets import BEGINNING, ON_CUDA, PRESETS, TUNING, TrainConfig
 from train.text.download import NAMES
 
@@ -42,7 +43,6 @@ Every setting of a preset has its own flag: .venv/bin/python -m train --help lis
 """
 
 
-ARTIFACTS = Path("artifacts")
 SHAPE_HELP = {
     "architecture": "gpt (modern) or classic (as in the lecture)",
     "context": "characters that the network sees at once",
@@ -86,8 +86,7 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
     out = args.out or default_out(config)
     leads = os.environ.get("RANK", "0") == "0"  # of torchrun's ranks, only rank 0 prints
     try:
-        if not args.replace:
-            require_same_text(out, config.data)
+        require_artifact_folder(out, config.data, replace=args.replace, default=args.default)
         from train.loop import checkpoint_path, train
 
         done = train(config, out, resume=args.resume, stop_after=args.stop_after, command=command)
@@ -115,24 +114,6 @@ def default_out(config: TrainConfig) -> Path:
     text = Path(os.path.abspath(config.data))
     name = re.sub(r"[^\w.-]+", "-", text.name if text.is_dir() else text.stem).strip(".-")
     return ARTIFACTS / ("own" if name in ("", DEFAULT) else name)
-
-
-def require_same_text(out: Path, data: str) -> None:
-    """Raises ValueError if `out` holds a model of another text than `data`, or files that are not of an artifact."""
-    fix = "choose another --out, or give --replace"
-    if not (out / "config.json").exists():
-        if found := [name for name in (*FILES, GRAPH) if (out / name).exists()]:
-            raise ValueError(f"{out} is not an artifact, and its {found[0]} would be replaced; {fix}")
-        return
-    try:
-        there = read(out).metrics.get("data", {})
-    except ArtifactError as error:
-        raise ValueError(f"{out} cannot be read as an artifact ({error}); {fix}") from error
-    # a corpus is known by its name alone; a file of the user's by its own and that of its folder
-    corpus, name = there.get("corpus"), there.get("name")
-    same = corpus == data if corpus or data in NAMES else name == "/".join(Path(data).parts[-2:])
-    if not same:
-        raise ValueError(f"{out} holds a model of another text ({corpus or name}, not {data}); {fix}")
 
 
 def reproducing(argv: Sequence[str]) -> str:

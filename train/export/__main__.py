@@ -11,6 +11,7 @@ from model.artifacts import ArtifactError, utf8_safe
 from model.command import path, run_command
 from model.storyteller import load
 from train.export.formats import FORMATS, HELD_OUT, ExportError, export_onnx, writer
+from train.output import require_export_folder
 from train.text.corpus import CorpusError
 
 
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise CorpusError(f"{args.data} holds no story to measure 8 bits on; give a file with stories")
             print(utf8_safe(export_onnx(args.artifact, sequences, args.bits)))
         else:
-            for name in writer(args.to).write(storyteller, args.out):
+            to = writer(args.to)
+            require_export_folder(args.out, to.names(storyteller))
+            for name in to.write(storyteller, args.out):
                 print(utf8_safe(f"{args.out / name}: {(args.out / name).stat().st_size:,} bytes"))
     except (ArtifactError, CorpusError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

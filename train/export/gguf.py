@@ -25,15 +25,20 @@ GPT2_CHARACTERS = {"\n": "Ċ", " ": "Ġ"}
 UNUSED_MERGE = "Ā Ā"  # merges two zero bytes: loaders refuse a vocabulary without merges, and no text contains these
 
 
+def names(storyteller: Storyteller) -> list[str]:
+    """The files that `write` writes."""
+    return [*(f"{storyteller.name}-{kind}.gguf" for kind in KINDS), "Modelfile"]
+
+
 def write(storyteller: Storyteller, out: Path) -> list[str]:
     """Writes NAME-F32.gguf, NAME-Q8_0.gguf and a Modelfile into the folder `out`, in one step. Other files in it stay.
 
-    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart or `out` is an
-    artifact's folder, and OSError if `out` cannot be written.
+    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart, and OSError if `out`
+    cannot be written.
     """
-    qwen3 = qwen3_weights(storyteller, out)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, storyteller.config.layers * storyteller.config.loops)
-    weights = {names.get_name(name, try_suffixes=(".weight",)): weight for name, weight in qwen3.items()}
+    qwen3 = qwen3_weights(storyteller)
+    tensors = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, storyteller.config.layers * storyteller.config.loops)
+    weights = {tensors.get_name(name, try_suffixes=(".weight",)): weight for name, weight in qwen3.items()}
     contents = {f"{storyteller.name}-{kind}.gguf": _gguf(storyteller, weights, kind) for kind in KINDS}
     contents["Modelfile"] = _modelfile(storyteller).encode()
     replace_folder(out.resolve(), contents, owned=contents.keys())

@@ -32,13 +32,18 @@ MARKS = "bos_token", "eos_token", "pad_token"  # all three are our end mark
 _LAST_MAPPED = 0x3000  # above this code, `normalise` only uses the decompositions of Unicode
 
 
+def names(storyteller: Storyteller) -> list[str]:
+    """The files that `write` writes."""
+    return [*_settings(storyteller), "tokenizer.json", "model.safetensors", "README.md"]
+
+
 def write(storyteller: Storyteller, out: Path) -> list[str]:
     """Writes the Qwen3 counterpart into the folder `out`, in one step. Files with other names in it stay.
 
-    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart or `out` is an
-    artifact's folder, and OSError if `out` cannot be written.
+    Returns the names of the files. Raises ArtifactError if the model has no Qwen3 counterpart, and OSError if `out`
+    cannot be written.
     """
-    weights = qwen3_weights(storyteller, out)
+    weights = qwen3_weights(storyteller)
     settings = {name: (json.dumps(each, indent=2) + "\n").encode() for name, each in _settings(storyteller).items()}
     contents = settings | {
         "tokenizer.json": tokenizer(storyteller.vocab).to_str(pretty=True).encode(),
@@ -49,10 +54,10 @@ def write(storyteller: Storyteller, out: Path) -> list[str]:
     return sorted(contents)
 
 
-def qwen3_weights(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
+def qwen3_weights(storyteller: Storyteller) -> dict[str, np.ndarray]:
     """Returns the weights, float32, by their names in Qwen3. Blocks that are applied `loops` times are repeated.
 
-    Raises ArtifactError if the model has no counterpart in Qwen3, or if the target folder `out` holds an artifact.
+    Raises ArtifactError if the model has no counterpart in Qwen3.
     """
     config, name = storyteller.config, storyteller.name
     if config.architecture != "gpt":
@@ -64,8 +69,6 @@ def qwen3_weights(storyteller: Storyteller, out: Path) -> dict[str, np.ndarray]:
         raise ArtifactError(
             f"{name} has no end mark to open its stories and to stop at; train it with --cleaning story or verbatim"
         )
-    if (out / "stoi.json").exists():
-        raise ArtifactError(f"{out} holds an artifact, which the export would damage; give a folder of its own")
     ours = {key: np.ascontiguousarray(weight.numpy()) for key, weight in storyteller.network.state_dict().items()}
     qwen3 = {"model.embed_tokens.weight": ours["embedding.weight"], "model.norm.weight": ours["norm.weight"]}
     for layer in range(config.layers * config.loops):
