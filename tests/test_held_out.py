@@ -175,7 +175,7 @@ def test_a_measurement_that_fails_does_not_cost_the_model(
     storyteller = model.load(tmp_path / "out")
     figures = storyteller.metrics["evaluation"]
     assert figures["nats_per_character"] == storyteller.log[-1]["val"]
-    assert figures["data"] == "stories (the last evaluation of the training)"
+    assert figures["data"] == "stories (the part held out), at the last evaluation of the training"
     assert storyteller.metrics["base"].keys() == {"name", "data", "tinystories", "weights_sha256"}
     assert "windows" not in storyteller.metrics and "| fine-tuned from | base (" in storyteller.card
     assert train(config, tmp_path / "out", resume=True)  # it is finished

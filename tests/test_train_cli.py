@@ -24,8 +24,10 @@ from tests.stories import write_stories
 from train.__main__ import configure, default_out, flags, main, reproducing
 from train.evaluate import TOLD
 from train.evaluate import main as evaluate
+from train.export.__main__ import main as export
 from train.objective import precision_of
 from train.presets import PRESETS
+from train.text.tales import main as cut_tales
 
 SETTINGS = ", ".join(f"{name.replace('_', '-')} {getattr(USUAL, name):g}" for name in TOLD)
 
@@ -419,3 +421,34 @@ def test_the_plan_for_a_gpu_fits_its_flags_and_its_time() -> None:
         elif words[2] == "train.speed":
             known, others = flags().parse_known_args(words[3:])
             assert known.device == "cuda" and others in ([], ["--until", "1.137"])
+
+
+def test_every_path_may_begin_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quoted or behind =, where the shell leaves the ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_stories(tmp_path / "stories.txt", 40)
+    write_stories(tmp_path / "valid.txt", 4, seed=5)
+    argv = ["--preset", "debug", "--data", "~/stories.txt", "--valid=~/valid.txt", "--context", "32", "--steps", "1"]
+    assert main([*argv, "--out=~/x"]) == 0
+    metrics = model.load(tmp_path / "x").metrics
+    assert metrics["evaluation"]["data"] == "valid.txt" and not (tmp_path / "~").exists()
+    assert metrics["command"].endswith("--data stories.txt --valid=valid.txt --context 32 --steps 1 --out=x")
+    chosen = ("--init", "~/x", "--replay=~/stories.txt", "--teacher", "~/x", "--data", "tinystories")
+    config = settings("--preset", "pocket", *chosen)
+    assert (config.init, config.replay, config.teacher) == (f"{tmp_path}/x", f"{tmp_path}/stories.txt", f"{tmp_path}/x")
+    assert (config.data, settings("--preset", "tune", "--init", "none").init) == ("tinystories", None)
+    assert evaluate(["~/x", "--data=~/valid.txt", "--record"]) == 0
+    assert "valid.txt" in model.load(tmp_path / "x").metrics["others"]
+    assert export(["~/x", "--to", "gguf", "~/y"]) == 0
+    (tmp_path / "book.txt").write_text("")
+    assert cut_tales(["~/book.txt", "~/tales"]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: {tmp_path}/book.txt: 0 tales found, but training and validation need two: give more books\n"
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data", "~nobody-at-all/x.txt"])
+    fix = "names no user's home folder: give the whole path, or ./~nobody-at-all/x.txt"
+    assert capsys.readouterr().err == f"error: argument --data: (~nobody-at-all/x.txt) {fix}\n"

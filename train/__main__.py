@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from model import load, write_default
 from model.artifacts import DEFAULT
-from model.command import run_command
+from model.command import expanded, path, run_command
 from model.config import ModelConfig
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
@@ -53,6 +53,7 @@ SHAPE_HELP = {
     "loops": "number of times the blocks are applied, with the same weights",
     "dropout": "share of activations that training sets to 0",
 }
+PATHS = ("data", "valid", "init", "replay", "teacher")  # settings that may hold a path
 OUT_HELP = "folder for the result (artifacts/<preset>; for your own text artifacts/<name of the text>)"
 GO_ON = "go on with the same command and --resume"
 NOTHING_LOST = "stopped before the first checkpoint"
@@ -151,7 +152,7 @@ def flags() -> Parser:
     """The parser: a flag for every field of TrainConfig and ModelConfig, and the flags of the command itself."""
     parser = Parser(prog="python -m train", description=__doc__)
     parser.add_argument("--preset", default="pocket", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=OUT_HELP)
+    parser.add_argument("--out", type=path, metavar="FOLDER", help=OUT_HELP)
     parser.add_argument("--replace", action="store_true", help="replace an artifact of another text in FOLDER")
     parser.add_argument("--default", action="store_true", help="make the page open with the result")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of the same run, if any")
@@ -171,9 +172,10 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, about: str |
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
         return
     options = getattr(kind, "__args__", (kind,))  # int | None has two
-    convert = next(option for option in options if option is not type(None))
+    kind = next(option for option in options if option is not type(None))
+    convert = expanded if name in PATHS else kind
     group.add_argument(
-        flag, type=_or_none(convert) if type(None) in options else convert, metavar=convert.__name__, help=about
+        flag, type=_or_none(convert) if type(None) in options else convert, metavar=kind.__name__, help=about
     )
 
 
@@ -206,7 +208,7 @@ def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
     if args.track == "none":
         given["track"] = "none"
     base = replace(PRESETS[args.preset], **ON_CUDA.get(args.preset, {}) if device == "cuda" else {})
-    for name in ("data", "valid", "init", "replay", "teacher"):
+    for name in PATHS:
         if given.get(name) == "":
             raise ValueError(f"--{name} is empty: give a value, or omit the flag")
     if init := given.get("init", base.init):

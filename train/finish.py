@@ -21,7 +21,7 @@ from train.batches import Batches
 from train.distributed import RankLost
 from train.evaluate import evaluation
 from train.export import formats
-from train.held_out import HeldOut, held_out
+from train.held_out import HeldOut, held_out, held_out_name
 from train.run import Run
 from train.step import TALLY
 from train.writable import thinned
@@ -105,7 +105,7 @@ def last_evaluation(run: Run) -> dict[str, Any]:
     """The figures in place of a final score that failed: those of the evaluation that chose or ended the weights."""
     nats = run.log[-1]["val"] if run.best_val is None else run.best_val
     return {
-        "data": f"{run.text.name} (the last evaluation of the training)",
+        "data": f"{held_out_name(run.text, run.config.valid)}, at the last evaluation of the training",
         "stories": len(run.eval_sequences),
         "nats_per_character": round(nats, 5),
         "bits_per_character": round(nats / math.log(2), 5),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from model.vocab import Vocab
 from train.batches import Batches
 from train.run import Run
-from train.text.corpus import CorpusError, read_stories
+from train.text.corpus import Corpus, CorpusError, read_stories
 from train.text.encoded import stories_in
 from train.text.files import sha256
 from train.text.reading import raw_texts
@@ -38,7 +38,7 @@ def held_out(run: Run) -> HeldOut:
         if not sequences:
             raise CorpusError(f"{path} holds no text to score the model on: give another --valid, or omit it")
     else:
-        sequences, name = stories_in(text.valid, text.vocab), name_of(run)
+        sequences, name = stories_in(text.valid, text.vocab), held_out_name(text, config.valid)
     windows = None
     if config.final_windows:
         size = {"context": config.model.context, "batch_size": 64, "device": run.device}
@@ -47,12 +47,12 @@ def held_out(run: Run) -> HeldOut:
     return HeldOut(sequences, name, digest, windows)
 
 
-def name_of(run: Run) -> str:
-    """The name of a corpus's validation text on the model card."""
-    files = [source["file"] for source in run.text.report["validation_sources"]]
-    if "tales" in run.text.report and not run.config.valid:
-        return f"{run.text.name} (the held-out tales)"
-    return ", ".join(files) or f"{run.text.name} (the part held out)"
+def held_out_name(text: Corpus, given: str | None) -> str:
+    """The name of a corpus's validation text on the model card. `given` is the user's --valid, if any."""
+    files = [source["file"] for source in text.report["validation_sources"]]
+    if "tales" in text.report and not given:
+        return f"{text.name} (the held-out tales)"
+    return ", ".join(files) or f"{text.name} (the part held out)"
 
 
 def sequence(vocab: Vocab, story: str) -> list[int]:

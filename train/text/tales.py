@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.command import run_command
+from model.command import path, run_command
 from model.vocab import END
 from train.flags import Parser, refuse
 from train.text.files import replace_file
@@ -133,8 +133,8 @@ def _is_heading(paragraph: str, before: int, after: int, below_another: bool) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m train.text.tales", description=__doc__)
-    parser.add_argument("books", type=Path, nargs="+", metavar="BOOK", help="a book in plain text, or a folder of them")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write train.txt and valid.txt into")
+    parser.add_argument("books", type=path, nargs="+", metavar="BOOK", help="a book in plain text, or a folder of them")
+    parser.add_argument("out", type=path, metavar="OUT", help="the folder to write train.txt and valid.txt into")
     args = parser.parse_args(argv)
     try:
         books = sources(args.books)
