@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,17 @@ def recorded_and_measured(config: TrainConfig, folder: Path, held_out: str, caps
     }
     both = metrics["evaluation"], metrics["others"]["held_out.txt"]
     return [{name: figures[name] for name in ("stories", "symbols", "nats_per_character")} for figures in both]
+
+
+def test_a_classic_model_is_not_scored_on_the_text_that_it_learns(tmp_path: Path) -> None:
+    """Its corpus validates on a part of its own, so the stories of --valid are compared on their own."""
+    text = write_stories(tmp_path / "text.txt", 40)
+    shutil.copy(text, tmp_path / "copy.txt")
+    config = replace(CLASSIC, data=str(text), valid=str(tmp_path / "copy.txt"))
+    with pytest.raises(CorpusError) as error:
+        train(config, tmp_path / "out", cache=tmp_path / "cache")
+    found = re.fullmatch(r"(\d+)% of the passages of (.*) stand in text too: (.*)", str(error.value))
+    assert int(found[1]) > 80 and found[2] == config.valid and found[3] == "choose another text to validate on"
 
 
 @pytest.mark.parametrize(

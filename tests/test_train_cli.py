@@ -187,6 +187,30 @@ def test_a_text_of_the_user_s_has_a_folder_of_its_name(tmp_path: Path) -> None:
         assert str(default_out(settings("--preset", "pocket", "--data", data))) == out
 
 
+def test_several_texts_can_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are one corpus, and a resumed run takes them in the same order."""
+    monkeypatch.chdir(tmp_path)
+    write_stories(tmp_path / "a b.txt", 20)
+    write_stories(tmp_path / "c.txt", 20, seed=2)
+    assert settings("--data", "a b.txt", "c.txt").data == ("a b.txt", "c.txt")
+    assert settings("--data", "c.txt").data == "c.txt"
+    argv = ["--preset", "debug", "--context", "32", "--steps", "2000", "--stop-after", "0.001", "--data"]
+    assert main([*argv, "a b.txt", "c.txt"]) == 0
+    assert (tmp_path / "artifacts/.a-b-and-1-more.run").exists()
+    assert main([*argv, "a b.txt", "c.txt", "--resume"]) == 0
+    capsys.readouterr()
+    out = ["--out", "artifacts/a-b-and-1-more", "--resume"]
+    assert main([*argv, "c.txt", *out]) == 2
+    assert "was made with data ['a b.txt', 'c.txt'], this run has c.txt: give --data 'a b.txt' c.txt, or delete" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, "c.txt", ""])
+    assert capsys.readouterr().err == "error: --data is empty: give a value, or omit the flag\n"
+
+
 def test_a_model_of_another_text_is_replaced_only_when_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

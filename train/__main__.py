@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from model import load, write_default
 from model.artifacts import DEFAULT
@@ -20,7 +20,7 @@ from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
 from train.output import ARTIFACTS, require_artifact_folder
 from train.presets import BEGINNING, ON_CUDA, PRESETS, TUNING, TrainConfig
-from train.text.download import NAMES
+from train.text.corpus import NAMES, name_of
 
 INTRODUCTION = """\
 Trains a character-level GPT from scratch and writes a folder that the page opens.
@@ -33,7 +33,7 @@ Trains a character-level GPT from scratch and writes a folder that the page open
 
 presets:
 {presets}
-  --data TEXT      tinystories, tinystories-v2, shakespeare, panchatantra, a .txt, .jsonl or .parquet file, a folder
+  --data TEXT...   tinystories, tinystories-v2, shakespeare, panchatantra, or your own files and folders
   --out FOLDER     folder for the result (artifacts/<preset>; for your own text artifacts/<name of the text>)
   --steps N        length of the run; or --max-minutes M, within which the learning rate falls to zero
   --stop-after M   write a checkpoint and stop after M minutes; --resume goes on as if without a stop
@@ -112,8 +112,7 @@ def default_out(config: TrainConfig) -> Path:
     """The folder for the result without --out. The user's own text has its own, so no shipped model is replaced."""
     if config.data in NAMES:
         return ARTIFACTS / config.preset
-    text = Path(os.path.abspath(config.data))
-    name = re.sub(r"[^\w.-]+", "-", text.name if text.is_dir() else text.stem).strip(".-")
+    name = re.sub(r"[^\w.-]+", "-", name_of(config.data)).strip(".-")
     return ARTIFACTS / ("own" if name in ("", DEFAULT) else name)
 
 
@@ -172,11 +171,11 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, about: str |
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
         return
     options = getattr(kind, "__args__", (kind,))  # int | None has two
+    several = any(get_origin(option) is tuple for option in options)
     kind = next(option for option in options if option is not type(None))
     convert = expanded if name in PATHS else kind
-    group.add_argument(
-        flag, type=_or_none(convert) if type(None) in options else convert, metavar=kind.__name__, help=about
-    )
+    convert = _or_none(convert) if type(None) in options else convert
+    group.add_argument(flag, type=convert, nargs="+" if several else None, metavar=kind.__name__, help=about)
 
 
 def _or_none(convert: type) -> Any:
@@ -208,8 +207,10 @@ def configure(args: argparse.Namespace, device: str = "cpu") -> TrainConfig:
     if args.track == "none":
         given["track"] = "none"
     base = replace(PRESETS[args.preset], **ON_CUDA.get(args.preset, {}) if device == "cuda" else {})
+    if "data" in given:
+        given["data"] = given["data"][0] if len(given["data"]) == 1 else tuple(given["data"])
     for name in PATHS:
-        if given.get(name) == "":
+        if given.get(name) == "" or (isinstance(given.get(name), tuple) and "" in given[name]):
             raise ValueError(f"--{name} is empty: give a value, or omit the flag")
     if init := given.get("init", base.init):
         base = base if base.init else replace(base, **TUNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -77,10 +78,11 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
 
 def require_same(run: Run, path: Path, state: dict[str, Any]) -> None:
     """Raises CheckpointError if a checkpoint belongs to another run."""
-    ours = asdict(run.config)
+    ours = json.loads(json.dumps(asdict(run.config)))  # as it comes back from a file
     for name, theirs in state["config"].items():
         if name not in FREE_TO_CHANGE and ours.get(name) != theirs:
-            flag = f"give --{name.replace('_', '-')} {'none' if theirs is None else theirs}"
+            value = "none" if theirs is None else shlex.join(theirs) if isinstance(theirs, list) else theirs
+            flag = f"give --{name.replace('_', '-')} {value}"
             fix = "use the same settings" if isinstance(theirs, bool | dict) else flag
             had = f"{path} was made with {name} {theirs}, this run has {ours.get(name)}"
             raise CheckpointError(f"{had}: {fix}, or delete it to start again")

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from model.vocab import Vocab
 from train.batches import Batches
 from train.run import Run
 from train.text.corpus import Corpus, CorpusError, read_stories
 from train.text.encoded import stories_in
 from train.text.files import sha256
+from train.text.overlap import require_apart, share_found
 from train.text.reading import raw_texts
 from train.text.sources import held_out_files
 from train.text.stories import has_stories, plain, squeezed
@@ -37,6 +40,8 @@ def held_out(run: Run) -> HeldOut:
         sources = [sha256(file) for file in held_out_files(path)]
         if not sequences:
             raise CorpusError(f"{path} holds no text to score the model on: give another --valid, or omit it")
+        scored = np.concatenate([np.array(ids, np.uint8) for ids in sequences])
+        require_apart(share_found(scored, text.train, text.vocab), str(path), text.name)
     else:
         sequences, name = stories_in(text.valid, text.vocab), held_out_name(text, config.valid)
     windows = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from model.artifacts import DEFAULT, FILES, GRAPH, ArtifactError, read, utf8_safe
-from train.text.download import NAMES
+from train.text.corpus import named
 
 ARTIFACTS = Path("artifacts")
 CHOOSE = "choose another --out, such as artifacts/NAME"
@@ -15,7 +15,7 @@ REPLACE = "choose another --out, or give --replace"
 UNNOTICED = {".DS_Store", ".gitkeep", "Thumbs.db", "desktop.ini"}  # what a file manager or git leaves in a folder
 
 
-def require_artifact_folder(out: Path, data: str, *, replace: bool, default: bool = False) -> None:
+def require_artifact_folder(out: Path, data: str | Sequence[str], *, replace: bool, default: bool = False) -> None:
     """Raises ValueError with the fix unless a run on the text `data` may write its artifact to `out`.
 
     The folder is new, empty, or an artifact of the same text; with `replace`, also one of another text, or one with
@@ -29,7 +29,7 @@ def require_artifact_folder(out: Path, data: str, *, replace: bool, default: boo
         require_same_text(out, data)
 
 
-def require_same_text(out: Path, data: str) -> None:
+def require_same_text(out: Path, data: str | Sequence[str]) -> None:
     """Raises ValueError if `out` holds a model of another text than `data`, or files that are not of an artifact."""
     if not (out / "config.json").exists():
         if found := [name for name in (*FILES, GRAPH) if (out / name).exists()]:
@@ -42,10 +42,9 @@ def require_same_text(out: Path, data: str) -> None:
     except ArtifactError as error:
         raise ValueError(f"{out} cannot be read as an artifact ({error}); {REPLACE}") from error
     # a corpus is known by its name alone; a file of the user's by its own and that of its folder
-    corpus, name = there.get("corpus"), there.get("name")
-    same = corpus == data if corpus or data in NAMES else name == "/".join(Path(data).parts[-2:])
-    if not same:
-        raise ValueError(f"{out} holds a model of another text ({corpus or name}, not {data}); {REPLACE}")
+    wanted, key = named(data), "corpus" if "corpus" in there else "name"
+    if there.get(key) != wanted.get(key):
+        raise ValueError(f"{out} holds a model of another text ({there.get(key)}, not {wanted['name']}); {REPLACE}")
 
 
 def require_export_folder(out: Path, names: Collection[str]) -> None:

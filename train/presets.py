@@ -31,7 +31,9 @@ class TrainConfig:
     preset: str = "custom"
     model: ModelConfig = field(default_factory=ModelConfig)
     # text
-    data: str = setting("tinystories", "name of a corpus; or a .txt, .jsonl or .parquet file; or a folder of them")
+    data: str | tuple[str, ...] = setting(
+        "tinystories", "name of a corpus; or .txt, .jsonl, .csv or .parquet files; or folders of them"
+    )
     valid: str | None = setting(None, "file of stories for validation, instead of a part of the data")
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
     stories: int | None = setting(None, "train on the first N stories only")

@@ -27,7 +27,7 @@ from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
-from train.text.corpus import NAMES
+from train.text.corpus import named
 from train.writable import cell, code, on_one_line, shortened
 
 SAMPLE = replace(USUAL, seed=7)
@@ -96,11 +96,6 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "versions": versions,
         "environment": machine,
     }
-
-
-def named(data: str) -> dict[str, str]:
-    """The name of a text on a card and, unless it is the user's own file, the corpus that it is."""
-    return {"name": "/".join(Path(data).parts[-2:])} | ({"corpus": data} if data in NAMES else {})
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:

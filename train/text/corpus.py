@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from train.text.sources import sources
 from train.text.stories import has_stories, read_stories
 from train.text.streams import DIGESTS, STREAMS, Plan, Tally, write_stories, write_text
 
-__all__ = ["NAMES", "Corpus", "CorpusError", "prepare", "read_stories"]
+__all__ = ["NAMES", "Corpus", "CorpusError", "name_of", "named", "prepare", "read_stories"]
 
 Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
@@ -180,8 +181,18 @@ def name_of(data: str | Path | Sequence[str | Path]) -> str:
     if data in NAMES:
         return str(data)
     if isinstance(data, str | Path):
-        return Path(data).resolve().name if Path(data).is_dir() else Path(data).stem
+        return Path(os.path.abspath(data)).name if Path(data).is_dir() else Path(data).stem
     return name_of(data[0]) + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
+
+
+def named(data: str | Sequence[str]) -> dict[str, str]:
+    """The name of a text on a card, and the corpus that it is unless it is made of the user's own files.
+
+    A path keeps the name of its file or folder and of the one around that.
+    """
+    if data in NAMES:
+        return {"name": data, "corpus": data}
+    return {"name": ", ".join("/".join(Path(path).parts[-2:]) for path in ([data] if isinstance(data, str) else data))}
 
 
 def _shown(data: str | Path | Sequence[str | Path]) -> str:

@@ -4,6 +4,8 @@ import numpy as np
 
 from model.vocab import Vocab
 from train.text.encoded import pieces
+from train.text.losses import HALF
+from train.text.reading import CorpusError
 
 PASSAGE = 64  # letters and digits of a passage
 _MOST = 1_000  # passages that are looked for
@@ -37,6 +39,13 @@ def share_found(text: np.ndarray, other: np.ndarray, vocab: Vocab) -> float:
         found[at[sought[at] == there]] = True
         before = ahead[max(0, len(ahead) - PASSAGE + 1) :]
     return float(counts[found].sum() / counts.sum())
+
+
+def require_apart(share: float, text: str, other: str) -> None:
+    """Raises CorpusError if most of a text to validate on, by its `share_found`, stands in the training text too."""
+    if share > HALF:
+        found = f"{share:.0%} of the passages of {text} stand in {other} too"
+        raise CorpusError(f"{found}: choose another text to validate on")
 
 
 def _hashes(letters: np.ndarray) -> np.ndarray:
