@@ -49,7 +49,7 @@ class Endpoints:
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
             min_p: Only characters at least this probable, relative to the likeliest, may come next; 0 for all.
-            seed: The same seed tells the same story; -1 draws a new seed.
+            seed: The same seed tells the same story, 0 to 9,007,199,254,740,991; -1 draws a new seed.
             drafts: How often each sentence is drawn, 1 to 16; the best is kept, and only whole sentences are told.
             beams: How many versions of the story go on side by side until one is best, 1 to 4; each has its drafts.
 

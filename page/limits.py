@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterator
 from inspect import isgeneratorfunction
 
@@ -14,6 +15,7 @@ from page.words import ENGLISH
 
 MAX_LENGTH = 4_000  # characters that Tell or Continue adds at most
 MAX_TEXT = 4_000  # characters of a prompt, or of a text to score
+MAX_SEED = 2**53 - 1  # the largest number that a browser does not round: JavaScript's Number.MAX_SAFE_INTEGER
 MAX_STORY = 40_000  # characters of a story to continue
 
 
@@ -41,8 +43,10 @@ def check_whole(name: str, value: object, least: int, most: int) -> int:
     """Returns the value. Raises Refusal if it is not a whole number from `least` to `most`."""
     value = whole(value)
     if type(value) is not int or not least <= value <= most:
+        # The page sends a number that a browser would round as text, so that the refusal names what was typed.
+        given = value if isinstance(value, str) and re.fullmatch("-?[0-9]{16,40}", value) else short_repr(value)
         limits = dict(least=least, most=f"{most:,}")
-        raise Refusal(ENGLISH["refused_whole"].format(name=name, value=short_repr(value), **limits), name)
+        raise Refusal(ENGLISH["refused_whole"].format(name=name, value=given, **limits), name)
     return value
 
 
@@ -58,7 +62,7 @@ def check_sampling(
 ) -> Sampling:
     """Checks the settings, which may be any JSON values. Draws a seed where none is given. Raises Refusal."""
     length = check_whole("length", length, 1, MAX_LENGTH)
-    seed = None if seed is None else check_whole("seed", seed, -1, 2**63 - 1)
+    seed = None if seed is None else check_whole("seed", seed, -1, MAX_SEED)
     try:
         return Sampling(
             length=length,

@@ -54,11 +54,14 @@ REFUSALS = [
     ({"top_k": -1}, "top_k (-1) must be a whole number of at least 0 (0 keeps all)"),
     ({"top_p": 0}, "top_p (0) must be a number above 0 and at most 1 (1 keeps all)"),
     ({"min_p": 1}, "min_p (1) must be a number from 0 to below 1 (0 keeps all)"),
-    ({"seed": -2}, "seed (-2) must be a whole number from -1 to 9,223,372,036,854,775,807"),
+    ({"seed": -2}, "seed (-2) must be a whole number from -1 to 9,007,199,254,740,991"),
     ({"length": 10**400}, f"length (1{'0' * 36}...) must be a whole number from 1 to 4,000"),
     ({"temperature": "<" * 400}, f"temperature ('{'&lt;' * 36}...) must be a number from 0 to 2"),
-    ({"seed": 1e300}, f"seed ({str(int(1e300))[:37]}...) must be a whole number from -1 to 9,223,372,036,854,775,807"),
-    ({"seed": 0.5}, "seed (0.5) must be a whole number from -1 to 9,223,372,036,854,775,807"),
+    ({"seed": 1e300}, f"seed ({str(int(1e300))[:37]}...) must be a whole number from -1 to 9,007,199,254,740,991"),
+    ({"seed": 2**53}, "seed (9007199254740992) must be a whole number from -1 to 9,007,199,254,740,991"),
+    ({"seed": "9007199254740993"}, "seed (9007199254740993) must be a whole number from -1 to 9,007,199,254,740,991"),
+    ({"seed": "7"}, "seed ('7') must be a whole number from -1 to 9,007,199,254,740,991"),
+    ({"seed": 0.5}, "seed (0.5) must be a whole number from -1 to 9,007,199,254,740,991"),
 ]
 
 
@@ -175,6 +178,7 @@ def test_defaults_suffice(client):
 def test_a_seed_reproduces_its_story(client):
     assert tell(client, seed=7)[0] == tell(client, seed=7)[0] != tell(client, seed=8)[0]
     story, about = tell(client, seed=-1)
+    assert FIGURES.match(tell(client, seed=2**53 - 1)[1])[2] == "9007199254740991"  # the last that no browser rounds
     drawn = int(FIGURES.match(about)[2])
     assert tell(client, seed=drawn)[0] == story != tell(client, seed=-1)[0]
 
