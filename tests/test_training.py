@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from model.network import build
 from model.vocab import END
 from tests.stories import write_stories
 from train import checkpoint, loop
+from train.__main__ import main
 from train.checkpoint import CheckpointError
 from train.distributed import ALONE
 from train.evaluate import evaluation, score
@@ -138,6 +140,33 @@ def test_a_finished_run_resumes_to_nothing(
     assert run(config, resume=True)
     assert capsys.readouterr().err == f"{tmp_path / 'out'} is finished: nothing to do\n"
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_finished_run_of_another_length_says_what_goes_on_from_there(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a command, which works."""
+    out = tmp_path / "out"
+    argv = ["--preset", "debug", "--context", "32", "--data", config.data, "--out", str(out)]
+    assert main([*argv, "--steps", "6"]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for length in (["--steps", "12"], ["--steps", "3", "--max-minutes", "0.5"]):
+        capsys.readouterr()
+        assert main([*argv, *length, "--resume"]) == 2
+        go_on = ["--preset", "debug", "--data", config.data, "--init", str(out), *length, "--out", f"{out}-2"]
+        assert capsys.readouterr().err == (
+            f"error: {out} is finished: it ran 6 steps with --steps 6, and its schedule is over; to train it further, "
+            f"start a run from it: {shlex.join(['.venv/bin/python', '-m', 'train', *go_on])}\n"
+        )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert main([*argv, "--steps", "6", "--resume"]) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert main(go_on) == 0
+    assert model.load(tmp_path / "out-2").metrics["base"]["name"] == "out"
+    shutil.rmtree(out)
+    capsys.readouterr()
+    assert main([*argv, "--steps", "12", "--resume"]) == 2
+    assert capsys.readouterr().err.endswith("and its schedule is over; give --steps 6 to write it again\n")
 
 
 def test_a_finished_run_whose_artifact_is_gone_writes_it_again(

@@ -104,7 +104,8 @@ def run(config: TrainConfig, args: argparse.Namespace, command: str) -> int:
         print(f"SIGINT: {NOTHING_LOST}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        return refuse(str(error))
+        go_on = getattr(error, "go_on", None)  # of a finished run
+        return refuse(f"{error}: {shlex.join([*launcher(), *go_on])}" if go_on else str(error))
     return 0
 
 

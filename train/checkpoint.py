@@ -35,6 +35,14 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used. The message names the file and the fix."""
 
 
+class Finished(CheckpointError):
+    """More is asked of a run that is finished. `go_on` holds the flags of a run that starts from its weights."""
+
+    def __init__(self, message: str, go_on: list[str]) -> None:
+        super().__init__(message)
+        self.go_on = go_on
+
+
 def save(run: Run, path: Path) -> None:
     """Writes the whole state of a run to `path`."""
     state = {name: getattr(run, name) for name in RUN_FIELDS} | {
@@ -47,8 +55,11 @@ def save(run: Run, path: Path) -> None:
     write(path, tensors_of(run), state)
 
 
-def restore(run: Run, path: Path) -> None:
-    """Restores the saved state. Raises CheckpointError if the settings or the text of the run differ."""
+def restore(run: Run, path: Path) -> dict[str, Any]:
+    """Restores the saved state, and returns the settings that it was made with.
+
+    Raises CheckpointError if the settings or the text of the run differ.
+    """
     tensors, state = run.ranks.broadcast(read(path) if run.ranks.leads else None)
     try:
         require_same(run, path, state)
@@ -65,6 +76,31 @@ def restore(run: Run, path: Path) -> None:
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{path} is damaged ({reason}); delete it to start again") from error
+    return state["config"]
+
+
+def require_same_length(run: Run, before: dict[str, Any], out: Path) -> None:
+    """Raises CheckpointError if another length is asked of a finished run.
+
+    Its learning rate has fallen to the end of its schedule, so more steps of the same run would undo that.
+    """
+    config = run.config
+    asked, done = length_flags(config.steps, config.max_minutes), length_flags(before["steps"], before["max_minutes"])
+    if asked == done:
+        return
+    data = [config.data] if isinstance(config.data, str) else config.data
+    more = ["--preset", config.preset, "--data", *data, *(["--valid", config.valid] if config.valid else [])]
+    more += ["--init", str(out), *asked, "--out", f"{out}-2"]
+    done_by = f"{out} is finished: it ran {run.steps:,} steps with {' '.join(done)}, and its schedule is over"
+    if not out.exists():
+        raise CheckpointError(f"{done_by}; give {' '.join(done)} to write it again")
+    raise Finished(f"{done_by}; to train it further, start a run from it", more)
+
+
+def length_flags(steps: int | None, max_minutes: float | None) -> list[str]:
+    """The flags for a length of a run."""
+    flags = ["--steps", str(steps)] if steps else []
+    return flags + (["--max-minutes", f"{max_minutes:g}"] if max_minutes else [])
 
 
 def tensors_of(run: Run) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from train.text.encoded import stories_in
 from train.text.files import sha256
 from train.text.overlap import require_apart, share_found
 from train.text.reading import raw_texts
-from train.text.sources import held_out_files
+from train.text.sources import held_out_files, listed
 from train.text.stories import has_stories, plain, squeezed
 
 
@@ -57,7 +57,7 @@ def held_out_name(text: Corpus, given: str | None) -> str:
     files = [source["file"] for source in text.report["validation_sources"]]
     if "tales" in text.report and not given:
         return f"{text.name} (the held-out tales)"
-    return ", ".join(files) or f"{text.name} (the part held out)"
+    return listed(files) or f"{text.name} (the part held out)"
 
 
 def sequence(vocab: Vocab, story: str) -> list[int]:

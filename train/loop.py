@@ -61,7 +61,9 @@ def train(
             run.commit = report.commit()  # read now: another commit may be checked out during the run
             kept, written = ranks.broadcast((run.path.exists(), out.exists()))
             if kept and resume:
-                checkpoint.restore(run, run.path)
+                before = checkpoint.restore(run, run.path)
+                if run.finished:
+                    checkpoint.require_same_length(run, before, out)
                 if run.finished and written:
                     ranks.say(f"{out} is finished: nothing to do")
                     return True
