@@ -15,7 +15,8 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +44,7 @@ from train.loop import checkpoint_path, train
 from train.objective import Objective
 from train.optim import schedule
 from train.presets import PRESETS, TrainConfig
-from train.run import Diverged, Run
+from train.run import Clock, Diverged, Run
 from train.step import Step
 from train.text import corpus
 from train.text.corpus import CorpusError
@@ -230,6 +231,63 @@ def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
     assert 0.04 < 10 * (len(log) - 1) / log[-1]["seconds"] < 0.06  # and one at the end
     assert log[0]["seconds"] == 0.0  # the clock starts with the first step
     assert log[1]["seconds"] >= 200
+
+
+@pytest.mark.parametrize("paused", ["take_step", "score", "checkpoint.save"])
+def test_a_pause_is_no_training_time(
+    config: TrainConfig,
+    run: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    paused: str,
+) -> None:
+    """A laptop that is closed for an hour. On a clock that advances by 6 s for a step, by 4 s for an evaluation and by
+    30 s for a checkpoint, all of which count."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr("train.run.time", clock)
+    for name, seconds in (("take_step", 6.0), ("score", 4.0), ("checkpoint.save", 30.0)):
+        original, calls = attrgetter(name)(loop), count(1)
+
+        def slow(*args: object, original=original, calls=calls, name=name, seconds=seconds, **rest: object) -> object:
+            result = original(*args, **rest)
+            now[0] += seconds + 3600 * (name == paused and next(calls) == 2)
+            return result
+
+        monkeypatch.setattr(f"train.loop.{name}", slow)
+    assert run(replace(config, steps=None, max_minutes=10, checkpoint_minutes=2, eval_every=10, eval_stories=1))
+    during = {"take_step": "a step", "score": "an evaluation", "checkpoint.save": "a checkpoint"}[paused]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("a pause")]
+    assert said == [f"a pause of 3,600 s during {during} is not counted as training time"]
+    log = model.load(tmp_path / "out").log
+    assert 600 <= log[-1]["seconds"] < 640 and 70 < log[-1]["step"] <= 100
+    rates = [line["lr"] for line in log]
+    assert rates[1] == config.lr and rates[-1] < 0.1 * config.lr
+    assert all(0 < a - b < 0.35 * config.lr for a, b in pairwise(rates[2:]))  # it falls step by step
+
+
+def test_slow_work_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of a kind, which sets things up, a machine that becomes busy, and windows that become longer."""
+    now = [0.0]
+    monkeypatch.setattr("train.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock, pauses = Clock(), []
+
+    def work(kind: str, *times: float) -> None:
+        for seconds in times:
+            now[0] += seconds
+            pauses.append(clock.end_of(kind)[1])
+
+    work("an evaluation", 40.0)
+    clock.start()
+    work("a step", 20.0, *[0.01] * 100, 4.9, *[1.0, 2.0, 4.0] * 20, 9.0)
+    work("an evaluation", 60.0, 300.0)
+    assert not any(pauses) and clock.seconds == pytest.approx(now[0] - 40)
+    usual = clock.usual["a step"]
+    work("a step", 50.0, usual, 60.0, 60.0, 60.0)
+    assert usual < 4 and pauses[-5:] == pytest.approx([50 - usual, 0, 60 - usual, 0, 0])  # then it is the pace
+    assert clock.usual["a step"] == pytest.approx(60)
 
 
 def test_the_final_score_takes_as_many_stories_as_its_time_allows(config: TrainConfig) -> None:

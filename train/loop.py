@@ -114,6 +114,7 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
         compile_step(run)
     queue = StepQueue(run.step)
     saved, deadline = time.monotonic(), time.monotonic() + seconds
+    run.clock.skip()
     with Progress(config, run.path.parent, run.ranks.leads, run.steps) as progress:
         halt, _, affordable = heartbeat(run, deadline, saved, stop)
         while not run.over():
@@ -125,9 +126,11 @@ def until(run: Run, seconds: float, stop: Stop) -> bool:
                     break
             take_step(run, queue)
             progress.update(run, queue.latest["loss_sum"] / max(queue.latest["counted"], 1))
+            run.end_of("a step")
             halt, unsaved, affordable = heartbeat(run, deadline, saved, stop)
             if unsaved:
                 save(run)
+                run.end_of("a checkpoint")
                 saved = time.monotonic()
         if not recorded(run):
             record(run, queue, progress)
@@ -182,9 +185,8 @@ def take_step(run: Run, queue: StepQueue) -> None:
     seen = queue.wait()
     if seen["missed_in_row"] >= ROW:
         raise run.diverged(f"{seen['missed_in_row']:.0f} steps in a row up to step {run.steps} had no usable loss")
-    first = run.began is None
-    if first:
-        run.began = time.monotonic()
+    first = not run.clock.running
+    run.clock.start()
     # A step whose gradient overflowed in fp16 is not an update, so the schedule does not advance either.
     run.updates = int(seen["updates"]) if run.step.scaled else run.steps
     rates = run.rates()
@@ -215,7 +217,8 @@ def recorded(run: Run) -> bool:
 
 def record(run: Run, queue: StepQueue, progress: Progress) -> None:
     """Evaluates and adds a line to the log. Raises Diverged if the loss is not a number."""
-    seen, source, began = queue.synchronise(), run.source(), time.monotonic()
+    seen, source = queue.synchronise(), run.source()
+    run.end_of("a wait")
     run.updates = int(seen["updates"]) if run.step.scaled else run.steps
     with run.with_weights(run.step.average):
         if run.eval_batches:
@@ -225,7 +228,7 @@ def record(run: Run, queue: StepQueue, progress: Progress) -> None:
             # a network trained only on short windows predicts badly beyond their length
             nats, symbols = run.ranks.sharded(score)(run.network, run.eval_sequences, context=source.context)
             val_nats = float(nats.sum() / symbols.sum())
-    run.evaluating += time.monotonic() - began
+    run.evaluating += run.end_of("an evaluation")
     missed, steps = int(seen["missed"]), int(seen["missed"] + seen["counted"])
     if missed >= ROW and 2 * missed > steps:
         raise run.diverged(f"{missed} of the {steps} steps up to step {run.steps} had no usable loss")

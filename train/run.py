@@ -25,11 +25,53 @@ from train.step import Step
 from train.text.corpus import Corpus
 from train.text.encoded import split_every_nth, stories_in
 
+PAUSE, UNUSUAL = 5.0, 10  # work that took longer than so many seconds, and than so many times the usual, had a pause
 UNMEASURED = 1_000_000  # updates: the nominal length of a run that only --max-minutes limits
 
 
 class Diverged(ValueError):
     """The loss is not a finite number, or far too large."""
+
+
+class Clock:
+    """Counts the seconds of a run, without those in which its process stood still: a closed laptop, a stopped job.
+
+    A run tells the clock when it has ended a piece of work. One that took far longer than its kind usually takes held a
+    pause, and only its usual time is counted. If the next one takes as long, that is the pace from then on. Nothing is
+    counted before `start`, but what is usual is learned.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.running = False
+        self.latest = time.monotonic()  # when the latest piece of work ended
+        self.usual: dict[str, float] = {}  # seconds of each kind of work: a moving average
+        self.paused: set[str] = set()  # the kinds of work of which the latest piece held a pause
+
+    def start(self) -> None:
+        """Starts to count, at the first step."""
+        if not self.running:
+            self.running = True
+            self.skip()
+
+    def skip(self) -> None:
+        """Counts nothing of the time since the latest piece of work, which was no training."""
+        self.latest = time.monotonic()
+
+    def end_of(self, work: str) -> tuple[float, float]:
+        """Ends a piece of work of that kind. Returns the seconds that it took and those of a pause within it."""
+        now = time.monotonic()
+        took, self.latest = now - self.latest, now
+        usual, pause = self.usual.get(work, took), 0.0
+        if took > max(PAUSE, UNUSUAL * usual) and work not in self.paused:
+            self.paused.add(work)
+            took, pause = usual, took - usual
+        elif work in self.paused:
+            self.paused.remove(work)
+            usual = took if took > max(PAUSE, UNUSUAL * usual) else usual
+        self.usual[work] = 0.9 * usual + 0.1 * took
+        self.seconds += took * self.running
+        return took, pause
 
 
 class Run:
@@ -73,15 +115,22 @@ class Run:
         self.last_logged = 0.0, 0  # seconds and characters at the latest line of the log
         self.finished = False
         self.checkpoint_step: int | None = None  # the step of this run's checkpoint
-        self.began: float | None = None  # time.monotonic at the first step of this process
+        self.clock = Clock()  # of this process
         self.seconds_before = 0.0  # of the earlier processes of this run
         self.shared_seconds = 0.0  # with several ranks: the clock of rank 0 after the latest step
         self.commit: str | None = None  # the commit of the code that runs
 
     @property
     def seconds_here(self) -> float:
-        """Seconds of all processes of this rank by its own clock, which starts at the first step."""
-        return self.seconds_before + (time.monotonic() - self.began if self.began is not None else 0.0)
+        """Seconds of all processes of this rank by its own clock, up to the latest piece of work."""
+        return self.seconds_before + self.clock.seconds
+
+    def end_of(self, work: str) -> float:
+        """Ends a piece of work: a step, an evaluation, a checkpoint. Returns its seconds, and says if it was paused."""
+        took, pause = self.clock.end_of(work)
+        if pause:
+            self.ranks.say(f"a pause of {pause:,.0f} s during {work} is not counted as training time")
+        return took
 
     @property
     def seconds(self) -> float:

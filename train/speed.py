@@ -114,12 +114,12 @@ def train_until(run: Run, nats: float) -> dict[str, Any]:
     def some_steps() -> None:
         for _ in range(EVERY):
             take_step(run, queue)
+            run.end_of("a step")
 
     while loss > nats and not run.over():
         seconds += synchronised(run.device, some_steps)
-        paused = time.monotonic()
         loss = float(run.step.objective.batch_losses(valid, range(200)).mean())
-        run.began += time.monotonic() - paused
+        run.clock.skip()
         print(f"{seconds:.1f} s, step {run.steps}: {loss:.4f}", file=sys.stderr, flush=True)
     return {
         "preset": run.config.preset,
