@@ -10,7 +10,7 @@ from page.limits import MAX_TEXT
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
-SCRIPTS = [HERE / "base.js", HERE / "views.js", HERE / "training.js"]
+SCRIPTS = [HERE / name for name in ("base.js", "visit.js", "story.js", "views.js", "training.js")]
 
 THEME = gr.themes.Base(  # system fonts only: the page sends no request to another site
     primary_hue="teal",

@@ -1,0 +1,183 @@
+// The story of the page, from Tell to Download: the steps that run in the browser alone.
+
+// Continues with the next step of a link when the step before it is told.
+storyteller.follow = () => {
+  if (storyteller.coming.length && !storyteller.telling) document.querySelector("#go_on").click();
+};
+storyteller.pause = () => new Promise((done) => setTimeout(done, 50));
+
+// Stops the story that is being told, if any, and waits until it is in the history.
+storyteller.ended = async () => {
+  if (storyteller.telling) document.querySelector("#stop").click();
+  for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
+};
+
+// Begins a story with a new turn number, so that late events of the turn before do not change it.
+storyteller.turn = 0;
+storyteller.begin = async () => {
+  await storyteller.ended();
+  storyteller.turn += 1;
+  storyteller.telling = true;
+  storyteller.continued = []; // the earlier steps
+  storyteller.address(null);
+};
+
+storyteller.failed = () => {
+  storyteller.telling = false;
+  storyteller.coming = [];
+  storyteller.address(storyteller.current?.steps);
+};
+
+// Waits until Gradio's status of the story is gone: pieces that were on their way at a stop arrive before that.
+storyteller.settled = async () => {
+  for (let i = 0; i < 100; i++) {
+    await storyteller.pause();
+    if (!document.querySelector("[data-testid=status-tracker]:not(.hide, :has(> .error))")) return true;
+  }
+  return false;
+};
+
+// The settings that tell the story again. For a stopped story, the length is what was told of it.
+storyteller.steps = ({ steps, settings, running, written }) => {
+  const step = { ...settings, length: (running && written) || settings.length };
+  if (storyteller.continued.length) delete step.prompt; // the prompt is the story so far
+  return steps ?? [...storyteller.continued, step];
+};
+
+// The story is over: puts its link into the address bar, and the story into the history.
+storyteller.keep = async () => {
+  const { turn } = storyteller;
+  const over = await storyteller.settled();
+  if (!over || turn !== storyteller.turn) return [undefined, undefined]; // changes nothing
+  storyteller.telling = false;
+  const { current } = storyteller;
+  if (!current || current.running || current.steps) storyteller.coming = []; // refused or stopped
+  if (!current) return [null, undefined];
+  // A Continue that wrote nothing is not a step.
+  const steps = current.written || !storyteller.continued.length ? storyteller.steps(current) : storyteller.continued;
+  const stopped = current.running || Boolean(current.stopped); // this runs for Stop, and again at the end
+  const telling = { ...current, steps, running: false, stopped };
+  storyteller.address(steps);
+  const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
+  const all = [telling, ...storyteller.history.read().filter((other) => !same(other))].slice(0, 20);
+  storyteller.history.write(all);
+  return [telling, all];
+};
+
+storyteller.forget = () => {
+  storyteller.history.write([]);
+  return [[]];
+};
+
+// Gradio reads an array as the list of outputs, even where there is only one. So an output that is itself an array stands
+// in another array.
+storyteller.halt = async () => {
+  await storyteller.settled();
+  const halted = ({ running, ...telling }) => ({ ...telling, running: false, stopped: running });
+  return [storyteller.compared?.map(halted) ?? null];
+};
+
+storyteller.clear = async () => {
+  storyteller.turn += 1; // so that `keep` does not store the story
+  storyteller.telling = false;
+  storyteller.coming = [];
+  await storyteller.settled();
+  storyteller.current = null; // a late end of the story would store it otherwise
+  storyteller.address(null);
+  return ["", null, null];
+};
+
+storyteller.recall = async () => {
+  const { chosen } = storyteller;
+  await storyteller.ended();
+  const steps = chosen.steps.map((step) => ({ drafts: 1, beams: 1, ...step })); // older stories lack them
+  storyteller.address(steps);
+  const [first] = steps;
+  return [{ ...chosen, steps }, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
+};
+
+// The same settings with seed -1, so that the server draws a new one.
+storyteller.reseeded = (settings) => settings.map((value, i) => (SETTINGS[i] === "seed" ? -1 : value));
+storyteller.another = (model, prompt, ...settings) => [model, prompt, ...storyteller.reseeded(settings)];
+
+storyteller.whole = (telling) => (telling ? telling.prompt + telling.text : "");
+
+storyteller.continuing = (model, telling, again, ...settings) => {
+  storyteller.continued = telling?.steps ?? [];
+  // The next step of a link, or else the current settings with a new seed: the same seed would repeat the same text.
+  const [teller, ...how] = storyteller.coming.shift() ?? [model, ...storyteller.reseeded(settings)];
+  const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model ends the story again
+  return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
+};
+
+storyteller.edit = (prompt) => {
+  const whole = storyteller.whole(storyteller.current) || prompt;
+  const end = whole.slice(-storyteller.limit);
+  const written = end === whole ? whole : end.slice(end.search(/\s/) + 1);
+  const box = document.querySelector("#prompt textarea");
+  setTimeout(() => {
+    box.focus();
+    box.setSelectionRange(written.length, written.length);
+    box.scrollTop = box.scrollHeight;
+  }, 100);
+  const limit = storyteller.number(storyteller.limit);
+  return [written, end === whole ? null : { text: storyteller.say("edit_end", { limit }) }];
+};
+
+storyteller.without = () => ({ text: storyteller.say("no_story_yet"), field: "prompt" });
+
+storyteller.copy = async () => {
+  if (!storyteller.current) return storyteller.without();
+  const button = document.querySelector("#copy");
+  let done = "copied";
+  try {
+    await navigator.clipboard.writeText(storyteller.whole(storyteller.current));
+  } catch {
+    done = "not_copied"; // without https a page has no clipboard
+  }
+  button.textContent = storyteller.say(done);
+  storyteller.announce(storyteller.say(done));
+  setTimeout(() => (button.textContent = storyteller.say("copy")), 2000);
+  return null;
+};
+
+storyteller.download = () => {
+  const telling = storyteller.current;
+  if (!telling) return storyteller.without();
+  const [{ prompt, ...settings }, ...more] = storyteller.steps(telling);
+  const written = (step, mark, between) => Object.entries(step).map((pair) => pair.join(mark)).join(between);
+  const lines = [written(settings, ": ", "\n"), `prompt: ${JSON.stringify(prompt)}`];
+  lines.push(...more.map((step) => `then ${written(step, "=", " ")}`));
+  const text = `${storyteller.whole(telling)}\n\n---\n${lines.join("\n")}\n`;
+  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  storyteller.make("a", { href: url, download: `story-${settings.model}-${settings.seed}.txt` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+  return null;
+};
+
+// For the tab "Look inside".
+storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-storyteller.limit);
+// The model that told the story reads it, whichever is chosen now.
+storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text];
+storyteller.looking = (model, colours, again, ...sampler) => [
+  colours.model, // the model that read the text, even if another is chosen now
+  colours.characters,
+  storyteller.index,
+  ...sampler,
+];
+storyteller.attending = (model, colours, again, layer, head) => {
+  const characters = colours ? colours.characters : "";
+  return [colours ? colours.model : model, characters, storyteller.index ?? characters.length, layer, head];
+};
+storyteller.attendAgain = () => storyteller.attended && document.querySelector("#attend").click();
+storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();
+
+storyteller.enter = (tab) => {
+  document.body.dataset.tab = tab;
+  const whole = storyteller.lastPart();
+  const written = document.querySelector("#text textarea")?.value;
+  if (tab === "look" && whole && whole !== storyteller.looked && (!written || written === storyteller.looked)) {
+    storyteller.looked = whole;
+    document.querySelector("#look_story").click();
+  }
+};
