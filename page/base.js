@@ -11,10 +11,18 @@ storyteller.once = (make) => {
   };
 };
 
+// The language of the page's words, chosen as Gradio chooses it. Numbers are written in it too: the browser's own
+// language may be another one, or no language at all ("C", "en-US@posix").
+storyteller.language = storyteller.once(() => {
+  const wanted = navigator.language ?? "";
+  const has = (name) => Object.hasOwn(window.gradio_config.i18n_translations, name);
+  return [wanted, wanted.split("-")[0]].find(has) ?? "en";
+});
+document.documentElement.lang = storyteller.language(); // Gradio has written its own, which has more languages
+
 storyteller.words = storyteller.once(() => {
   const tables = window.gradio_config.i18n_translations;
-  const languages = [navigator.language, navigator.language.split("-")[0]]; // as Gradio chooses its own texts
-  return { ...tables.en, ...tables[languages.find((name) => name in tables)] };
+  return { ...tables.en, ...tables[storyteller.language()] };
 });
 
 // The text of this key in the visitor's language, with its braces filled in. Inserted values stay plain text.
@@ -23,12 +31,12 @@ storyteller.say = (key, values = {}) =>
 
 storyteller.numbers = storyteller.once(
   (digits) =>
-    new Intl.NumberFormat(navigator.language, { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+    new Intl.NumberFormat(storyteller.language(), { minimumFractionDigits: digits, maximumFractionDigits: digits }),
 );
 storyteller.number = (value, digits = 0) => storyteller.numbers(digits).format(value);
 
 storyteller.percents = storyteller.once(
-  (digits) => new Intl.NumberFormat(navigator.language, { style: "percent", maximumFractionDigits: digits }),
+  (digits) => new Intl.NumberFormat(storyteller.language(), { style: "percent", maximumFractionDigits: digits }),
 );
 storyteller.percent = (share) => storyteller.percents(share < 0.1 ? 2 : 1).format(share);
 

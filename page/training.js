@@ -24,7 +24,8 @@
     return found;
   }
 
-  const short = (value) => value.toLocaleString(navigator.language, { maximumSignificantDigits: 3, notation: "compact" });
+  const compact = { maximumSignificantDigits: 3, notation: "compact" };
+  const short = (value) => value.toLocaleString(storyteller.language(), compact);
 
   // One panel of the given width: lines of {kind, points: [[x, y], ...]} over steps 0 to last.
   function panel(width, top, height, last, lines, log, title) {

@@ -129,11 +129,17 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, link: str = "", size: str = "desktop", **settings: object) -> Iterator[Reader]:
-    """A new visitor, whose console must stay empty and whose page must not scroll sideways."""
+def visit(
+    browser: Browser, url: str, link: str = "", size: str = "desktop", script: str = "", **settings: object
+) -> Iterator[Reader]:
+    """A new visitor, whose console must stay empty and whose page must not scroll sideways.
+
+    The `script` runs before those of the page: it can be a browser that is not like this one.
+    """
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, **settings)
     context.set_default_timeout(5_000)
+    context.add_init_script(script)
     reader = Reader(context.new_page()).open(url, link)
     yield reader
     # while the page is being laid out, it may be wider

@@ -1,0 +1,57 @@
+"""What people's browsers, systems and connections do to the page, in a real Chromium."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+from reading import chromium, visit
+from serving import save_tiny, serve
+
+LONG = "Once upon a time"
+RELOADED = ("AbortError", "Connection errored out", "Failed to fetch", "ERR_", "NetworkError", "net::")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("people")
+    save_tiny(home / "artifacts" / "endless", nats=2.0, ends=False, prompts=["ROMEO:"])
+    save_tiny(home / "artifacts" / "ending", nats=1.0, ends=True)
+    with serve(home, home / "artifacts") as server:
+        yield server
+        assert server.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def desktop(browser, server):
+    with visit(browser, server.url) as reader:
+        yield reader
+        # what Gradio writes when its page is reloaded in the middle of an answer
+        reader.troubles[:] = [said for said in reader.troubles if not any(each in said for each in RELOADED)]
+
+
+def test_a_language_without_words_here_gets_english(browser, server):
+    script = "Object.defineProperty(Navigator.prototype, 'language', { get: () => window.name })"
+    with visit(browser, server.url, script=script) as reader:  # the language is an empty string
+        for language in ("en-US@posix", "C", "fr-FR", ""):
+            reader.page.evaluate("language => (window.name = language)", language)
+            reader.page.reload()
+            expect(reader.page.get_by_role("heading", level=1)).to_have_text("Storyteller")
+            expect(reader.page.locator("html")).to_have_attribute("lang", "en")
+            said = reader.page.evaluate("[storyteller.number(1234.5, 1), storyteller.percent(0.5)]")
+            assert said == ["1,234.5", "50%"], language
+            reader.enter("How it was trained")
+            expect(reader.page.get_by_role("img", name=re.compile("^Loss while training")).first).to_be_visible()
+        reader.enter("Compare")
+        expect(reader.page.get_by_text(re.compile(r"1\d\d,\d{3} parameters"))).to_be_visible()
+        reader.enter("Look inside")
+        reader.fill(reader.page.get_by_role("textbox", name="Text to look into"), "Tom")
+        reader.press("Colour this text")
+        expect(reader.page.get_by_role("listbox").get_by_role("option")).to_have_count(4)
