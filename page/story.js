@@ -126,15 +126,30 @@ storyteller.edit = (prompt) => {
 
 storyteller.without = () => ({ text: storyteller.say("no_story_yet"), field: "prompt" });
 
+// Puts a text into the clipboard, and returns whether it is there. On plain http, or in a frame without the permission, a
+// page may not write there, but it may copy what is selected.
+storyteller.toClipboard = async (text) => {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const box = storyteller.make("textarea", { class: "unseen", readonly: "", "aria-hidden": "true" });
+    const { activeElement } = document;
+    box.value = text;
+    document.body.append(box);
+    box.focus({ preventScroll: true });
+    box.select();
+    const done = document.execCommand("copy");
+    box.remove();
+    activeElement?.focus({ preventScroll: true });
+    return done;
+  }
+};
+
 storyteller.copy = async () => {
   if (!storyteller.current) return storyteller.without();
   const button = document.querySelector("#copy");
-  let done = "copied";
-  try {
-    await navigator.clipboard.writeText(storyteller.whole(storyteller.current));
-  } catch {
-    done = "not_copied"; // without https a page has no clipboard
-  }
+  const done = (await storyteller.toClipboard(storyteller.whole(storyteller.current))) ? "copied" : "not_copied";
   button.textContent = storyteller.say(done);
   storyteller.announce(storyteller.say(done));
   setTimeout(() => (button.textContent = storyteller.say("copy")), 2000);

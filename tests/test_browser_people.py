@@ -55,3 +55,26 @@ def test_a_language_without_words_here_gets_english(browser, server):
         reader.fill(reader.page.get_by_role("textbox", name="Text to look into"), "Tom")
         reader.press("Colour this text")
         expect(reader.page.get_by_role("listbox").get_by_role("option")).to_have_count(4)
+
+
+def paste(reader) -> str:
+    """What a visitor gets by pasting."""
+    reader.prompt.fill("")
+    reader.prompt.press("Control+v")
+    return reader.prompt.input_value()
+
+
+NO_CLIPBOARD = "Object.defineProperty(Navigator.prototype, 'clipboard', { get: () => undefined });"  # as on plain http
+DENIED = "navigator.clipboard.writeText = async () => { throw new DOMException('', 'NotAllowedError') };"
+
+
+@pytest.mark.parametrize("script", [NO_CLIPBOARD, DENIED])
+def test_copy_works_without_the_clipboard_s_permission(browser, server, script):
+    with visit(browser, server.url, "#prompt=Tom&model=ending&length=80&seed=1", script=script) as reader:
+        story = reader.wait_until_told()
+        reader.press("Copy")
+        expect(reader.button("Copied")).to_be_focused()
+        assert paste(reader) == story
+        reader.page.evaluate("document.execCommand = () => false")
+        reader.page.locator("#copy").click()
+        expect(reader.button("The browser did not allow it")).to_be_visible()
