@@ -1,6 +1,6 @@
 // What all views use: texts, numbers, elements, errors, and the keyboard.
 
-const storyteller = { views: {}, current: null, coming: [] };
+const storyteller = { views: {}, current: null, continued: [], coming: [], compared: [] };
 
 // Caches a function of one value: looking up a language or a format for each of 4,000 characters would be slow.
 storyteller.once = (make) => {
@@ -121,11 +121,33 @@ window.addEventListener(
   true, // capture: before Gradio's own listener
 );
 
+// Whether a key belongs to something else: to an input method (some browsers say so by the code 229 only), to a shortcut,
+// or to whoever has used it already.
+storyteller.isTaken = (event) =>
+  event.isComposing || event.keyCode === 229 || event.defaultPrevented ||
+  event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
+
+// What Escape closes: lists, menus, dialogs, full screen.
+const OPEN = `dialog[open], [role="dialog"], [role="alertdialog"], [role="menu"], .options, .block.fullscreen,
+  .overflow-dropdown:not(.hide), [role="combobox"][aria-expanded="true"], [aria-haspopup][aria-expanded="true"]`;
+let wasOpen = false;
+window.addEventListener(
+  "keydown",
+  () => {
+    const isOpen = [...document.querySelectorAll(OPEN)].some((it) => it.checkVisibility());
+    wasOpen = isOpen || document.fullscreenElement !== null;
+  },
+  true, // capture: before anything closes
+);
 window.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  const compared = Array.isArray(storyteller.compared) ? storyteller.compared : [];
-  const runs = { stop: storyteller.telling, compare_stop: compared.some((telling) => telling?.running) };
+  if (event.key !== "Escape" || event.repeat || wasOpen) return;
+  setTimeout(() => storyteller.isTaken(event) || storyteller.escape()); // when all others have seen the key
+});
+
+storyteller.escape = () => {
+  const isComparing = storyteller.compared.some((telling) => telling?.running);
+  const runs = { stop: storyteller.telling, compare_stop: isComparing };
   for (const button of document.querySelectorAll("button.stop")) {
     if (button.offsetParent || runs[button.id]) button.click(); // also while another tab is open
   }
-});
+};

@@ -73,9 +73,9 @@ storyteller.forget = () => {
 // in another array.
 storyteller.halt = async () => {
   await storyteller.settled();
-  const halted = ({ running, ...telling }) => ({ ...telling, running: false, stopped: running });
-  return [storyteller.compared?.map(halted) ?? null];
+  return [storyteller.compared.map((telling) => telling && storyteller.halted(telling))];
 };
+storyteller.halted = ({ running, stopped, ...telling }) => ({ ...telling, running: false, stopped: running || stopped });
 
 storyteller.clear = async () => {
   storyteller.turn += 1; // so that `keep` does not store the story

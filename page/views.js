@@ -161,6 +161,7 @@
     };
     list.addEventListener("click", (event) => event.target.role === "option" && pick(event.target));
     list.addEventListener("keydown", (event) => {
+      if (storyteller.isTaken(event)) return;
       const index = [...list.children].indexOf(document.activeElement);
       if (event.key === "Enter" || event.key === " ") pick(list.children[index]);
       else if (!(event.key in move)) return;
@@ -269,15 +270,15 @@
       const body = make("div", { class: "story", lang: "en" }, given, told);
       const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
       card.append(make("p", { class: "note" }, sizes.join(" · ")), about, body);
-      return { card, given, told, about };
+      return { name, card, given, told, about };
     });
     const group = make("div", { role: "group", "aria-label": say("compare_stories"), class: "cards" });
     group.append(...cards.map(({ card }) => card));
     element.firstElementChild.append(group);
-    drawn(element, props, watch, (_, tellings) => {
-      storyteller.compared = tellings;
-      cards.forEach(({ card, given, told, about }, i) => {
-        const telling = tellings?.[i];
+    drawn(element, props, watch, (_, value) => {
+      const tellings = (storyteller.compared = value || []); // Gradio makes "" of null
+      cards.forEach(({ name, card, given, told, about }) => {
+        const telling = tellings.find((it) => it?.settings.model === name);
         card.setAttribute("aria-busy", String(Boolean(telling?.running)));
         given.textContent = telling ? telling.prompt : "";
         told.textContent = telling ? telling.text : "";

@@ -37,6 +37,24 @@ def desktop(browser, server):
         reader.troubles[:] = [said for said in reader.troubles if not any(each in said for each in RELOADED)]
 
 
+def setting(reader, label):
+    return reader.page.get_by_role("spinbutton", name=f"number input for {label}")
+
+
+def tell_long(reader, prompt=LONG):
+    """Begins a long story of one draft, told by a model that does not end it, with settings that are not the usual."""
+    reader.choose("endless")
+    reader.set("Length, in characters", 4000)
+    reader.set("Temperature", 1.25)
+    reader.one_draft()
+    field = reader.page.get_by_label("Seed")
+    reader.fill(field, 11)
+    field.press("Tab")
+    reader.prompt.fill(prompt)
+    reader.press("Tell")
+    return reader.wait_for_longer(prompt)
+
+
 def test_a_language_without_words_here_gets_english(browser, server):
     script = "Object.defineProperty(Navigator.prototype, 'language', { get: () => window.name })"
     with visit(browser, server.url, script=script) as reader:  # the language is an empty string
@@ -55,6 +73,55 @@ def test_a_language_without_words_here_gets_english(browser, server):
         reader.fill(reader.page.get_by_role("textbox", name="Text to look into"), "Tom")
         reader.press("Colour this text")
         expect(reader.page.get_by_role("listbox").get_by_role("option")).to_have_count(4)
+
+
+KEYS = {
+    "an input method": "new KeyboardEvent('keydown', { key: 'Escape', isComposing: true, bubbles: true })",
+    "an older input method": "new KeyboardEvent('keydown', { key: 'Escape', keyCode: 229, bubbles: true })",
+    "a shortcut": "new KeyboardEvent('keydown', { key: 'Escape', ctrlKey: true, bubbles: true })",
+    "a held key": "new KeyboardEvent('keydown', { key: 'Escape', repeat: true, bubbles: true })",
+}
+
+
+def test_a_key_that_something_else_uses_does_not_stop_the_story(desktop):
+    tell_long(desktop)
+    page, runs = desktop.page, lambda: desktop.page.wait_for_timeout(100) or page.evaluate("storyteller.telling")
+    for user, event in KEYS.items():
+        page.evaluate(f"document.querySelector('#prompt textarea').dispatchEvent({event})")
+        assert runs(), user
+    model = page.get_by_role("combobox", name="Model")
+    model.click()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("option")).to_have_count(0)
+    assert runs(), "a list"
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('dialog'), { id: 'over' })); over.showModal()"
+    )
+    page.keyboard.press("Escape")
+    assert runs() and not page.evaluate("over.open"), "a dialog"
+    page.evaluate("document.body.addEventListener('keydown', e => e.preventDefault(), { once: true })")
+    page.keyboard.press("Escape")
+    assert runs(), "a listener that used it"
+    page.evaluate("window.addEventListener('keydown', e => e.preventDefault(), { once: true })")
+    page.keyboard.press("Escape")
+    assert runs(), "a listener that used it last"
+    page.keyboard.press("Escape")
+    desktop.wait_until_told()
+
+
+def test_the_browser_s_shortcuts_work_in_the_coloured_text(desktop):
+    desktop.enter("Look inside")
+    desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom ran.")
+    desktop.press("Colour this text")
+    options = desktop.page.get_by_role("listbox").get_by_role("option")
+    options.nth(3).click()
+    used = """keys => keys.map(([key, more]) => !document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", { key, ...more, bubbles: true, cancelable: true })))"""
+    shortcuts = [["ArrowLeft", {"altKey": True}], ["Home", {"ctrlKey": True}], ["Enter", {"isComposing": True}]]
+    assert desktop.page.evaluate(used, shortcuts) == [False, False, False]
+    assert desktop.page.evaluate(used, [["ArrowLeft", {}], ["ArrowLeft", {"repeat": True}]]) == [True, True]
+    expect(options.nth(1)).to_be_focused()
 
 
 def paste(reader) -> str:
