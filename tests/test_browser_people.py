@@ -124,6 +124,34 @@ def test_the_browser_s_shortcuts_work_in_the_coloured_text(desktop):
     expect(options.nth(1)).to_be_focused()
 
 
+def test_forced_colours_keep_what_the_page_says_with_colours(browser, server, scheme):
+    with visit(
+        browser, server.url, "#prompt=Tom&length=80&seed=1", color_scheme=scheme, forced_colors="active"
+    ) as reader:
+        reader.wait_until_told()
+        style = "(it, [name]) => getComputedStyle(it)[name]"
+        tabs = reader.page.get_by_role("tab")
+        backgrounds = [tab.evaluate(style, ["backgroundColor"]) for tab in tabs.filter(visible=True).all()]
+        assert len(set(backgrounds)) == 2 and backgrounds.count(backgrounds[0]) == 1
+        slider = reader.page.get_by_role("slider", name="Temperature")
+        pictures = []
+        for value in (0, 1, 2):
+            reader.set("Temperature", value)
+            pictures.append(slider.screenshot())
+        assert len(set(pictures)) == 3
+        for name in ("Tell", "Stop", "Copy"):
+            assert reader.button(name).evaluate(style, ["borderTopWidth"]) == "1px"
+        reader.enter("Look inside")
+        legend = reader.page.locator(".legend li")
+        expect(legend).to_have_count(6)
+        assert len({each.evaluate(style, ["backgroundColor"]) for each in legend.all()}) == 6
+        reader.page.get_by_role("listbox").get_by_role("option").nth(1).click()
+        bars = reader.page.locator(".bar")
+        expect(bars.first).to_be_attached()
+        ground = reader.page.locator("body").evaluate(style, ["backgroundColor"])
+        assert ground not in {bar.evaluate(style, ["backgroundColor"]) for bar in bars.all()}
+
+
 def paste(reader) -> str:
     """What a visitor gets by pasting."""
     reader.prompt.fill("")
