@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 import gradio as gr
@@ -69,8 +68,8 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
         elem_id="prompt",
     )
     refusal = view("refusal")
-    with gr.Row(elem_classes="chips"):
-        examples = [gr.Button(text, size="sm", min_width=0) for text in models.prompts(models.default)]
+    prompts = {name: models.prompts(name) for name in models.storytellers}
+    examples = view("chips", models.default, prompts=prompts, elem_classes="chips", padding=False)
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
         stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
@@ -97,10 +96,8 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", outputs=refusal, **HERE)
     download.click(js="storyteller.download", outputs=refusal, **HERE)
-    for button in examples:
-        button.click(js="text => text", inputs=button, outputs=prompt, **HERE)
-    beginnings = json.dumps({name: models.prompts(name) for name in models.storytellers})
-    settings.model.change(js=f"name => ({beginnings})[name]", inputs=settings.model, outputs=examples, **HERE)
+    examples.select(js="() => storyteller.example", outputs=prompt, **HERE)
+    settings.model.change(js="name => name", inputs=settings.model, outputs=examples, **HERE)
 
     # When a link is opened, the page takes its settings and tells its story.
     linked = [prompt, *settings]

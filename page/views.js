@@ -159,7 +159,10 @@
       option.focus({ preventScroll: true });
       option.scrollIntoView({ block: "nearest" });
     };
-    list.addEventListener("click", (event) => event.target.role === "option" && pick(event.target));
+    list.addEventListener("click", ({ target }) => {
+      const option = target.closest("[role=option]"); // a translator puts elements into it
+      if (option) pick(option);
+    });
     list.addEventListener("keydown", (event) => {
       if (storyteller.isTaken(event)) return;
       const index = [...list.children].indexOf(document.activeElement);
@@ -168,6 +171,11 @@
       else focus(list.children[Math.min(Math.max(index + move[event.key], 0), list.children.length - 1)]);
       event.preventDefault();
     });
+  }
+
+  function characterList(label, options) {
+    const attributes = { role: "listbox", "aria-label": label, class: "story colours", translate: "no" };
+    return make("div", attributes, ...options);
   }
 
   function character(text, label, shade, index) {
@@ -187,7 +195,7 @@
         return character(each, say("character_label", likely), shade(bits[i], BITS), i);
       });
       options.push(character("▁", say("what_next"), 0, options.length));
-      const list = make("div", { role: "listbox", "aria-label": say("colours"), class: "story colours" }, ...options);
+      const list = characterList(say("colours"), options);
       characters(list, (index) => {
         storyteller.index = index;
         trigger("select");
@@ -242,13 +250,11 @@
       if (!attention) return root.replaceChildren();
       const { text, weights, layer, head, opening, outside } = attention;
       const title = say("attention_title", { layer, head, before: text.slice(-20) });
-      const list = make("div", { role: "listbox", "aria-label": title, class: "story colours" });
-      list.append(
-        ...[...text].map((each, i) => {
-          const label = say("attention_label", { character: visible(each), percent: percent(weights[i]) });
-          return character(each, label, shade(weights[i], SHARES), i);
-        }),
-      );
+      const options = [...text].map((each, i) => {
+        const label = say("attention_label", { character: visible(each), percent: percent(weights[i]) });
+        return character(each, label, shade(weights[i], SHARES), i);
+      });
+      const list = characterList(title, options);
       characters(list, () => {});
       root.replaceChildren(
         make("h2", {}, title),

@@ -173,3 +173,46 @@ def test_copy_works_without_the_clipboard_s_permission(browser, server, script):
         reader.page.evaluate("document.execCommand = () => false")
         reader.page.locator("#copy").click()
         expect(reader.button("The browser did not allow it")).to_be_visible()
+
+
+TRANSLATE = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const texts = [];
+  while (walker.nextNode()) texts.push(walker.currentNode);
+  const isShown = (it) => it.data.trim() && !it.parentElement.closest("script, style, textarea");
+  for (const text of texts.filter(isShown)) {
+    const font = document.createElement("font");
+    font.textContent = `${text.data} (übersetzt)`;
+    text.replaceWith(font);
+  }
+}"""
+
+
+def test_a_translated_page_goes_on_changing(desktop):
+    """A translator replaces each text node by an element with another text."""
+    desktop.set("Length, in characters", 60)
+    desktop.page.evaluate(TRANSLATE)
+    desktop.page.get_by_role("combobox", name="Model").click()
+    desktop.page.get_by_role("option", name=re.compile("^endless ")).click()
+    chip = desktop.button("ROMEO:")
+    expect(chip).to_be_visible()
+    expect(chip).to_have_attribute("translate", "no")
+    desktop.page.evaluate(TRANSLATE)
+    desktop.page.get_by_text("ROMEO: (übersetzt)").click()
+    expect(desktop.prompt).to_have_value("ROMEO:")
+    desktop.page.locator("#tell").click()
+    story = desktop.wait_until_told()
+    assert story.startswith("ROMEO") and "übersetzt" not in story
+    desktop.page.evaluate(TRANSLATE)
+    desktop.page.locator("#another").click()
+    desktop.page.wait_for_function("!location.hash")
+    assert "übersetzt" not in desktop.wait_until_told()
+    expect(desktop.about).not_to_contain_text("übersetzt")
+    desktop.page.locator("#copy").click()
+    expect(desktop.button("Copied")).to_be_visible()
+    desktop.page.get_by_role("tab", name="Look inside").click()
+    options = desktop.page.get_by_role("listbox").get_by_role("option")
+    expect(options.first).to_be_visible()
+    desktop.page.evaluate(TRANSLATE)
+    options.nth(2).locator("font").click()
+    expect(options.nth(2)).to_have_attribute("aria-selected", "true")
