@@ -6,10 +6,28 @@ storyteller.follow = () => {
 };
 storyteller.pause = () => new Promise((done) => setTimeout(done, 50));
 
+// Gradio reports the end of a stopped story twice: from the story's stream, and when its request to stop is answered. A
+// report that comes after the next story has begun would end that one, so the next one waits for both. A story that was
+// still in the queue has one report only: hence the limit.
+storyteller.reports = 0;
+storyteller.expectReports = () => {
+  storyteller.reports = storyteller.telling ? 2 : 0;
+  storyteller.reportsUntil = performance.now() + 1000;
+};
+storyteller.over = () => {
+  storyteller.reports -= 1;
+  return storyteller.keep();
+};
+storyteller.stop = () => {
+  storyteller.expectReports();
+  return storyteller.keep();
+};
+
 // Stops the story that is being told, if any, and waits until it is in the history.
 storyteller.ended = async () => {
   if (storyteller.telling) document.querySelector("#stop").click();
   for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
+  while (storyteller.reports > 0 && performance.now() < storyteller.reportsUntil) await storyteller.pause();
 };
 
 // Begins a story with a new turn number, so that late events of the turn before do not change it.
@@ -78,6 +96,7 @@ storyteller.halt = async () => {
 storyteller.halted = ({ running, stopped, ...telling }) => ({ ...telling, running: false, stopped: running || stopped });
 
 storyteller.clear = async () => {
+  storyteller.expectReports();
   storyteller.turn += 1; // so that `keep` does not store the story
   storyteller.telling = false;
   storyteller.coming = [];

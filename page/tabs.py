@@ -86,10 +86,10 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
 
     tellings = tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on))
     gr.on([stop.click, clear.click], cancels=tellings, **HERE)
-    kept = dict(js="storyteller.keep", outputs=[story, history], **HERE)
+    kept = dict(outputs=[story, history], **HERE)
     for over in tellings:
-        over.then(**kept).then(js="storyteller.follow", **HERE)
-    stop.click(**kept)
+        over.then(js="storyteller.over", **kept).then(js="storyteller.follow", **HERE)
+    stop.click(js="storyteller.stop", **kept)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
     forget.click(js="storyteller.forget", outputs=history, **HERE)
     history.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
