@@ -31,7 +31,17 @@ from page.limits import Refusal
 from page.models import Models
 from page.request_checks import RequestChecks
 from page.slow_clients import end_stalled_connections
-from page.tabs import HERE, LOOKING, TELLING, compare_tab, look_tab, settings_column, tell_tab, training_tab
+from page.tabs import (
+    HERE,
+    LOOKING,
+    TELLING,
+    compare_tab,
+    look_tab,
+    open_and_keep,
+    settings_column,
+    tell_tab,
+    training_tab,
+)
 from page.theme import STYLE, THEME, head, view
 from page.tools import serve_tools
 from page.words import ENGLISH, WORDS
@@ -67,7 +77,7 @@ def build(models: Models) -> Page:
                 # Created before the tabs, which listen to it, but placed after them.
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
                     settings = settings_column(models)
-                with gr.Column(scale=5, min_width=300), gr.Tabs():
+                with gr.Column(scale=5, min_width=300), gr.Tabs() as tabs:
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
                         story = tell_tab(page, answers, settings)
                     with gr.Tab(WORDS("look_tab"), id="look") as look:
@@ -79,6 +89,7 @@ def build(models: Models) -> Page:
                 beside.render()
             for tab in (tell, look, compare, training):
                 tab.select(js=f"() => storyteller.enter('{tab.id}')", **HERE)
+            open_and_keep(page, tabs)
             api(answers.endpoints)
         else:
             view("none", {"folder": models.folder.name})

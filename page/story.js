@@ -62,6 +62,22 @@ storyteller.steps = ({ steps, settings, running, written }) => {
   return steps ?? [...storyteller.continued, step];
 };
 
+// The story as it is kept. This runs for Stop, and again at the end.
+storyteller.told = (telling) => {
+  // A Continue that wrote nothing is not a step.
+  const isStep = telling.written || !storyteller.continued.length;
+  const steps = isStep ? storyteller.steps(telling) : storyteller.continued;
+  return { ...telling, steps, running: false, stopped: telling.running || Boolean(telling.stopped) };
+};
+
+// Puts a story into the history, which it returns.
+storyteller.shelve = (telling) => {
+  const same = (other) => JSON.stringify(other.steps) === JSON.stringify(telling.steps);
+  const all = [telling, ...storyteller.history.read().filter((other) => !same(other))].slice(0, 20);
+  storyteller.history.write(all);
+  return all;
+};
+
 // The story is over: puts its link into the address bar, and the story into the history.
 storyteller.keep = async () => {
   const { turn } = storyteller;
@@ -71,15 +87,9 @@ storyteller.keep = async () => {
   const { current } = storyteller;
   if (!current || current.running || current.steps) storyteller.coming = []; // refused or stopped
   if (!current) return [null, undefined];
-  // A Continue that wrote nothing is not a step.
-  const steps = current.written || !storyteller.continued.length ? storyteller.steps(current) : storyteller.continued;
-  const stopped = current.running || Boolean(current.stopped); // this runs for Stop, and again at the end
-  const telling = { ...current, steps, running: false, stopped };
-  storyteller.address(steps);
-  const same = (other) => JSON.stringify(other.steps) === JSON.stringify(steps);
-  const all = [telling, ...storyteller.history.read().filter((other) => !same(other))].slice(0, 20);
-  storyteller.history.write(all);
-  return [telling, all];
+  const telling = storyteller.told(current);
+  storyteller.address(telling.steps);
+  return [telling, storyteller.shelve(telling)];
 };
 
 storyteller.forget = () => {
@@ -109,7 +119,8 @@ storyteller.clear = async () => {
 storyteller.recall = async () => {
   const { chosen } = storyteller;
   await storyteller.ended();
-  const steps = chosen.steps.map((step) => ({ drafts: 1, beams: 1, ...step })); // older stories lack them
+  // Older stories lack these two settings.
+  const steps = chosen.steps.map((step) => ({ ...step, drafts: step.drafts ?? 1, beams: step.beams ?? 1 }));
   storyteller.address(steps);
   const [first] = steps;
   return [{ ...chosen, steps }, first.prompt, first.model, ...SETTINGS.map((name) => first[name])];
@@ -207,11 +218,11 @@ storyteller.attendAgain = () => storyteller.attended && document.querySelector("
 storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();
 
 storyteller.enter = (tab) => {
-  document.body.dataset.tab = tab;
+  visit.tab = document.body.dataset.tab = tab;
   const whole = storyteller.lastPart();
   const written = document.querySelector("#text textarea")?.value;
-  if (tab === "look" && whole && whole !== storyteller.looked && (!written || written === storyteller.looked)) {
-    storyteller.looked = whole;
+  if (tab === "look" && whole && whole !== visit.looked && (!written || written === visit.looked)) {
+    visit.looked = whole;
     document.querySelector("#look_story").click();
   }
 };

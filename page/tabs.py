@@ -21,6 +21,8 @@ HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the brows
 TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
 COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each tells a story with every model
 LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
+# What a reload must not lose, by elem_id; `page/visit.js` checks the values.
+KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories", "scale"}
 
 
 class Settings(NamedTuple):
@@ -81,7 +83,7 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
             for name in ("go_on", "another", "edit", "copy", "download")
         )
     with gr.Accordion(WORDS("history"), open=False):
-        history = view("history", [])
+        history = view("history", [], elem_id="history")
         forget = gr.Button(WORDS("forget"), size="sm")
 
     tellings = tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on))
@@ -98,11 +100,6 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     download.click(js="storyteller.download", outputs=refusal, **HERE)
     examples.select(js="() => storyteller.example", outputs=prompt, **HERE)
     settings.model.change(js="name => name", inputs=settings.model, outputs=examples, **HERE)
-
-    # When a link is opened, the page takes its settings and tells its story.
-    linked = [prompt, *settings]
-    page.load(js="() => [storyteller.history.read()]", outputs=history, **HERE)
-    page.load(js="storyteller.open", outputs=linked, **HERE).then(js="storyteller.tellLink", **HERE)
     return story
 
 
@@ -227,7 +224,7 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
         compare = gr.Button(WORDS("compare"), variant="primary")
         stop = gr.Button(WORDS("compare_stop"), elem_classes="stop", elem_id="compare_stop")
     described = {each["name"]: each for each in answers.endpoints.models()}
-    stories = view("stories", models=[described[name] for name in models.side_by_side()])
+    stories = view("stories", models=[described[name] for name in models.side_by_side()], elem_id="stories")
     told = gr.on([compare.click, prompt.submit], **HERE).then(
         in_place(answers.compare),
         [prompt, *settings[1:]],
@@ -255,3 +252,14 @@ def training_tab(models: Models) -> None:
     ]
     curves = view("training", "linear", runs=runs)
     scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)
+
+
+def open_and_keep(page: gr.Blocks, tabs: gr.Tabs) -> None:
+    """Opens the page with a link's story, or with what the visitor had before a reload. Keeps what changes."""
+    names = KEPT | set(Settings._fields)
+    parts = {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None) in names}
+    history = parts.pop("history")
+    for name, part in parts.items():
+        part.change(js=f"value => storyteller.remember('{name}', value)", inputs=part, **HERE)
+    opened = page.load(js=f"() => storyteller.open({list(parts)})", outputs=[*parts.values(), tabs, history], **HERE)
+    opened.then(js="storyteller.tellLink", **HERE)

@@ -83,7 +83,7 @@
     if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
     if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
     if (telling.dropped.length) lines.push(say("dropped", { characters: telling.dropped.join(" ") }));
-    if (telling.kept !== null) lines.push(say("kept", { kept: number(telling.kept) }));
+    if (telling.kept != null) lines.push(say("kept", { kept: number(telling.kept) }));
     return lines;
   }
 

@@ -1,37 +1,119 @@
-// What a visitor has on the page: the stories of this visit, and in the address bar a link that tells the story again.
+// What a visitor has on the page: in the address bar a link that tells the story again, and in the tab's own storage all
+// that a reload would lose. Gradio reloads the page by itself after a lost connection.
 
-// The stories of this visit. They survive a reload, and are lost when the tab is closed. In a Space the page is a frame
-// in another site. A browser that blocks third-party cookies gives such a frame no storage: then a reload loses them.
-storyteller.history = (() => {
-  let kept = "[]";
+// A value that survives a reload, until the tab is closed. In a Space the page is a frame in another site. A browser that
+// blocks third-party cookies gives such a frame no storage: then a reload loses the value.
+// `mend` turns what is stored, which may be null or from another version of the page, into a usable value.
+storyteller.stored = (key, mend) => {
+  let value = null;
   try {
-    sessionStorage.length;
-  } catch {
-    return { read: () => JSON.parse(kept), write: (stories) => (kept = JSON.stringify(stories)) };
+    value = JSON.parse(sessionStorage.getItem(key));
+  } catch { // no storage, or not JSON: begin without it
   }
-  return {
-    read: () => JSON.parse(sessionStorage.getItem("stories") ?? "[]"),
-    write: (stories) => sessionStorage.setItem("stories", JSON.stringify(stories)),
+  value = mend(value);
+  const write = (next) => {
+    value = next;
+    try {
+      sessionStorage.setItem(key, JSON.stringify(value));
+    } catch { // no storage, or it is full: the value lasts as long as the page
+    }
   };
-})();
+  return { read: () => value, write };
+};
 
-// A story has steps: Tell, and each Continue. The settings of all steps tell it again. The address bar holds them after
-// a #, which the browser does not send to the server.
+// A story has steps: Tell, and each Continue. The settings of all steps tell it again.
 const SETTINGS = ["length", "temperature", "top_k", "top_p", "min_p", "seed", "drafts", "beams"];
-const FORMER = SETTINGS.slice(0, 6); // in links from before there were drafts: these mean one draft and one beam
+const FORMER = SETTINGS.slice(0, 6); // in stories and links from before there were drafts: one draft and one beam
 
+const isText = (it) => typeof it === "string";
+const isStep = (it) => isText(it?.model) && FORMER.every((name) => typeof it[name] === "number");
+const isTelling = (it) =>
+  isText(it?.prompt) && isText(it.text) && isStep(it.settings) && Array.isArray(it.dropped) &&
+  [it.written, it.speed].every(Number.isFinite);
+const isTold = (it) => isTelling(it) && Array.isArray(it.steps) && isText(it.steps[0]?.prompt) && it.steps.every(isStep);
+const isScored = (it) =>
+  isText(it?.model) && isText(it.characters) && Array.isArray(it.dropped) && /^\[[\d.,e\s-]*\]$/.test(it.bits) &&
+  [it.bits_per_character, it.average_bits_per_character].every(Number.isFinite);
+
+storyteller.history = storyteller.stored("stories", (kept) => (Array.isArray(kept) ? kept.filter(isTold) : []));
+
+// Whether a component, named by its elem_id, can take a value. A model may be gone since the value was stored.
+storyteller.takes = (name, value) => {
+  const { type, props } = window.gradio_config.components.find(({ props }) => props.elem_id === name);
+  if (name === "story") return isTold(value);
+  if (name === "stories") return Array.isArray(value) && value.every(isTelling);
+  if (name === "colours") return isScored(value);
+  if (type === "textbox") return isText(value);
+  if (type === "slider") return typeof value === "number" && value >= props.minimum && value <= props.maximum;
+  if (type === "number") return Number.isSafeInteger(value) && value >= -1;
+  return props.choices.some(([, choice]) => choice === value);
+};
+
+// What the page shows: the values of its components, the open tab, the text that "Look inside" took from the story, and
+// the link that the page has put into the address bar, without its #.
+const kept = storyteller.stored("visit", (it) => ({ ...it, values: { ...it?.values } }));
+const visit = { values: {} };
+
+// Called for each change of a component.
+storyteller.remember = (name, value) => {
+  visit.values[name] = value;
+  storyteller.saving ??= setTimeout(storyteller.save, 500);
+};
+
+storyteller.save = () => {
+  clearTimeout(storyteller.saving);
+  storyteller.saving = undefined;
+  if (!storyteller.names) return; // the page has not opened: what was kept stays
+  // While the connection is lost, Gradio reports no changes: what is typed then is only in the boxes.
+  for (const name of storyteller.names) {
+    const box = document.querySelector(`#${name} :is(textarea, input[type="number"])`);
+    if (box) visit.values[name] = box.type === "number" ? box.valueAsNumber : box.value;
+  }
+  const { story, stories } = visit.values;
+  const over = { ...visit.values };
+  if (story) over.story = storyteller.told(story);
+  if (stories) over.stories = stories.filter(Boolean).map(storyteller.halted); // some may not have begun
+  kept.write({ ...visit, values: over });
+};
+window.addEventListener("pagehide", storyteller.save);
+
+// The address bar holds the link to the story after a #, which the browser does not send to the server.
 storyteller.address = (steps) => {
   const [first, ...more] = steps ?? [];
   const link = new URLSearchParams(first);
   for (const step of more) link.append("then", [...SETTINGS.map((name) => step[name]), step.model].join());
-  const hash = steps ? `#${link}` : "";
-  history.replaceState(null, "", location.pathname + location.search + hash);
+  visit.link = steps ? String(link) : "";
+  history.replaceState(null, "", location.pathname + location.search + (steps ? `#${link}` : ""));
   // In a Space the page is a frame: the Hub writes the link into its own address bar.
-  if (window.parent !== window) window.parent.postMessage({ hash: hash.slice(1) }, "https://huggingface.co");
+  if (window.parent !== window) window.parent.postMessage({ hash: visit.link }, "https://huggingface.co");
 };
 
-storyteller.open = () => {
-  const link = new URLSearchParams(location.hash.slice(1));
+// What the page opens with: values for the components of `names`, the tab, the history. A link that the visitor follows
+// comes first, and otherwise what was here before a reload. An undefined value changes nothing.
+storyteller.open = (names) => {
+  const before = kept.read();
+  const usable = names.filter((name) => storyteller.takes(name, before.values[name]));
+  const values = Object.fromEntries(usable.map((name) => [name, before.values[name]]));
+  visit.link = location.hash.slice(1);
+  const link = new URLSearchParams(visit.link);
+  const isOwn = visit.link === before.link && (values.story || !link.has("seed"));
+  const isFollowed = !isOwn && ["prompt", "model", ...SETTINGS].some((name) => link.has(name));
+  storyteller.untold = isFollowed && link.has("seed");
+  visit.values = isFollowed ? storyteller.linked(link) : values;
+  if (!isFollowed) Object.assign(visit, { tab: before.tab, looked: before.looked });
+  const { story } = visit.values;
+  if (story) {
+    storyteller.address(story.steps);
+    storyteller.shelve(story); // a reload in the middle of it has ended it
+  }
+  storyteller.names = names; // from now on, changes are kept
+  const isTab = window.gradio_config.components.some(({ type, props }) => type === "tabitem" && props.id === visit.tab);
+  const tab = isTab ? { __type__: "update", selected: visit.tab } : undefined;
+  return [...names.map((name) => visit.values[name]), tab, storyteller.history.read()];
+};
+
+// The settings in a link, by component. Its later steps are in `storyteller.coming`.
+storyteller.linked = (link) => {
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));
   const isFormer = link.has("seed") && !link.has("drafts");
   const names = isFormer ? FORMER : SETTINGS;
@@ -40,15 +122,14 @@ storyteller.open = () => {
     const drafts = isFormer ? [1, 1] : [];
     return [values.slice(names.length).join(), ...values.slice(0, names.length).map(number), ...drafts];
   });
-  return ["prompt", "model", ...SETTINGS].map((name, i) => {
-    if (isFormer && !names.includes(name) && i > 1) return 1;
-    if (!link.has(name)) return undefined; // changes nothing, because the visitor may already be typing
-    return i < 2 ? link.get(name) : number(link.get(name));
-  });
+  const values = isFormer ? { drafts: 1, beams: 1 } : {};
+  for (const name of ["prompt", "model"]) if (link.has(name)) values[name] = link.get(name);
+  for (const name of names) if (link.has(name)) values[name] = number(link.get(name));
+  return values;
 };
 
 storyteller.tellLink = () => {
-  if (new URLSearchParams(location.hash.slice(1)).has("seed")) document.querySelector("#tell").click();
+  if (storyteller.untold) document.querySelector("#tell").click();
 };
 
 // The visitor has pasted a link into the address bar of the open page.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+import time
+from contextlib import closing, suppress
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
-from reading import chromium, visit
+from reading import Reader, chromium, visit
 from serving import save_tiny, serve
 
 LONG = "Once upon a time"
@@ -53,6 +58,194 @@ def tell_long(reader, prompt=LONG):
     reader.prompt.fill(prompt)
     reader.press("Tell")
     return reader.wait_for_longer(prompt)
+
+
+def expect_the_visit(reader, told, prompt):
+    """The page has the prompt, the model, the settings and the story so far; Continue goes on from there."""
+    expect(reader.story).to_have_text(re.compile(f"^{re.escape(told)}"), use_inner_text=False)
+    expect(reader.prompt).to_have_value(prompt)
+    expect(reader.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^endless "))
+    expect(reader.button("ROMEO:")).to_be_visible()
+    for label, value in (("Length, in characters", "4000"), ("Temperature", "1.25"), ("Drafts", "1")):
+        expect(setting(reader, label)).to_have_value(value)
+    reader.press("More settings ▼")
+    expect(setting(reader, "Beams")).to_have_value("1")
+    expect(reader.page.get_by_label("Seed")).to_have_value("11")
+    story = reader.wait_until_told()
+    assert f"length={len(story) - len(LONG)}&" in reader.page.url and "seed=11" in reader.page.url
+    reader.press("Continue")
+    reader.wait_for_longer(story)
+    reader.press("Stop")
+    reader.page.wait_for_function("location.hash.includes('then=')")
+
+
+def test_a_reload_in_mid_story_loses_nothing(desktop):
+    told = tell_long(desktop)
+    desktop.prompt.fill("My next story")
+    desktop.page.reload()
+    expect_the_visit(desktop, told, "My next story")
+    whole, link = desktop.story.text_content(), desktop.page.url
+    desktop.prompt.fill("Another")
+    desktop.page.reload()
+    expect(desktop.story).to_have_text(whole, use_inner_text=False)
+    expect(desktop.prompt).to_have_value("Another")  # although the link has another prompt
+    assert desktop.page.url == link
+    desktop.page.goto("about:blank")
+    desktop.page.go_back()
+    expect(desktop.story).to_have_text(whole, use_inner_text=False)
+    desktop.press("Clear")
+    expect(desktop.story).to_have_text("Your story appears here.")
+    desktop.page.reload()
+    expect(desktop.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^endless "))
+    expect(desktop.story).to_have_text("Your story appears here.")
+    expect(desktop.prompt).to_have_value("")
+
+
+class Line:
+    """A connection to the server that can be cut, as a wireless network is lost."""
+
+    def __init__(self, url: str) -> None:
+        self.target = urlsplit(url).hostname, urlsplit(url).port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.ends: list[socket.socket] = []
+        self.is_cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener is closed at the end
+            while True:
+                near = self.listener.accept()[0]
+                if self.is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(self.target)
+                self.ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with source, suppress(OSError):  # cut, or closed by the other side
+            while part := source.recv(1 << 16):
+                sink.sendall(part)
+            sink.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for end in self.ends:
+            with suppress(OSError):  # closed by its other side
+                end.shutdown(socket.SHUT_RDWR)
+        self.ends.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self.listener.shutdown(socket.SHUT_RDWR)  # ends the thread that accepts
+        self.listener.close()
+
+
+def test_a_dropped_connection_loses_nothing(browser, server):
+    with closing(Line(server.url)) as line, visit(browser, line.url) as reader:
+        told = tell_long(reader)
+        reader.page.evaluate("window.isOld = true")
+        line.cut()
+        expect(reader.alert).to_contain_text("Connection to the server was lost")
+        reader.prompt.fill("Typed meanwhile")
+        time.sleep(1)
+        line.is_cut = False
+        reader.page.wait_for_function("!window.isOld", timeout=10_000)
+        expect_the_visit(reader, told, "Typed meanwhile")
+        reader.troubles.clear()  # the browser logs that the connection was lost
+
+
+def test_a_reload_brings_back_the_other_tabs(desktop):
+    desktop.enter("Compare")
+    prompt = desktop.page.get_by_role("textbox", name="Prompt for all models")
+    desktop.fill(prompt, "Ann")
+    desktop.press("Compare")
+    told = desktop.page.get_by_role("article", name="endless").locator(".told")
+    expect(told).to_have_text(re.compile("."))
+    desktop.page.reload()
+    expect(told).to_have_text(re.compile("."))
+    expect(prompt).to_have_value("Ann")
+    expect(desktop.page.get_by_role("article", name="endless")).to_have_attribute("aria-busy", "false")
+
+    desktop.enter("Look inside")
+    box = desktop.page.get_by_role("textbox", name="Text to look into")
+    desktop.fill(box, "Tom ran.")
+    desktop.press("Colour this text")
+    options = desktop.page.get_by_role("listbox").get_by_role("option")
+    expect(options).to_have_count(9)
+    desktop.page.reload()
+    expect(options).to_have_count(9)
+    expect(box).to_have_value("Tom ran.")
+
+    desktop.enter("How it was trained")
+    logarithmic = desktop.page.get_by_role("radio", name="logarithmic")
+    logarithmic.check()
+    desktop.page.reload()
+    expect(logarithmic).to_be_checked()
+    expect(desktop.page.get_by_role("tab", name="How it was trained")).to_have_attribute("aria-selected", "true")
+    desktop.enter("Compare")
+    expect(told).to_have_text(re.compile("."))
+
+
+def test_a_link_comes_first_and_tabs_do_not_mix(desktop, server):
+    desktop.choose("endless")
+    desktop.set("Temperature", 1.25)
+    desktop.prompt.fill("Mine")
+    desktop.page.goto("about:blank")
+    desktop.page.goto(f"{server.url}/#prompt=Shared&model=ending&length=40&seed=3")
+    assert desktop.wait_until_told().startswith("Shared")
+    expect(desktop.prompt).to_have_value("Shared")
+    expect(setting(desktop, "Temperature")).to_have_value("0.5")  # the link tells the same story to everybody
+    desktop.page.goto("about:blank")
+    desktop.page.goto(f"{server.url}/#prompt=Only+this")  # without a seed it tells nothing
+    expect(desktop.prompt).to_have_value("Only this")
+    desktop.page.evaluate("location.hash = '#prompt=Pasted'")  # into the address bar of the open page
+    expect(desktop.prompt).to_have_value("Pasted")
+    expect(desktop.story).to_have_text("Your story appears here.")
+    with closing(desktop.page.context.new_page()) as page:
+        other = Reader(page).open(server.url)
+        expect(other.story).to_have_text("Your story appears here.")
+        expect(other.prompt).to_have_value("")
+
+
+BROKEN = [
+    "no JSON",
+    "null",
+    "7",
+    '{"values": 5, "tab": "gone", "link": 3}',
+    '{"values": {"model": "gone", "length": -5, "seed": 1e300, "prompt": {}, "story": {"prompt": "Tom"}, "scale": "?",'
+    '  "stories": "?", "colours": {"model": "ending", "characters": "Tom", "bits": "alert(1)"}}, "tab": null}',
+]
+
+
+def test_a_stored_value_of_another_page_is_ignored(browser, server):
+    script = "if (window.name) sessionStorage.visit = sessionStorage.stories = window.name"
+    with visit(browser, server.url, script=script) as reader:
+        for stored in BROKEN:
+            reader.page.evaluate("stored => (window.name = stored)", stored)
+            reader.page.reload()
+            expect(reader.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^ending "))
+            reader.page.wait_for_function("storyteller.names")
+            expect(reader.story).to_have_text("Your story appears here.")
+        reader.prompt.fill("Tom")
+        reader.press("Tell")
+        reader.wait_until_told()
+        expect(reader.alert).to_have_count(0)
+
+
+def test_storage_that_is_full_breaks_nothing(browser, server):
+    script = "Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError') }"
+    with visit(browser, server.url, script=script) as reader:
+        for name in ("Tom", "Ann"):
+            reader.prompt.fill(name)
+            reader.press("Tell")
+            reader.wait_for_longer(name)
+            reader.wait_until_told()
+        reader.press("Stories of this visit ▼")
+        expect(reader.page.get_by_role("listitem").get_by_role("button")).to_have_count(2)
 
 
 def test_a_language_without_words_here_gets_english(browser, server):
@@ -124,6 +317,7 @@ def test_the_browser_s_shortcuts_work_in_the_coloured_text(desktop):
     expect(options.nth(1)).to_be_focused()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_forced_colours_keep_what_the_page_says_with_colours(browser, server, scheme):
     with visit(
         browser, server.url, "#prompt=Tom&length=80&seed=1", color_scheme=scheme, forced_colors="active"
