@@ -37,6 +37,7 @@ GRAPH_LIMIT = 1024 * MIB
 LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git has not fetched from its large file storage
 DEFAULT = "default"  # a file beside the artifacts: one line, the name of the one that the page opens with
 _HALVES = {code: f"\\\\u{code:x}" for code in range(0xD800, 0xE000)}  # in JSON a backslash is written twice
+TEXTS = (".json", ".jsonl", ".md")
 CHOOSE_DEFAULT = "choose one with: .venv/bin/python -m model --default NAME"
 
 
@@ -133,8 +134,8 @@ def read(folder: str | Path, *, links: bool = False) -> Artifact:
 def read_default(folder: str | Path) -> str | None:
     """Returns the name in the file `default` of a folder of artifacts; None if there is no file or it is empty."""
     path = Path(folder) / DEFAULT
-    lines = read_file(path, limit=MIB).decode(errors="replace").split("\n") if path.is_file() else [""]
-    return lines[0].strip()[:255] or None
+    text = read_file(path, limit=MIB).decode(errors="replace") if path.is_file() else ""
+    return re.split(r"[\r\n]", text, maxsplit=1)[0].strip()[:255] or None
 
 
 def write_default(folder: str | Path, name: str) -> str:
@@ -172,7 +173,7 @@ def file_bytes(folder: str | Path) -> dict[str, bytes]:
 
 
 def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool = False) -> bytes:
-    """Returns the bytes of a plain file.
+    """Returns the bytes of a plain file; of a text, with the line ends that it was saved with.
 
     Raises ArtifactError if the file has more than `limit` bytes, or not the hash `sha256` where one is given.
     """
@@ -193,6 +194,8 @@ def read_file(path: Path, *, limit: int, sha256: str | None = None, links: bool 
     # The length of a safetensors header may begin with the same byte, but the header itself begins with a brace.
     if path.suffix == ".safetensors" and data.startswith((b"\x80", b"PK\x03\x04")) and data[8:9] != b"{":
         raise ArtifactError(f"{path} is a pickle, which can run code; save the weights as safetensors")
+    if path.suffix in TEXTS and hashlib.sha256(data).hexdigest() != sha256:
+        data = data.replace(b"\r\n", b"\n")  # Git for Windows checks texts out with these line ends
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise file_error(path, "is not the file that config.json was saved with (its SHA-256 differs)")
     return data

@@ -432,3 +432,26 @@ def test_a_reader_sees_the_old_or_the_new_at_any_moment(folder: Path) -> None:
     saved.set()
     reader.join()
     assert set(seen) == {0}
+
+
+def test_line_ends_of_git_for_windows_are_no_damage(folder: Path, tiny_artifact: Path) -> None:
+    texts = [folder / name for name in NAMES if name != "model.safetensors"]
+    for path in texts:
+        data = path.read_bytes().replace(b"\n", b"\r\n")
+        assert data != path.read_bytes()
+        path.write_bytes(data)
+    assert artifacts.file_bytes(folder) == artifacts.file_bytes(tiny_artifact)  # and these are what a push sends
+    assert read(folder).card == read(tiny_artifact).card
+    artifacts.add_figures(folder, {"extra": 1}, "# other\n")
+    assert read(folder).metrics["extra"] == 1
+    assert not any(b"\r" in path.read_bytes() for path in texts)
+    card = folder / "README.md"
+    card.write_bytes(card.read_bytes().replace(b"\n", b"\r"))
+    with pytest.raises(ArtifactError, match=r"README\.md is not the file that config\.json was saved with"):
+        read(folder)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+def test_the_name_of_the_default_ends_with_its_line(tmp_path: Path, end: str) -> None:
+    (tmp_path / "default").write_bytes(f"toy{end}not this{end}".encode() if end else b"toy")
+    assert artifacts.read_default(tmp_path) == "toy"

@@ -58,6 +58,25 @@ def test_it_is_the_page_the_model_package_and_the_artifacts(contents: Contents, 
     assert all(contents.files[f"artifacts/tiny/{path.name}"] == path.read_bytes() for path in tiny_onnx.iterdir())
 
 
+def test_a_checkout_of_git_for_windows_is_pushed_as_it_is_in_the_repository(
+    contents: Contents, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_onnx, tmp_path / "artifacts" / "tiny")
+    (tmp_path / "artifacts" / "default").write_bytes(b"tiny\r\n")
+    for name in ("page", "model"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("app.py", "README.md", "requirements.txt", "requirements-page.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "page" / "icon.png").write_bytes(b"\0\r\n")
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.suffix not in (".safetensors", ".onnx", ".png"):
+            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    pushed = gather(root=tmp_path)
+    extra = {"page/icon.png": b"\0\r\n", "artifacts/default": b"tiny\n"}
+    assert pushed.files == contents.files | extra
+    check(pushed)
+
+
 def test_hidden_files_are_not_pushed(tmp_path: Path) -> None:
     for path, text in {
         "app.py": "import page.parts\n",

@@ -77,7 +77,7 @@ def gather(artifacts: Sequence[str | Path] = (), root: Path = ROOT) -> Contents:
         found = ranked(found, default)
     names = [storyteller.name for storyteller in found]
     need_torch = [name for name in names if f"artifacts/{name}/{GRAPH}" not in files]
-    files["README.md"] = (root / "README.md").read_bytes()
+    files["README.md"] = _read(root / "README.md")
     files["requirements.txt"] = _requirements(root, bool(need_torch))
     return Contents(files, names, need_torch, [_described(storyteller, files) for storyteller in found], left_out)
 
@@ -147,8 +147,14 @@ def _requirements(root: Path, need_torch: bool) -> bytes:
     return text.encode()
 
 
+def _read(path: Path) -> bytes:
+    """Returns the bytes of a file as the repository has them: Git for Windows checks texts out with other line ends."""
+    data = path.read_bytes()
+    return data if b"\0" in data else data.replace(b"\r\n", b"\n")  # a zero byte is how Git knows what is no text
+
+
 def _page(root: Path) -> dict[str, bytes]:
     """Returns app.py and all files of page/ and model/, except hidden ones and caches."""
     paths = [root / "app.py", *(root / "page").rglob("*"), *(root / "model").rglob("*")]
-    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    files = {path.relative_to(root).as_posix(): _read(path) for path in paths if path.is_file()}
     return {path: data for path, data in files.items() if not re.search(r"(^|/)(\.|__pycache__/)", path)}
