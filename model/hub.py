@@ -32,7 +32,8 @@ def download(repo_id: str, *, local_files_only: bool = False, **options: Any) ->
         folder = snapshot_download(
             repo_id, allow_patterns=names, library_name="gpt-from-scratch", local_files_only=local_files_only, **options
         )
-    except (HFValidationError, HTTPError, OSError) as error:
+    # ValueError and ImportError: a proxy in the environment that cannot be used
+    except (HFValidationError, HTTPError, OSError, ValueError, ImportError) as error:
         answered = next((each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)), None)
         status = answered.response.status_code if answered else None
         if isinstance(error, HFValidationError) or status in (

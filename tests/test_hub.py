@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
+import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
@@ -154,6 +156,12 @@ def test_without_a_network_it_says_so(tmp_path: Path) -> None:
     assert run.stdout == (
         "ann/tiny could not be downloaded: the Hub cannot be reached; check the network and try again\n"
     )
+
+
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ValueError("Unknown scheme for proxy URL"), ImportError("'socksio' is not installed")):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=error))
+        assert refusal("ann/tiny") == f"ann/tiny could not be downloaded: {error}; check the network and try again"
 
 
 def test_the_command_line_tells_from_the_hub(published: dict[str, bytes], tiny_onnx: Path, tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def refusal(action, *arguments, **options) -> str:
     return str(error.value)
 
 
+def test_a_package_that_a_proxy_needs_is_named() -> None:
+    def without_socks() -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    cause = "Using SOCKS proxy, but the 'socksio' package is not installed."
+    assert refusal(without_socks) == f"{URL}: the request to the Hub failed ({cause}): check the network and push again"
+
+
 def test_a_push_is_one_commit_of_exactly_these_files(hub: Hub, space: Space, contents: Contents) -> None:
     head = space.create("zero-a10g", False)
     made = space.push(contents.files, head, "The first")

@@ -11,8 +11,8 @@ from model.hub import LOGIN
 from train.push.contents import PushError
 
 HARDWARE = "zero-a10g"  # free for an account in good standing; cpu-basic is not free for a Gradio Space
-# the errors that the client raises; ValueError is a refused README
-FAILURES = (HTTPError, OSError, RuntimeError, ValueError)
+# the errors that the client raises; ValueError is a refused README, ImportError a package that a SOCKS proxy needs
+FAILURES = (HTTPError, OSError, RuntimeError, ValueError, ImportError)
 TOKENS = "https://huggingface.co/settings/tokens"
 FIXES = {  # by status; 0 means no answer, and 500 also covers all higher ones
     0: "check the network and push again",
