@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import model
+from model.parse import FILES, MIB
 from model.vocab import END
 from tests.stories import write_stories
 from train import loop, report
@@ -131,6 +132,27 @@ def test_what_the_end_needs_is_read_before_the_first_step(
         train(replace(config, **changes | paths), tmp_path / "out", cache=tmp_path / "cache")
     assert str(error.value) == message.format(tmp_path)
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").parent.exists()
+
+
+def test_weights_too_large_for_their_file_are_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stories(tmp_path / "stories.txt", 40)
+    monkeypatch.setattr(loop, "take_step", lambda *_: pytest.fail("a step was run"))
+    monkeypatch.setitem(FILES, "model.safetensors", MIB + 70_000)  # it has 29,952 parameters
+    config = replace(DEBUG, data=str(tmp_path / "stories.txt"), weights="fp32")
+    with pytest.raises(ValueError) as error:
+        train(config, tmp_path / "out", cache=tmp_path / "cache")
+    fix = "give a lower --width or --layers, or --weights fp16"
+    assert str(error.value) == f"the weights would take 119,808 bytes; at most 70,000 can be saved: {fix}"
+
+
+def test_a_missing_validation_text_is_refused_before_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.text.corpus.named_files", lambda *_: pytest.fail("a corpus was downloaded"))
+    with pytest.raises(CorpusError, match=r"/missing\.txt is not a file or a folder$"):
+        train(replace(CLASSIC, valid=str(tmp_path / "missing.txt")), tmp_path / "out", cache=tmp_path / "cache")
 
 
 def test_files_that_go_during_the_run_are_not_missed(

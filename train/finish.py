@@ -15,6 +15,7 @@ from torch import nn
 
 from model import artifacts
 from model.network import build
+from model.parse import FILES, MIB
 from model.storyteller import untrained
 from train import report
 from train.batches import Batches
@@ -31,6 +32,17 @@ MINUTE = 60.0  # seconds for the final score, unless --final-stories gives a num
 
 
 T = TypeVar("T")
+
+
+def require_savable(run: Run) -> None:
+    """Raises ValueError with the fix if the weights of a run would be too large for the file of an artifact."""
+    size, limit = (
+        sum(p.numel() for p in run.network.parameters()) * (2 if run.config.weights == "fp16" else 4),
+        FILES["model.safetensors"] - MIB,
+    )
+    if size > limit:
+        fix = "give a lower --width or --layers" + ("" if run.config.weights == "fp16" else ", or --weights fp16")
+        raise ValueError(f"the weights would take {size:,} bytes; at most {limit:,} can be saved: {fix}")
 
 
 def finish(run: Run, out: Path, command: str, held: HeldOut | None = None) -> None:

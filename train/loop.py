@@ -17,7 +17,7 @@ from train.batches import Batches
 from train.device import memory_explained, set_up
 from train.distributed import Ranks, process_group
 from train.evaluate import score
-from train.finish import finish
+from train.finish import finish, require_savable
 from train.held_out import held_out
 from train.interrupts import Interrupted, Stop, stop_signals
 from train.lock import exclusive_output
@@ -27,6 +27,7 @@ from train.run import Run
 from train.step import TALLY, StepQueue
 from train.text import corpus
 from train.text.dataset_report import dataset_report
+from train.text.sources import held_out_files
 
 ROW = 20  # consecutive steps without a usable loss that end a run
 SHORTEST_COMPILED = 600  # seconds: in a shorter run on a CPU, compiling (70 to 290 seconds) takes longer than it saves
@@ -57,6 +58,7 @@ def train(
             run = Run(config, prepared(config, ranks, cache), checkpoint_path(out), ranks)
             if device.type == "cuda" and run.step.scaled and config.precision == "bf16":
                 ranks.say("this GPU has no bfloat16: using float16 instead")
+            require_savable(run)
             held = held_out(run)
             run.commit = report.commit()  # read now: another commit may be checked out during the run
             kept, written = ranks.broadcast((run.path.exists(), out.exists()))
@@ -86,6 +88,8 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
     """The text of a run. One rank prepares it, and the others read it from the cache."""
     # The original validates on the last tenth of its corpus; a validation file is then for the final score only.
     own_split = config.cleaning == "classic"
+    if config.valid:
+        held_out_files(Path(config.valid))  # is there one, before gigabytes are downloaded?
     vocab = load(config.init).vocab if config.init else None
     prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
     text = prepare(

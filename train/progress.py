@@ -53,7 +53,10 @@ def tracker(config: TrainConfig, folder: Path, closing: ExitStack) -> Callable[[
     if config.track == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = closing.enter_context(SummaryWriter(folder / "tensorboard"))
+        try:
+            writer = closing.enter_context(SummaryWriter(folder / "tensorboard"))
+        except (OSError, UnicodeError) as error:  # it takes no name that is not UTF-8
+            raise ValueError(f"--track tensorboard cannot write to {folder} ({error}): choose another --out") from error
         return lambda line: [writer.add_scalar(k, v, line["step"]) for k, v in line.items() if k != "step"]
     if config.track == "trackio":
         import trackio
