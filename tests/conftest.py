@@ -52,6 +52,16 @@ GPT = ModelConfig(context=32, layers=2, heads=2, width=32, loops=2)
 CLASSIC = ModelConfig(architecture="classic", vocab_size=len(LETTERS), context=32, layers=2, heads=2, width=32)
 
 
+@pytest.fixture
+def tiny_numbers() -> Iterator[None]:
+    """Undoes what loading a library linked with -ffast-math does: the thread rounds the tiniest numbers to zero."""
+    yield
+    import torch
+
+    torch.set_flush_denormal(False)
+    assert sys.float_info.min / 2 > 0
+
+
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Returns float32 weights so large that every symbol in the context changes the next one's probabilities."""
     generator = np.random.default_rng(seed)

@@ -200,6 +200,7 @@ def test_speeds_are_compared_with_llama_cpp_or_else_with_pytorch() -> None:
     assert "quick | v 1 | 40 |" in bench.table(result_of(quick=40.0))
 
 
+@pytest.mark.usefixtures("tiny_numbers")
 @pytest.mark.parametrize("load", ["plain", "cached", "onnx", "c_loops", "transformers"])
 def test_every_engine_says_each_character_once(load: str, tiny_artifact: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     path = tiny_onnx if load == "onnx" else tiny_artifact

@@ -437,7 +437,8 @@ def test_another_engine_plugs_in_as_a_module(
         (out / "weights").write_text(storyteller.name)
         return ["weights"]
 
-    monkeypatch.setitem(sys.modules, "train.export.gguf", types.SimpleNamespace(write=write))
+    engine = types.SimpleNamespace(write=write, names=lambda _: ["weights"])
+    monkeypatch.setitem(sys.modules, "train.export.gguf", engine)
     assert run(small, "--to", "gguf", tmp_path) == 0
     assert (tmp_path / "weights").read_text() == "small"
     assert capsys.readouterr().out == f"{tmp_path}/weights: 5 bytes\n"  # other files in the folder are not its own

@@ -25,6 +25,7 @@ def executable(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.usefixtures("tiny_numbers")
 @pytest.mark.parametrize("config", [GPT, replace(GPT, loops=1, heads=1, hidden=64)], ids=["looped", "one head"])
 def test_the_loops_compute_the_network(config: ModelConfig, tmp_path: Path) -> None:
     if not any(map(shutil.which, loops.COMPILERS)):

@@ -116,8 +116,10 @@ def test_the_page_can_open_with_the_name_of_the_result(project: Path, capsys: py
 @pytest.mark.parametrize(
     ("out", "trouble"),
     [
-        *NEVER,
-        ("artifacts", "artifacts holds artifacts (pocket)"),
+        ("loose", "loose is a link to gone, which does not exist"),
+        ("artifacts/pocket", "artifacts/pocket holds an artifact, which the export would damage"),
+        ("artifacts/pocket/x", "artifacts/pocket/x is inside {}/artifacts/pocket, which is an artifact itself"),
+        (".", ". is not an earlier export, and its README.md would be replaced"),
         ("site", "site is not an earlier export, and its README.md would be replaced"),
         ("text.txt", "text.txt is a file"),
     ],

@@ -55,8 +55,10 @@ def require_export_folder(out: Path, names: Collection[str]) -> None:
     fix = "give a folder of its own"
     if is_artifact(out):
         raise ArtifactError(f"{out} holds an artifact, which the export would damage; {fix}")
-    if trouble := unfit(out):
-        raise ArtifactError(f"{trouble}; {fix}")
+    if around := artifact_around(out):
+        raise ArtifactError(f"{around}; {fix}")
+    if out.is_symlink() and not out.exists():
+        raise ArtifactError(f"{dangling(out)}; {fix}")
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"{out} is a file; {fix}")
     if (found := [name for name in sorted(names) if (out / name).exists()]) and len(found) < len(names):
@@ -67,16 +69,26 @@ def unfit(out: Path) -> str:
     """Says why a folder must never be replaced, whatever it holds; "" if it may be."""
     folder = Path(os.path.realpath(out))  # a link stays, and the folder that it leads to is replaced
     if not folder.exists() and out.is_symlink():
-        return f"{out} is a link to {os.readlink(out)}, which does not exist"
+        return dangling(out)
     if Path.cwd().is_relative_to(folder):
         return f"{out} is the folder that this command runs in, or one around it"
     if os.path.ismount(folder):
         return f"{out} is a disk of its own (a mount point), which cannot be replaced as a whole"
-    if around := next(filter(is_artifact, folder.parents), None):
-        return f"{out} is inside {around}, which is an artifact itself"
+    if around := artifact_around(out):
+        return around
     if found := [name for name in others(folder) if is_artifact(folder / name)]:
         return f"{out} holds artifacts ({', '.join(found[:3])}{', ...' if found[3:] else ''})"
     return ""
+
+
+def dangling(out: Path) -> str:
+    return f"{out} is a link to {os.readlink(out)}, which does not exist"
+
+
+def artifact_around(out: Path) -> str:
+    """Says that a folder is inside an artifact; "" if it is not."""
+    around = next(filter(is_artifact, Path(os.path.realpath(out)).parents), None)
+    return f"{out} is inside {around}, which is an artifact itself" if around else ""
 
 
 def hidden(out: Path) -> str:

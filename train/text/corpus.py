@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,8 @@ class Corpus:
     train: np.ndarray  # uint8 ids (N,), memory-mapped
     valid: np.ndarray  # uint8 ids (M,), memory-mapped
     report: dict  # can be written as JSON: sources, cleaning, counts; for the model card
-    digests: np.ndarray  # uint64 (S,) of the validation stories; empty for a single text
-    skipped: list[str]  # names of the files that were left out
+    digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (S,) of the validation stories
+    skipped: list[str] = field(default_factory=list)  # names of the files that were left out
     replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
 
 

@@ -155,6 +155,7 @@ def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
         _write(folder / name, chain(end, _joined(plan, tally, *part), end), vocab)
         for name, part in zip(STREAMS, parts, strict=True)
     )
+    (folder / DIGESTS).touch()  # a text has no stories
     shared = share_found(*(np.memmap(folder / name, np.uint8, "r") for name in reversed(STREAMS)), vocab)
     if plan.valid:
         require_apart(shared, name_of(plan.valid), name_of(plan.files))
