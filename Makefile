@@ -14,7 +14,7 @@ train: .venv/train.stamp  ## make train ARGS="--preset pocket"
 
 # Runs two test files at a time, because the page's tests wait for the browser half of the time. ARGS="-n 0" runs one.
 test: lint  ## everything that a change must pass
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # pip builds this package from source, which takes minutes. ENGINE=xllamacpp installs llama.cpp as a wheel instead.
 ENGINE ?= llama-cpp-python==0.3.36

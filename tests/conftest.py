@@ -40,6 +40,8 @@ os.environ["no_proxy"] = ",".join(["127.0.0.1", "localhost", "::1", *filter(None
 # A plain `make test` runs the other torture tests in a short form; these have no short form.
 collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 
+LONGEST = "test_monkey.py", "test_readme_commands.py", "test_browser.py", "test_training.py", "test_bench.py"
+
 # Assertions in these modules then print values, as in tests.
 pytest.register_assert_rewrite("reading", "serving")
 
@@ -149,6 +151,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         files = sorted({item.path for item in items})
         place = {path: number for number, path in enumerate(draw.sample(files, len(files)))}
         items.sort(key=lambda item: (place[item.path], draw.random()))
+    else:  # two files at a time end together if the longest begin
+        items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
