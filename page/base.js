@@ -48,7 +48,15 @@ storyteller.refusals = storyteller.once(() => {
   return Object.keys(en).flatMap((key) => (key.startsWith("refused_") ? [[key, pattern(en[key])]] : []));
 });
 
-storyteller.refused = (said) => {
+// JavaScript rounds large numbers, so the server names another one than the field shows.
+storyteller.asTyped = (said) =>
+  said.replace(/^(\w+) \(([^)]+)\)/, (all, name, value) => {
+    const typed = document.querySelector(`#${name} input[type="number"]`)?.value;
+    return typed && Number(typed) === Number(value) ? `${name} (${typed})` : all;
+  });
+
+storyteller.refused = (refusal) => {
+  const said = storyteller.asTyped(refusal);
   const words = storyteller.words();
   for (const [key, pattern] of storyteller.refusals()) {
     const found = said.match(pattern);

@@ -114,7 +114,8 @@ storyteller.open = (names) => {
 
 // The settings in a link, by component. Its later steps are in `storyteller.coming`.
 storyteller.linked = (link) => {
-  const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));
+  const isNumber = (text) => text.trim() !== "" && Math.abs(Number(text)) <= Number.MAX_SAFE_INTEGER; // NaN is not
+  const number = (text) => (isNumber(text) ? Number(text) : text); // a refusal shows what the link says
   const isFormer = link.has("seed") && !link.has("drafts");
   const names = isFormer ? FORMER : SETTINGS;
   storyteller.coming = link.getAll("then").map((step) => {

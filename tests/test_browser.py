@@ -395,6 +395,20 @@ def test_a_refused_setting_is_made_visible(browser, server, size, setting, label
         expect(beside).to_be_in_viewport()
 
 
+@pytest.mark.parametrize("locale", ["en-US", "de-DE"])
+def test_a_seed_that_a_browser_rounds_is_refused_as_it_was_given(browser, server, locale):
+    """JavaScript makes 9007199254740992 of it."""
+    given = "(9007199254740993)"
+    with visit(browser, server.url, "#prompt=Tom&seed=9007199254740993", locale=locale) as reader:
+        expect(reader.alert).to_contain_text(given)
+        reader.page.get_by_role("spinbutton", name=re.compile("Seed|Startwert")).fill("9007199254740995")
+        reader.page.locator("#tell").click()
+        expect(reader.alert).to_contain_text("(9007199254740995)")
+        reader.page.get_by_role("spinbutton", name=re.compile("Seed|Startwert")).fill("9007199254740991")
+        reader.page.locator("#tell").click()
+        reader.page.wait_for_function("location.hash.includes('seed=9007199254740991')")
+
+
 def test_without_a_story_there_is_nothing_to_copy_or_to_download(browser, server):
     with visit(browser, server.url, permissions=["clipboard-read", "clipboard-write"]) as reader:
         reader.page.evaluate("navigator.clipboard.writeText('mine')")
