@@ -1,9 +1,11 @@
 """Reading files of every kind, and refusing those that are not what their name says."""
+# ruff: noqa: RUF001 (this file needs characters that look like others)
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -80,12 +82,24 @@ def test_a_row_that_is_not_utf8_is_named(here: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["LE", "BE"])
-def test_utf16_without_a_mark_is_named(here: Path, order: str) -> None:
-    content = f"Жил\n{END}\n".encode(f"utf-16-{order}")
-    at = content.index(0)
-    assert refused("a.txt", content) == (
-        f"a.txt is not UTF-8: it has a zero byte at offset {at}, as UTF-16 does; "
-        f"convert it by `iconv -f UTF-16{order} -t UTF-8`"
+@pytest.mark.parametrize("text", [f"Жил\n{END}\n", "一天一个男孩\n" * 40])
+def test_utf16_without_a_mark_is_named(here: Path, order: str, text: str) -> None:
+    content = text.encode(f"utf-16-{order}")
+    found = re.fullmatch(r"a\.txt is not UTF-8: byte 0x[0-9A-F]{2} at offset \d+; (.*)", refused("a.txt", content))
+    assert found[1] == f"it is like UTF-16: `iconv -f UTF-16{order} -t UTF-8`"
+
+
+def test_other_encodings_are_not_mistaken_for_one_of_western_europe(here: Path) -> None:
+    western = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+    assert refused("a.txt", "Ein Café.".encode("cp1252")) == f"a.txt is not UTF-8: byte 0xE9 at offset 7; {western}"
+    fix = "convert it, by `iconv -f ENCODING -t UTF-8` with the one that it has, "
+    fix += "such as WINDOWS-1251, GB18030 or SHIFT_JIS"
+    for encoding in ("cp1251", "koi8-r"):
+        content = "Жили-были дед и баба.".encode(encoding)
+        assert refused("a.txt", content) == f"a.txt is not UTF-8: byte 0x{content[0]:02X} at offset 0; {fix}"
+    assert refused("a.txt", "彼は走った。".encode("shift_jis")).endswith(fix)
+    assert refused("a.txt", b"One\0 two, and many more words.") == (
+        "a.txt is no text: byte 0x00 at offset 3; remove it, for example by `tr -d '\\000'`"
     )
 
 
@@ -99,4 +113,4 @@ def test_archives_and_documents_are_named(here: Path) -> None:
     assert refused("a.txt", b"%PDF-1.7\n%\xe2\xe3") == "a.txt is a PDF document: save its text"
     assert texts("a.txt", "%PDF is how it begins.") == ["%PDF is how it begins."]
     broken = "hi".encode("utf-16") + b"\x00"
-    assert refused("a.txt", broken).startswith("a.txt is not UTF-16: byte 0x00 at offset 6; ")
+    assert refused("a.txt", broken) == "a.txt is damaged: not UTF-16 at offset 6; save it again"

@@ -44,6 +44,9 @@ def refused(*paths: str, valid: str | None = None) -> str:
         (["dev.txt", "test.txt", "train.txt"], ["train.txt"], ["dev.txt"], ["test.txt"]),
         (["data/train/1.txt", "data/val/1.txt"], ["data/train/1.txt"], ["data/val/1.txt"], []),
         (["my_val.txt", "my_train.txt"], ["my_train.txt"], ["my_val.txt"], []),
+        (["a.txt", "ValidationSet.txt"], ["a.txt"], ["ValidationSet.txt"], []),
+        (["a.txt", "validate.txt", "my-valid-clean.txt"], [0], [1, 2], []),
+        (["TestSet.csv", "testament.txt"], ["testament.txt"], ["TestSet.csv"], []),
         (["test.txt"], ["test.txt"], [], []),  # all the text there is
         (["invalid.txt", "evaluation of a test case.txt", "z.txt"], [0, 1, 2], [], []),
     ],
@@ -71,11 +74,11 @@ def test_what_is_no_text_is_named(here: Path) -> None:
     assert found.skipped == [
         "LICENSE.md",
         "README.txt",
-        "binary.csv",
+        "binary.csv (not UTF-8)",
         "deep/notes.md",
         "gone.txt",
         "link (a link to a folder)",
-        "table.csv",
+        "table.csv (no column `text`)",
     ]
     files("about/README.txt", "about/story.md")
     kinds = ".txt, .jsonl, .csv or .parquet"
@@ -111,4 +114,8 @@ def test_a_text_is_not_validated_on_itself(here: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
 def test_a_pointer_of_git_lfs_is_no_text(here: Path, name: str) -> None:
     Path(name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    assert refused(name) == f"{name} is a Git LFS pointer; fetch the file itself with: git lfs pull"
+    Path("folder").mkdir()
+    Path("folder", name).write_text(Path(name).read_text())
+    files("folder/b.txt")
+    for path, pointer in ((name, name), ("folder", f"folder/{name}")):
+        assert refused(path) == f"{pointer} is a Git LFS pointer; fetch the file itself with: git lfs pull"

@@ -115,7 +115,7 @@ def _warnings_of_losses(text: Corpus) -> list[str]:
             f"{read['indented']:,} of {read['lines']:,} lines began with blanks, which were removed: "
             "give --cleaning verbatim to keep them"
         )
-    if report.get("in_both", 0) > LITTLE:
+    if report["in_both"] > LITTLE:
         found.append(
             f"{report['in_both']:.0%} of the passages of the validation text stand in the training text too: "
             "the loss on it is too low; give another text with --valid"

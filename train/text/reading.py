@@ -63,7 +63,7 @@ def lines_of(path: Path, progress: Progress = int) -> Iterator[str]:
     The text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raises CorpusError for another one.
     """
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(4096)
         encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
         file.seek(0)
@@ -71,15 +71,16 @@ def lines_of(path: Path, progress: Progress = int) -> Iterator[str]:
         while True:
             raw = file.read(_CHUNK)
             if encoding.startswith("utf-8") and b"\0" in raw:
-                raise _not_text(path, head, _zero_byte(done + raw.index(b"\0")))
+                raise _not_text(path, head, done + raw.index(b"\0"), b"\0")
             try:
                 text = decoder.decode(raw, final=not raw)
             except UnicodeDecodeError as error:
                 at = done + len(raw) - len(error.object) + error.start
-                name = encoding.removesuffix("-sig").upper()
-                found = f"not {name}: byte 0x{error.object[error.start]:02X} at offset {at}"
-                convert = "convert it, for example by `iconv -f WINDOWS-1252 -t UTF-8`"
-                raise _not_text(path, head, f"{found}; {convert}") from None
+                if not encoding.startswith("utf-8"):
+                    raise CorpusError(
+                        f"{path} is damaged: not {encoding.upper()} at offset {at}; save it again"
+                    ) from None
+                raise _not_text(path, head, at, error.object[error.start :]) from None
             whole, newline, rest = text.rpartition("\n")
             if newline:
                 yield "".join([*line, whole, newline])
@@ -93,17 +94,22 @@ def lines_of(path: Path, progress: Progress = int) -> Iterator[str]:
         yield last
 
 
-def _not_text(path: Path, head: bytes, otherwise: str) -> CorpusError:
-    kind = next((kind for start, kind in _NOT_TEXT.items() if head.startswith(start)), otherwise)
-    return CorpusError(f"{path} is {kind}")
-
-
-def _zero_byte(at: int) -> str:
-    """What is wrong with a text that has a zero byte: in UTF-16, it is the upper half of each ASCII character."""
-    order = "LE" if at % 2 else "BE"
-    return (
-        f"not UTF-8: it has a zero byte at offset {at}, as UTF-16 does; convert it by `iconv -f UTF-16{order} -t UTF-8`"
-    )
+def _not_text(path: Path, head: bytes, at: int, raw: bytes) -> CorpusError:
+    """The error for a file that is not UTF-8 at an offset, where `raw` begins. `head` is the beginning of the file."""
+    if kind := next((kind for start, kind in _NOT_TEXT.items() if head.startswith(start)), None):
+        return CorpusError(f"{path} is {kind}")
+    found = f"byte 0x{raw[0]:02X} at offset {at}"
+    if head.count(0) > max(1, len(head) / 500):  # as in UTF-16, where each ASCII character has a zero byte
+        order = max("LE", "BE", key=lambda order: len(re.findall("[\n ]", head.decode(f"utf-16-{order}", "replace"))))
+        return CorpusError(f"{path} is not UTF-8: {found}; it is like UTF-16: `iconv -f UTF-16{order} -t UTF-8`")
+    if raw[0] == 0:
+        return CorpusError(f"{path} is no text: {found}; remove it, for example by `tr -d '\\000'`")
+    letters = [byte for byte in head if byte > 127 or chr(byte).isalpha()]
+    if sum(byte > 127 for byte in letters) < len(letters) / 2:  # accents and quotes between ASCII letters
+        fix = "for example by `iconv -f WINDOWS-1252 -t UTF-8`"
+    else:
+        fix = "by `iconv -f ENCODING -t UTF-8` with the one that it has, such as WINDOWS-1251, GB18030 or SHIFT_JIS"
+    return CorpusError(f"{path} is not UTF-8: {found}; convert it, {fix}")
 
 
 def _txt(path: Path, progress: Progress) -> Iterator[str]:
@@ -136,15 +142,16 @@ def _jsonl(path: Path, progress: Progress) -> Iterator[str]:
 
 
 def has_text_column(path: Path) -> bool:
-    """Whether the first line of a .csv file names a column `text`. Raises CorpusError if it is not text."""
+    """Whether the first line of a .csv file names a column `text`. Raises CorpusError if it is not UTF-8."""
     return "text" in _columns(next(lines_of(path), ""))[0]
 
 
 def _columns(lines: str) -> tuple[list[str], str]:
-    """The names of the columns in the first of these lines, and what stands between them."""
+    """The names of the columns in the first of these lines, in lower case, and what stands between them."""
     first = lines.partition("\n")[0]
     found = ((next(csv.reader([first], delimiter=delimiter), []), delimiter) for delimiter in ",;\t")
-    return max(found, key=lambda columns: len(columns[0]))
+    names, delimiter = max(found, key=lambda columns: len(columns[0]))
+    return [name.strip().lower() for name in names], delimiter
 
 
 def _csv(path: Path, progress: Progress) -> Iterator[str]:

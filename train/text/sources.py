@@ -9,9 +9,9 @@ from pathlib import Path
 from model.artifacts import LFS_POINTER
 from train.text.reading import KINDS, SUFFIXES, CorpusError, has_text_column
 
-# A file is for validation if its name begins or ends with one of these words, or if a folder has the word as its name.
-# A text to test on serves to validate where there is no other for that. Otherwise it is left out.
-VALIDATION, TEST = {"valid", "validation", "val", "dev", "eval"}, {"test"}
+# A file is for validation if a word of its name begins with "valid", if its first or last word is one of these,
+# or if a folder is named so. A text to test on is used where there is no other. Otherwise it is left out.
+VALIDATION, TEST = {"valid", "val", "dev", "eval"}, {"test"}
 ABOUT = {"readme", "license", "licence", "copying", "notice", "changelog"}  # names of files that are about a text
 
 
@@ -74,9 +74,8 @@ def _files(path: Path, skipped: list[str]) -> list[Path]:
     else:
         files = [path]
     for file in files:
-        with file.open("rb") as content:
-            if content.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise CorpusError(f"{file} is a Git LFS pointer; fetch the file itself with: git lfs pull")
+        if _is_pointer(file):
+            raise CorpusError(f"{file} is a Git LFS pointer; fetch the file itself with: git lfs pull")
     return files
 
 
@@ -90,24 +89,35 @@ def _walk(folder: Path, others: list[str]) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         others += [f"{name} (a link to a folder)" for name in folders if Path(at, name).is_symlink()]
         for path in (Path(at, name) for name in names if not name.startswith(".")):
-            if path.suffix.lower() in SUFFIXES and path.stem.lower() not in ABOUT and path.is_file() and _is_text(path):
-                yield path
+            name = path.relative_to(folder).as_posix()
+            if path.suffix.lower() not in SUFFIXES or path.stem.lower() in ABOUT or not path.is_file():
+                others.append(name)
+            elif why := "" if path.suffix.lower() != ".csv" else _why_no_text(path):
+                others.append(f"{name} ({why})")
             else:
-                others.append(path.relative_to(folder).as_posix())
+                yield path
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file in a folder is text to learn. A table without a column `text` describes others."""
+def _why_no_text(path: Path) -> str:
+    """Why a table in a folder is no text to learn, such as one that describes the other files; "" if it is."""
+    if _is_pointer(path):
+        return ""  # which is refused
     try:
-        return path.suffix.lower() != ".csv" or has_text_column(path)
+        return "" if has_text_column(path) else "no column `text`"
     except CorpusError:
-        return False
+        return "not UTF-8"
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as content:
+        return content.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _words(path: Path) -> set[str]:
-    """The words of a relative path that can say what a file is for."""
-    words = re.findall(r"[a-z]+", path.stem.lower()) or [""]
-    return {words[0], words[-1], *(part.lower() for part in path.parts[:-1])}
+    """The words of a relative path that can say what a file is for, in lower case."""
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", path.stem)] or [""]
+    found = {words[0], words[-1], *(part.lower() for part in path.parts[:-1])}
+    return found | {"valid" for word in (*words, *found) if word.startswith("valid")}
 
 
 def listed(names: list[str], shown: int = 12) -> str:

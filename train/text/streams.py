@@ -129,7 +129,8 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
     train["repeated_stories"] = len(trained_on) - len(np.unique(np.frombuffer(trained_on, np.uint64)))
     for part in (train, validation):
         part["stories"] = part["symbols"] - part["characters"] - 1
-    return {"train": train, "validation": validation, "vocabulary": vocab.itos}
+    in_both = _in_both(plan, folder, vocab)
+    return {"train": train, "validation": validation, "in_both": in_both, "vocabulary": vocab.itos}
 
 
 def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
@@ -156,10 +157,20 @@ def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
         for name, part in zip(STREAMS, parts, strict=True)
     )
     (folder / DIGESTS).touch()  # a text has no stories
-    shared = share_found(*(np.memmap(folder / name, np.uint8, "r") for name in reversed(STREAMS)), vocab)
-    if plan.valid:
-        require_apart(shared, name_of(plan.valid), name_of(plan.files))
-    return {"train": train, "validation": validation, "in_both": round(shared, 3), "vocabulary": vocab.itos}
+    in_both = _in_both(plan, folder, vocab)
+    return {"train": train, "validation": validation, "in_both": in_both, "vocabulary": vocab.itos}
+
+
+def _in_both(plan: Plan, folder: Path, vocab: Vocab) -> float:
+    """The share of the validation text that stands in the training text too, also as a part of a longer one.
+
+    Raises CorpusError if that is most of a validation text that is a file of its own.
+    """
+    train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
+    share = share_found(valid, train, vocab)
+    if plan.valid and not plan.tales:
+        require_apart(share, name_of(plan.valid), name_of(plan.files))
+    return round(share, 3)
 
 
 def _joined(plan: Plan, tally: Tally, files: list[Path], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
