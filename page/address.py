@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 LOCAL, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
 # Gradio reads these when it is imported: app.py takes them away before
-TAKEN = ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS")
+TAKEN = ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS", "GRADIO_NODE_NUM_PORTS")
 NUMBERS = ("GRADIO_DEBUG", "GRADIO_NUM_WORKERS", "GRADIO_DEFAULT_CONCURRENCY_LIMIT", "WEB_CONCURRENCY")
+NUMBERS += ("GRADIO_ANALYTICS_MAX_EVENTS", "GRADIO_ANALYTICS_CACHE_FREQUENCY")
 ROOT_PATH = re.compile(r"(https?://[^\s/?#]+)?(/[^\s?#]*)?")
 
 
@@ -38,7 +39,7 @@ def find_address(given: Mapping[str, str]) -> tuple[str, int]:
 def check_environment(environment: Mapping[str, str] = os.environ) -> None:
     """Raises ValueError for a variable that Gradio or its server would read later and fail on."""
     for name in NUMBERS:
-        if name in environment:
+        if environment.get(name, "none").lower() != "none":  # as Gradio writes that there is no limit
             _whole(name, environment[name], 0, 2**31 - 1)
     root = environment.get("GRADIO_ROOT_PATH", "")
     if not ROOT_PATH.fullmatch(root):

@@ -64,11 +64,15 @@ def test_a_name_that_is_no_address_is_refused(name: str) -> None:
         found(SERVER_NAME=name, SERVER_PORT="8001")
 
 
-@pytest.mark.parametrize("name", ["GRADIO_DEBUG", "GRADIO_NUM_WORKERS", "WEB_CONCURRENCY"])
+@pytest.mark.parametrize("name", ["GRADIO_DEBUG", "WEB_CONCURRENCY", "GRADIO_ANALYTICS_MAX_EVENTS"])
 def test_other_numbers_are_checked(name: str) -> None:
     check_environment({name: "1"})
     with pytest.raises(ValueError, match=rf"^{name} \(many\) must be a whole number from 0 to 2,147,483,647$"):
         check_environment({name: "many"})
+
+
+def test_no_limit_is_no_number() -> None:
+    check_environment({"GRADIO_DEFAULT_CONCURRENCY_LIMIT": "none"})
 
 
 def test_a_root_path_is_checked() -> None:

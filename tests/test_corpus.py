@@ -493,6 +493,21 @@ def test_a_single_text_is_not_validated_on_what_it_holds(here: Path) -> None:
     assert prepare("play.txt").report["in_both"] < 0.05
 
 
+def test_validation_text_is_found_within_longer_texts(here: Path) -> None:
+    """A book and some of its stories, either way round, and the chapters of a book."""
+    tales = [" ".join(f"word{i * j * 7919 % 10_007}" for j in range(60)) for i in range(1, 60)]
+    Path("book.txt").write_text("\n".join(tales))
+    Path("tail.txt").write_text("\n".join(tales[40:]))
+    write("part.txt", *tales[40:])
+    Path("chapters").mkdir()
+    for i in range(5):
+        Path(f"chapters/{i}.txt").write_text("\n".join(tales[i * 12 : i * 12 + 12]))
+    for data, valid in (("book.txt", "part.txt"), ("part.txt", "tail.txt"), ("chapters", "part.txt")):
+        message = refused(data, valid=valid)
+        assert message.startswith("100% of the passages of " + valid), message
+    assert prepare("part.txt", valid=write("other.txt", *tales[:20])).report["in_both"] == 0
+
+
 def test_verbatim_stories_keep_their_indentation(here: Path) -> None:
     made = prepare(write("a.txt", "\n  \n    if x:\n        y\n  ", "z", "last"), cleaning="verbatim")
     assert text(made, "train") == "|    if x:\n        y|z|"

@@ -137,6 +137,19 @@ def test_panchatantra_consists_of_the_tales_of_its_books(server: StandIn) -> Non
     assert len(server.requests) == len(BOOKS)
 
 
+@pytest.mark.parametrize("corpus", ["tinystories", "shakespeare"])
+@pytest.mark.parametrize(("proxy", "reason"), [("socks5://127.0.0.1:9", "socksio"), ("socks9://x", "Unknown scheme")])
+def test_a_proxy_that_cannot_be_used_is_named(
+    server: StandIn, tmp_path: Path, corpus: str, proxy: str, reason: str
+) -> None:
+    script = f"from train.text.corpus import prepare; prepare({corpus!r})"
+    environment = server.environment(tmp_path) | {"ALL_PROXY": proxy, "no_proxy": ""}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    said = run.stderr.splitlines()[-1]
+    assert said.startswith("train.text.reading.CorpusError: ") and reason in said
+    assert said.endswith("): check the network and run again")
+
+
 def test_a_failed_download_is_reported(server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = "from train.text.corpus import prepare; prepare('tinystories')"
     command, environment = [sys.executable, "-c", script], server.environment(tmp_path)

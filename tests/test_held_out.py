@@ -59,6 +59,35 @@ def test_a_classic_model_is_not_scored_on_the_text_that_it_learns(tmp_path: Path
     assert int(found[1]) > 80 and found[2] == config.valid and found[3] == "choose another text to validate on"
 
 
+def test_what_is_dropped_from_a_text_to_measure_on_is_no_secret(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, out = tmp_path / "valid.txt", tmp_path / "out"
+    write_stories(tmp_path / "text.txt", 40)
+    classic = replace(CLASSIC, data=str(tmp_path / "text.txt"), valid=str(text))
+    russian = f"{text}: 78% of the characters are dropped (Cyrillic 140); the model learns ASCII: give a text in "
+    for content, message in (
+        ("Жилибыл. " * 20, russian),
+        (" \n\n ", f"{text} holds no "),
+    ):
+        text.write_text(content, encoding="utf-8")
+        capsys.readouterr()
+        assert evaluate([str(tiny_artifact), "--data", str(text)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+        with pytest.raises(CorpusError) as error:
+            train(classic, out, cache=tmp_path / "cache")
+        assert str(error.value).startswith(message)
+    text.write_text(f"Anna ran home and told her mother. {END} Жили. {END} Tom ran.", encoding="utf-8")
+    assert evaluate([str(tiny_artifact), "--data", str(text)]) == 0
+    warning = f"warning: {text}: 8% of the characters are dropped (Cyrillic 4); the model learned ASCII\n"
+    assert capsys.readouterr().err == warning
+    (tmp_path / "folder").mkdir()
+    write_stories(tmp_path / "folder/train.txt", 40)
+    write_stories(tmp_path / "folder/valid.txt", 3, seed=5)
+    assert evaluate([str(tiny_artifact), "--data", str(tmp_path / "folder")]) == 0
+    assert json.loads(capsys.readouterr().out)["stories"] == 3
+
+
 @pytest.mark.parametrize(
     "config", [DEBUG, replace(DEBUG, cleaning="story"), CLASSIC], ids=["verbatim", "story", "classic"]
 )
@@ -68,7 +97,7 @@ def test_a_single_text_is_measured_as_the_run_measured_it(
     """With its blanks, empty lines and final newline where the model has learned them, and as one text."""
     play = tmp_path / "play.txt"
     play.write_text(PLAY)
-    whole = next(texts_of(play, {"cleaning": "verbatim" if config is DEBUG else config.cleaning, "train": {}}))
+    whole = next(texts_of([play], {"cleaning": "verbatim" if config is DEBUG else config.cleaning, "train": {}}))
     tenth = whole[len(whole) * 9 // 10 :]
     recorded, measured = recorded_and_measured(replace(config, data=str(play)), tmp_path, tenth, capsys)
     assert measured == recorded and recorded["stories"] == 1
@@ -86,10 +115,10 @@ def test_other_texts_are_cleaned_as_stories(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("A  b\n\nc\n")
     for data in ({}, {"cleaning": "story", "train": {"stories": 7}}):  # of an old or a foreign artifact; of stories
-        assert list(texts_of(path, data)) == ["A b\nc"]
+        assert list(texts_of([path], data)) == ["A b\nc"]
     path.write_text(f"A  b\n{END}\nc\n")
-    assert list(texts_of(path, {"cleaning": "classic", "train": {}})) == ["A b", "c"]
-    assert list(texts_of(path, {"cleaning": "verbatim", "train": {}})) == ["A  b", "c"]
+    assert list(texts_of([path], {"cleaning": "classic", "train": {}})) == ["A b", "c"]
+    assert list(texts_of([path], {"cleaning": "verbatim", "train": {}})) == ["A  b", "c"]
 
 
 def test_a_graph_is_measured_on_the_text_as_the_model_knows_it(
@@ -109,7 +138,7 @@ REFUSED = [
     (CLASSIC, {"valid": "missing.txt"}, "{}/missing.txt is not a file or a folder"),
     (CLASSIC, {"valid": "empty.txt"}, NO_TEXT.format("{}", "empty")),
     (CLASSIC, {"valid": "signs.txt"}, NO_TEXT.format("{}", "signs")),
-    (CLASSIC, {"valid": "bad.txt"}, "{}/bad.txt is not UTF-8: byte 0xFF at offset 0; convert it, for example by "
+    (CLASSIC, {"valid": "bad.txt"}, "{}/bad.txt is not UTF-8: byte 0xEF at offset 2; convert it, for example by "
      "`iconv -f WINDOWS-1252 -t UTF-8`"),
     (DEBUG, {"data": "short.txt", "final_windows": 1}, "the text to validate on (32 symbols) must be longer than the "
      "context (32): give a longer text, or a lower --context"),
@@ -123,7 +152,7 @@ def test_what_the_end_needs_is_read_before_the_first_step(
     config: TrainConfig, changes: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stories(tmp_path / "stories.txt", 40)
-    for name, content in (("empty", b""), ("signs", b"{}"), ("bad", b"\xff"), ("short", b"a b c\n" * 50)):
+    for name, content in (("empty", b""), ("signs", b"{}"), ("bad", b"na\xefve"), ("short", b"a b c\n" * 50)):
         (tmp_path / f"{name}.txt").write_bytes(content)
     changes = {"data": "stories.txt"} | changes
     paths = {name: str(tmp_path / value) for name, value in changes.items() if isinstance(value, str)}

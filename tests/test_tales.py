@@ -155,5 +155,10 @@ def test_the_command_writes_both_parts_and_counts(tmp_path: Path, capsys: pytest
     assert (tmp_path / "out/valid.txt").read_text() == f"{LINE}\n{END}\n"
     with pytest.raises(SystemExit, match="2"):
         main([])
+    before = (tmp_path / "out/train.txt").read_bytes()
+    assert main([str(tmp_path / "books/fables.txt"), str(tmp_path / "out")]) == 2
+    replaced = f"error: {tmp_path / 'out/train.txt'} exists, and would be replaced: give another folder, or delete it\n"
+    assert capsys.readouterr().err.endswith(replaced)
+    assert (tmp_path / "out/train.txt").read_bytes() == before
     assert main([str(tmp_path / "none.txt"), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'none.txt'} is not a file or a folder"

@@ -266,6 +266,7 @@ def test_file_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixt
     [storyteller], _ = model.find(tmp_path)
     assert storyteller.name == storyteller.metrics["name"] == "d\ufffdj\ufffd"
     assert storyteller.metrics["data"]["sources"][0]["file"] == "caf\ufffd.txt"
+    assert main([*argv, "--resume"]) == main(argv) == 0  # it is the same text
 
 
 def test_what_the_judge_found_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

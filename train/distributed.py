@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from model.artifacts import utf8_safe
 from train.batches import rows_of
 from train.device import pick_device
 from train.interrupts import Interrupted, Stop
@@ -141,7 +142,7 @@ class Ranks:
     def say(self, line: str) -> None:
         """Prints a line to standard error, on rank 0 only."""
         if self.leads:
-            print(line, file=sys.stderr)
+            print(utf8_safe(line), file=sys.stderr)
 
 
 ALONE = Ranks()

@@ -32,7 +32,7 @@ from train.held_out import sequences_of, texts_of
 from train.judge import Judge, Told, tell_many
 from train.report import card, sample
 from train.text.corpus import CorpusError
-from train.text.sources import held_out_files
+from train.text.sources import held_out_files, sources
 
 FIRSTS = 100, 500  # the first N stories have a separate figure
 TOLERANCE = 0.002  # nats per character by which two machines may differ on the same weights
@@ -149,12 +149,13 @@ def text_of(storyteller: Storyteller) -> Mapping[str, Any]:
 
 def judge_stories(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
     """The figures of N told stories and of N held-out stories. Raises CorpusError if fewer than N are held out."""
-    real = [Told(story, True) for story in islice(texts_of(args.data, text_of(storyteller)), args.stories)]
+    held_out = texts_of(held_out_files(args.data), text_of(storyteller))
+    real = [Told(story, True) for story in islice(held_out, args.stories)]
     if len(real) < args.stories:
         raise CorpusError(
             f"{args.data} holds {len(real)} stories, fewer than --stories {args.stories}: give a lower --stories"
         )
-    judge = Judge(texts_of(args.train, text_of(storyteller)))
+    judge = Judge(texts_of(sources([args.train]).train, text_of(storyteller)))
     if not judge.words:
         raise CorpusError(f"{args.train} holds no words: give the text that the artifact was trained on")
     sampling = replace(USUAL, **{name: getattr(args, name) for name in TOLD})
@@ -168,8 +169,7 @@ def judge_stories(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
 
 def score_file(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
     """The figures of the first `args.first` held-out stories (default: all). Raises CorpusError if there are none."""
-    found = sequences_of(args.data, storyteller.vocab, text_of(storyteller))
-    sequences = list(islice(found, args.first))
+    sequences = sequences_of(args.data, storyteller.vocab, text_of(storyteller), args.first)
     if not sequences:
         raise CorpusError(f"{args.data} holds no story to score")
     return evaluation(storyteller.network.to(pick_device(args.device)), sequences, args.name)
@@ -212,8 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pick_device(args.device)  # before the texts are read, so that a wrong device is refused at once
         storytellers = [model.load(artifact) for artifact in args.artifacts]  # all, before the first one is measured
-        for file in filter(None, (args.data, args.train)):
-            held_out_files(file)
+        sources([it for it in (args.data, args.train) if it])  # are they there?
         for storyteller in storytellers:
             metrics = storyteller.metrics
             if args.check and not recorded_figures(metrics, args.name):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +14,14 @@ import numpy as np
 from model.vocab import Vocab
 from train.batches import Batches
 from train.run import Run
-from train.text.corpus import Corpus, CorpusError, read_stories
+from train.text.corpus import Corpus, CorpusError
 from train.text.encoded import stories_in
 from train.text.files import sha256
+from train.text.losses import LATIN, LITTLE, Losses, dropped, share_dropped
 from train.text.overlap import require_apart, share_found
 from train.text.reading import raw_texts
 from train.text.sources import held_out_files, listed
-from train.text.stories import has_stories, plain, squeezed
+from train.text.stories import has_stories, plain, squeezed, stories_of
 
 
 class HeldOut(NamedTuple):
@@ -36,7 +39,7 @@ def held_out(run: Run) -> HeldOut:
     sources = [source["sha256"] for source in text.report["validation_sources"] or text.report["sources"]]
     if config.cleaning == "classic" and config.valid:  # the corpus validates on a part of its own
         path = Path(config.valid)
-        sequences, name = list(sequences_of(path, text.vocab, text.report)), path.name
+        sequences, name = sequences_of(path, text.vocab, text.report), path.name
         sources = [sha256(file) for file in held_out_files(path)]
         if not sequences:
             raise CorpusError(f"{path} holds no text to score the model on: give another --valid, or omit it")
@@ -66,24 +69,35 @@ def sequence(vocab: Vocab, story: str) -> list[int]:
     return ids if vocab.end is None else [*ids, vocab.end]
 
 
-def sequences_of(path: Path, vocab: Vocab, data: Mapping[str, Any]) -> Iterator[list[int]]:
-    """The ids to score for each text of a file or folder. A text of which the vocabulary has no character is left out.
+def sequences_of(path: Path, vocab: Vocab, data: Mapping[str, Any], first: int | None = None) -> list[list[int]]:
+    """The ids to score for the first texts (default: all) of a file, or of the held-out files of a folder.
 
-    `data` is the report of the text that the model was trained on, as in its metrics.json. Raises CorpusError.
+    A text of which the vocabulary has no character is left out. `data` is the report of the text that the model was
+    trained on, as in its metrics.json. Prints a warning if much of what was read was dropped. Raises CorpusError if
+    most of it was, and for a file that is not text.
     """
-    found = (sequence(vocab, text) for text in texts_of(path, data))
-    return (ids for ids in found if len(ids) > 1 + (vocab.end is not None))
+    losses = Losses()
+    found = (sequence(vocab, text) for text in texts_of(held_out_files(path), data, losses))
+    sequences = list(islice((ids for ids in found if len(ids) > 1 + (vocab.end is not None)), first))
+    losses.require_most_kept(str(path), LATIN)
+    if share_dropped(read := losses.report()) > LITTLE:
+        print(f"warning: {path}: {dropped(read)}; the model learned ASCII", file=sys.stderr)
+    return sequences
 
 
-def texts_of(path: Path, data: Mapping[str, Any]) -> Iterator[str]:
-    """The texts of a file or folder, cleaned as a model's own text was: stories, or one text if both are single texts.
+def texts_of(files: list[Path], data: Mapping[str, Any], losses: Losses | None = None) -> Iterator[str]:
+    """The texts of files, cleaned as a model's own text was: stories, or one text if both are single texts.
 
-    Stories are cleaned as stories also for a classic model, whose own were joined. Raises CorpusError.
+    Stories are cleaned as stories also for a classic model, whose own were joined. `losses` counts what is read.
+    Raises CorpusError.
     """
-    cleaning, files = data.get("cleaning", "story"), held_out_files(path)
-    if "train" in data and "stories" not in data["train"] and not has_stories(files):
-        pieces = (plain(raw, cleaning) for raw in raw_texts(files[0], whole=False))
-        if cleaning == "story":
-            pieces = (squeezed(piece).strip(" \n") + "\n" for piece in pieces)
-        return iter(["".join(pieces)])
-    return read_stories(path, "story" if cleaning == "classic" else cleaning)
+    cleaning = data.get("cleaning", "story")
+    if "train" not in data or "stories" in data["train"] or has_stories(files):
+        return stories_of(files, "story" if cleaning == "classic" else cleaning, losses)
+    pieces = []
+    for raw in raw_texts(files[0], whole=False):
+        if losses:
+            losses.count(raw, cleaning)
+        piece = plain(raw, cleaning)
+        pieces.append(squeezed(piece).strip(" \n") + "\n" if cleaning == "story" else piece)
+    return filter(str.strip, ["".join(pieces)])

@@ -57,6 +57,8 @@ def require_export_folder(out: Path, names: Collection[str]) -> None:
         raise ArtifactError(f"{out} holds an artifact, which the export would damage; {fix}")
     if around := artifact_around(out):
         raise ArtifactError(f"{around}; {fix}")
+    if Path.cwd().is_relative_to(os.path.realpath(out)):  # it would be replaced by another folder of the same content
+        raise ArtifactError(f"{out} is the folder that this command runs in, or one around it; {fix}")
     if out.is_symlink() and not out.exists():
         raise ArtifactError(f"{dangling(out)}; {fix}")
     if out.exists() and not out.is_dir():

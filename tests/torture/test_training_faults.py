@@ -414,7 +414,7 @@ def test_each_reason_to_refuse_a_checkpoint_has_its_message(forked: Job, stopped
     del state["format"]
     flipped = raw[:-100] + bytes([raw[-100] ^ 4]) + raw[-99:]
     anew, settings = "delete it to start again", written(config=state["config"] | {"lr": 0.5})
-    header = "is damaged (Error while deserializing header: "
+    header = "is damaged (Error while deserializing: "
     cases = {
         raw[:-100]: f"{header}incomplete metadata, file not fully covered); {anew}",
         b"\x80\x04K\x01.": f"{header}header too small); {anew}",

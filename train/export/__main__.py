@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import islice
 
 from model.artifacts import ArtifactError, utf8_safe
 from model.command import path, run_command
@@ -34,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from train.evaluate import text_of
             from train.held_out import sequences_of
 
-            found = sequences_of(args.data, storyteller.vocab, text_of(storyteller)) if args.data else []
-            sequences = list(islice(found, HELD_OUT))
+            text = text_of(storyteller)
+            sequences = sequences_of(args.data, storyteller.vocab, text, HELD_OUT) if args.data else []
             if args.data and not sequences:
                 raise CorpusError(f"{args.data} holds no story to measure 8 bits on; give a file with stories")
             print(utf8_safe(export_onnx(args.artifact, sequences, args.bits)))

@@ -23,8 +23,8 @@ from train.text import tales
 from train.text.download import NAMES, named_files
 from train.text.files import cached_sha256, sha256
 from train.text.reading import KINDS, CorpusError
-from train.text.sources import sources
-from train.text.stories import has_stories, read_stories
+from train.text.sources import held_out_files, sources
+from train.text.stories import has_stories, stories_of
 from train.text.streams import DIGESTS, STREAMS, Plan, Tally, write_stories, write_text
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "name_of", "named", "prepare", "read_stories"]
@@ -51,6 +51,11 @@ class Corpus:
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (S,) of the validation stories
     skipped: list[str] = field(default_factory=list)  # names of the files that were left out
     replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
+
+
+def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
+    """The clean stories of a file, or of the held-out files of a folder, without the empty ones. Raises CorpusError."""
+    return stories_of(held_out_files(Path(path)), cleaning)
 
 
 def prepare(
@@ -192,7 +197,8 @@ def named(data: str | Sequence[str]) -> dict[str, str]:
     """
     if data in NAMES:
         return {"name": data, "corpus": data}
-    return {"name": ", ".join("/".join(Path(path).parts[-2:]) for path in ([data] if isinstance(data, str) else data))}
+    paths = [data] if isinstance(data, str) else data
+    return {"name": utf8_safe(", ".join("/".join(Path(path).parts[-2:]) for path in paths))}
 
 
 def _shown(data: str | Path | Sequence[str | Path]) -> str:

@@ -49,7 +49,8 @@ def _fetch(source: str, target: Path) -> Path:
             hf_hub_download(source, target.name, repo_type="dataset", local_dir=target.parent)
         else:
             replace_file(target, get_session().get(source, timeout=_TIMEOUT).raise_for_status().content)
-    except (HTTPError, ConnectionError, LocalEntryNotFoundError) as error:
+    # ValueError and ImportError: a proxy in the environment that cannot be used
+    except (HTTPError, ConnectionError, LocalEntryNotFoundError, ValueError, ImportError) as error:
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
         what = f"{source}/{target.name}" if source == _DATASET else source
         raise CorpusError(f"{what} could not be downloaded ({reason}): check the network and run again") from None

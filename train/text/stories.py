@@ -1,12 +1,13 @@
 """Cleans raw texts into stories, one at a time, so that a corpus of any size needs little memory."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from model.vocab import END, normalise
+from train.text.losses import Losses
 from train.text.reading import CorpusError, has_marks, lines_of, raw_texts
-from train.text.sources import held_out_files
 
 
 def has_stories(files: list[Path]) -> bool:
@@ -52,10 +53,13 @@ def clean(text: str, cleaning: str) -> str:
     return trimmed(squeezed(text) if cleaning == "story" else text, cleaning)
 
 
-def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
-    """The clean held-out stories of a file or folder, without the empty ones. Raises CorpusError."""
-    for file in held_out_files(Path(path)):
-        yield from filter(None, (clean(raw, cleaning) for raw in raw_texts(file)))
+def stories_of(files: Iterable[Path], cleaning: str = "story", losses: Losses | None = None) -> Iterator[str]:
+    """The clean stories of files, without the empty ones. `losses` counts what is read. Raises CorpusError."""
+    for raw in chain.from_iterable(map(raw_texts, files)):
+        if losses:
+            losses.count(raw, cleaning)
+        if story := clean(raw, cleaning):
+            yield story
 
 
 def book_text(path: Path) -> str:

@@ -138,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         books = sources(args.books)
+        if found := [args.out / name for name in ("train.txt", "valid.txt") if (args.out / name).exists()]:
+            return refuse(f"{found[0]} exists, and would be replaced: give another folder, or delete it")
         print(json.dumps(write(books.train + books.valid, args.out), indent=1))
     except CorpusError as error:
         return refuse(str(error))
