@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs.engines import BASES, ENGINES, Engine, Tell  # noqa: E402
 from model.artifacts import ArtifactError  # noqa: E402
-from model.command import run_command  # noqa: E402
+from model.command import path, run_command  # noqa: E402
 from model.storyteller import load  # noqa: E402
 
 POSITIONS = (32, 192, 480, 960)  # characters of the prompts behind which a character is timed
@@ -244,9 +244,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python docs/bench.py", description=__doc__.splitlines()[0])
-    parser.add_argument("artifact", type=Path, help="a folder such as artifacts/storyteller")
+    parser.add_argument("artifact", type=path, help="a folder such as artifacts/storyteller")
     parser.add_argument("--quick", action="store_true", help="two short rounds, to check that every engine runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args(argv)
     if args.json and not args.json.resolve().parent.is_dir():
         parser.error(f"{args.json}: there is no folder {args.json.parent}; create it or choose another file")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs.tables import renew  # noqa: E402
 from model import gpt  # noqa: E402
-from model.command import run_command  # noqa: E402
+from model.command import path, run_command  # noqa: E402
 from model.config import ModelConfig  # noqa: E402
 from train.distributed import ALONE  # noqa: E402
 from train.evaluate import score  # noqa: E402
@@ -156,8 +156,8 @@ def table(done: list[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="docs/levers.py", description=__doc__)
-    parser.add_argument("train", type=Path, help="the text to train on")
-    parser.add_argument("valid", type=Path, help="the stories to score")
+    parser.add_argument("train", type=path, help="the text to train on")
+    parser.add_argument("valid", type=path, help="the stories to score")
     parser.add_argument("levers", nargs="*", metavar="lever", help=f"those to measure (all): {', '.join(LEVERS)}")
     args = parser.parse_args(argv)
     if unknown := set(args.levers) - LEVERS.keys():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from docs.tables import renew  # noqa: E402
-from model.command import run_command  # noqa: E402
+from model.command import path, run_command  # noqa: E402
 from train.flags import Parser  # noqa: E402
 
 OUTCOMES = ROOT / "docs/questions.jsonl"
@@ -127,8 +127,8 @@ def table(done: list[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="docs/questions.py", description=__doc__)
-    parser.add_argument("train", type=Path, help="the text to train on")
-    parser.add_argument("valid", type=Path, help="the stories to score")
+    parser.add_argument("train", type=path, help="the text to train on")
+    parser.add_argument("valid", type=path, help="the stories to score")
     args = parser.parse_args(argv)
     train, valid = args.train.resolve(), args.valid.resolve()
     done = outcomes()

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import model  # noqa: E402
 from docs.tables import renew  # noqa: E402
-from model.command import run_command  # noqa: E402
+from model.command import path, run_command  # noqa: E402
 from model.sampling import USUAL, Sampling  # noqa: E402
 from train.flags import Parser  # noqa: E402
 from train.text.corpus import read_stories  # noqa: E402
@@ -141,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = parser.add_subparsers(dest="step", required=True)
     telling = steps.add_parser("tell", help="have the artifact tell, and write what readers are given")
     telling.add_argument("artifact")
-    telling.add_argument("held_out", type=Path)
+    telling.add_argument("held_out", type=path)
     for step in (telling, steps.add_parser("tally", help="take the readers' grades")):
-        step.add_argument("folder", type=Path)
+        step.add_argument("folder", type=path)
     args = parser.parse_args(argv)
     if args.step == "tell":
         tell(args.artifact, args.held_out, args.folder)

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import model
-from model.command import run_command
+from model.command import path, run_command
 from model.decoder import OnnxDecoder
 from model.sampling import probabilities
 from model.vocab import normalise
@@ -64,9 +64,9 @@ def seconds(decoder: OnnxDecoder, ids: list[int], at_once: int) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("large", type=Path)
-    parser.add_argument("small", type=Path)
-    parser.add_argument("stories", type=Path)
+    parser.add_argument("large", type=path)
+    parser.add_argument("small", type=path)
+    parser.add_argument("stories", type=path)
     args = parser.parse_args(argv)
     large, small = model.load(args.large), model.load(args.small)
     texts = args.stories.read_text(encoding="utf-8").split("<|endoftext|>")[: STORIES + TABLED]

@@ -471,7 +471,9 @@ def test_several_texts_are_one_corpus(here: Path) -> None:
     Path("folder/c.csv").write_text("text\nsix\n")
     made = prepare(["a.txt", "b.jsonl", "folder"])
     assert (text(made, "train"), text(made, "valid")) == ("|one|two|three|four|six|", "|five|")
-    assert made.name == "a-and-2-more" and made.skipped == []
+    assert made.name == "a-and-2-more"
+    assert made.files == "files: a.txt, b.jsonl, folder/c.csv; to validate: folder/valid.txt"
+    assert prepare("a.txt").files == ""
     assert text(prepare(["a.txt", "b.jsonl"]), "valid") == "|four|"
     assert prepare(["a.txt"]).name == "a"
     alone = "tinystories is a corpus of its own: give it alone, or train on it too with --replay tinystories"

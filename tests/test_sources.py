@@ -46,6 +46,7 @@ def refused(*paths: str, valid: str | None = None) -> str:
         (["my_val.txt", "my_train.txt"], ["my_train.txt"], ["my_val.txt"], []),
         (["a.txt", "ValidationSet.txt"], ["a.txt"], ["ValidationSet.txt"], []),
         (["a.txt", "validate.txt", "my-valid-clean.txt"], [0], [1, 2], []),
+        (["a.txt", "held-out.txt", "holdout.txt"], [0], [1, 2], []),
         (["TestSet.csv", "testament.txt"], ["testament.txt"], ["TestSet.csv"], []),
         (["test.txt"], ["test.txt"], [], []),  # all the text there is
         (["invalid.txt", "evaluation of a test case.txt", "z.txt"], [0, 1, 2], [], []),

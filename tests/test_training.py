@@ -220,7 +220,7 @@ def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
         now[0] += seconds
         return now[0]
 
-    clock = SimpleNamespace(monotonic=lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr("train.run.time", clock)
     taken, scored = loop.take_step, loop.score
@@ -245,7 +245,7 @@ def test_a_pause_is_no_training_time(
     """A laptop that is closed for an hour. On a clock that advances by 6 s for a step, by 4 s for an evaluation and by
     30 s for a checkpoint, all of which count."""
     now = [0.0]
-    clock = SimpleNamespace(monotonic=lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr("train.run.time", clock)
     for name, seconds in (("take_step", 6.0), ("score", 4.0), ("checkpoint.save", 30.0)):
@@ -271,7 +271,8 @@ def test_a_pause_is_no_training_time(
 def test_slow_work_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step of a kind, which sets things up, a machine that becomes busy, and windows that become longer."""
     now = [0.0]
-    monkeypatch.setattr("train.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    busy = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr("train.run.time", busy)
     clock, pauses = Clock(), []
 
     def work(kind: str, *times: float) -> None:
@@ -288,6 +289,20 @@ def test_slow_work_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     work("a step", 50.0, usual, 60.0, 60.0, 60.0)
     assert usual < 4 and pauses[-5:] == pytest.approx([50 - usual, 0, 60 - usual, 0, 0])  # then it is the pace
     assert clock.usual["a step"] == pytest.approx(60)
+
+
+def test_the_first_of_its_kind_held_a_pause_if_it_computed_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, computed = [0.0], [0.0]
+    times = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: computed[0])
+    monkeypatch.setattr("train.run.time", times)
+    clock = Clock()
+    clock.start()
+    pauses = []
+    for kind, busy, idle in (("a step", 0.5, 50.0), ("a step", 0.5, 0.0), ("a checkpoint", 2.0, 6.0)):
+        now[0] += busy + idle
+        computed[0] += busy
+        pauses.append(clock.end_of(kind)[1])
+    assert pauses == [50.0, 0.0, 0.0] and clock.seconds == 0.5 + 0.5 + 8.0
 
 
 def test_the_final_score_takes_as_many_stories_as_its_time_allows(config: TrainConfig) -> None:

@@ -87,7 +87,7 @@ def require_same_length(run: Run, before: dict[str, Any], out: Path) -> None:
     """
     config = run.config
     asked, done = length_flags(config.steps, config.max_minutes), length_flags(before["steps"], before["max_minutes"])
-    if asked == done:
+    if asked == done or (before["steps"] and not config.max_minutes and config.steps <= run.steps):
         return
     data = [config.data] if isinstance(config.data, str) else config.data
     more = ["--preset", config.preset, "--data", *data, *(["--valid", config.valid] if config.valid else [])]

@@ -36,15 +36,15 @@ class Diverged(ValueError):
 class Clock:
     """Counts the seconds of a run, without those in which its process stood still: a closed laptop, a stopped job.
 
-    A run tells the clock when it has ended a piece of work. One that took far longer than its kind usually takes held a
-    pause, and only its usual time is counted. If the next one takes as long, that is the pace from then on. Nothing is
-    counted before `start`, but what is usual is learned.
+    A run tells the clock when it has ended a piece of work. One held a pause if it took far longer than its kind usually
+    takes, or, as the first of its kind, than it computed. Then only its usual time is counted. If the next one takes as
+    long, that is the pace from then on. Nothing is counted before `start`, but what is usual is learned.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.running = False
-        self.latest = time.monotonic()  # when the latest piece of work ended
+        self.skip()
         self.usual: dict[str, float] = {}  # seconds of each kind of work: a moving average
         self.paused: set[str] = set()  # the kinds of work of which the latest piece held a pause
 
@@ -56,20 +56,21 @@ class Clock:
 
     def skip(self) -> None:
         """Counts nothing of the time since the latest piece of work, which was no training."""
-        self.latest = time.monotonic()
+        self.latest, self.cpu = time.monotonic(), time.process_time()  # when the latest piece of work ended
 
     def end_of(self, work: str) -> tuple[float, float]:
         """Ends a piece of work of that kind. Returns the seconds that it took and those of a pause within it."""
-        now = time.monotonic()
-        took, self.latest = now - self.latest, now
-        usual, pause = self.usual.get(work, took), 0.0
+        latest, cpu = self.latest, self.cpu
+        self.skip()
+        took, known, pause = self.latest - latest, self.usual.get(work), 0.0
+        usual = self.cpu - cpu if known is None else known  # a process that stands still computes nothing
         if took > max(PAUSE, UNUSUAL * usual) and work not in self.paused:
             self.paused.add(work)
             took, pause = usual, took - usual
         elif work in self.paused:
             self.paused.remove(work)
             usual = took if took > max(PAUSE, UNUSUAL * usual) else usual
-        self.usual[work] = 0.9 * usual + 0.1 * took
+        self.usual[work] = took if known is None else 0.9 * usual + 0.1 * took
         self.seconds += took * self.running
         return took, pause
 

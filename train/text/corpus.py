@@ -49,7 +49,7 @@ class Corpus:
     valid: np.ndarray  # uint8 ids (M,), memory-mapped
     report: dict  # can be written as JSON: sources, cleaning, counts; for the model card
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (S,) of the validation stories
-    skipped: list[str] = field(default_factory=list)  # names of the files that were left out
+    files: str = ""  # which were read and which were left out, in words
     replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
 
 
@@ -88,7 +88,7 @@ def prepare(
     """
     cache = Path(cache or CACHE)
     with _disk_errors_explained(data, cache), cached_sha256(cache) as digest:
-        plan, skipped = _plan(data, valid, cleaning, stories, cache, digest)
+        plan, files = _plan(data, valid, cleaning, stories, cache, digest)
         if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not the one that the cleaning implies
             plan = replace(plan, vocab=vocab)
         if exclude:
@@ -103,7 +103,7 @@ def prepare(
         train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
         digests = np.fromfile(folder / DIGESTS, np.uint64) if DIGESTS in report.pop("files") else np.empty(0, np.uint64)
         vocab, name = Vocab(report.pop("vocabulary")), report["name"]
-        return Corpus(name=name, vocab=vocab, train=train, valid=valid, report=report, digests=digests, skipped=skipped)
+        return Corpus(name=name, vocab=vocab, train=train, valid=valid, report=report, digests=digests, files=files)
 
 
 @contextmanager
@@ -136,10 +136,10 @@ def _plan(
     stories: int | None,
     cache: Path,
     digest: Digest,
-) -> tuple[Plan, list[str]]:
+) -> tuple[Plan, str]:
     """Decides what to prepare from a name or paths. Downloads a named corpus, and cuts books into tales.
 
-    Returns the names of the files that are left out, too.
+    Also says in words which files were read and which were left out.
     """
     held_out = Path(valid) if valid else None
     if data in NAMES:
@@ -178,7 +178,7 @@ def _plan(
         single=single,
         tales=books,
     )
-    return plan, found.skipped
+    return plan, str(found)
 
 
 def name_of(data: str | Path | Sequence[str | Path]) -> str:

@@ -10,7 +10,6 @@ from train.presets import TrainConfig
 from train.text.corpus import Corpus
 from train.text.encoded import symbol_counts
 from train.text.losses import LITTLE, dropped, share_dropped
-from train.text.sources import listed
 
 SHOWN = 12  # characters that are listed with their counts
 FEW = 10_000  # characters: the loss of a smaller validation text says little
@@ -30,13 +29,7 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         f"text: {text.name}, cleaned as {report['cleaning']}: {_amount(report['train'])} to train on, "
         f"{_amount(report['validation'])} to validate"
     ]
-    files = [source["file"] for source in report["sources"]]
-    if len(files) > 1 or report["validation_sources"] or text.skipped:
-        held_out = listed([source["file"] for source in report["validation_sources"]])
-        lines.append(
-            f"files: {listed(files)}; to validate: {held_out or 'a part of them'}"
-            + (f"; skipped: {listed(text.skipped)}" if text.skipped else "")
-        )
+    lines += [text.files] if text.files else []
     if "tales" in report:
         left_out = ", ".join(f"{kind} {count:,}" for kind, count in report["tales"]["left_out"].items() if count)
         lines.append(f"books: {len(report['tales']['books'])}; characters left out of them: {left_out or 'none'}")

@@ -11,7 +11,7 @@ from train.text.reading import KINDS, SUFFIXES, CorpusError, has_text_column
 
 # A file is for validation if a word of its name begins with "valid", if its first or last word is one of these,
 # or if a folder is named so. A text to test on is used where there is no other. Otherwise it is left out.
-VALIDATION, TEST = {"valid", "val", "dev", "eval"}, {"test"}
+VALIDATION, TEST = {"valid", "val", "dev", "eval", "held", "heldout", "holdout"}, {"test"}
 ABOUT = {"readme", "license", "licence", "copying", "notice", "changelog"}  # names of files that are about a text
 
 
@@ -22,6 +22,15 @@ class Sources:
     train: list[Path]
     valid: list[Path]
     skipped: list[str]
+
+    def __str__(self) -> str:
+        """In one line for the dataset report; "" for a single file. Names are relative to the folder of all files."""
+        if len(self.train) == 1 and not self.valid and not self.skipped:
+            return ""
+        folder = os.path.commonpath([path.parent.absolute() for path in self.train + self.valid])
+        train, valid = ([os.path.relpath(path, folder) for path in files] for files in (self.train, self.valid))
+        skipped = f"; skipped: {listed(self.skipped)}" if self.skipped else ""
+        return f"files: {listed(train)}; to validate: {listed(valid) or 'a part of them'}{skipped}"
 
 
 def sources(paths: Sequence[Path], valid: Path | None = None) -> Sources:
