@@ -135,20 +135,33 @@ storyteller.isTaken = (event) =>
   event.isComposing || event.keyCode === 229 || event.defaultPrevented ||
   event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
 
-// What Escape closes: lists, menus, dialogs, full screen.
+// What Escape closes: lists, menus, dialogs, popovers, full screen. Closed ones are not visible. A text with shades is a
+// list that stays.
 const OPEN = `dialog[open], [role="dialog"], [role="alertdialog"], [role="menu"], .options, .block.fullscreen,
-  .overflow-dropdown:not(.hide), [role="combobox"][aria-expanded="true"], [aria-haspopup][aria-expanded="true"]`;
-let wasOpen = false;
+  .overflow-dropdown:not(.hide), [role="combobox"][aria-expanded="true"], [aria-haspopup][aria-expanded="true"],
+  [popover]:not([popover="manual"]), [role="listbox"]:not(.colours)`;
+
+// The document, and the shadow trees in it, where extensions and web components have their elements.
+const trees = (root) => {
+  const more = [...root.querySelectorAll("*")].filter(({ shadowRoot }) => shadowRoot);
+  return [root, ...more.flatMap(({ shadowRoot }) => trees(shadowRoot))];
+};
+const isOpen = () => trees(document).some((tree) => [...tree.querySelectorAll(OPEN)].some((it) => it.checkVisibility()));
+
+let isTheirs = false;
 window.addEventListener(
   "keydown",
-  () => {
-    const isOpen = [...document.querySelectorAll(OPEN)].some((it) => it.checkVisibility());
-    wasOpen = isOpen || document.fullscreenElement !== null;
+  (event) => {
+    if (event.key !== "Escape") return;
+    const [origin] = event.composedPath();
+    const isInShadow = origin !== event.target; // whoever made the shadow tree also takes its keys
+    const isClearing = event.target.type === "search" && event.target.value !== "";
+    isTheirs = isInShadow || isClearing || document.fullscreenElement !== null || isOpen();
   },
   true, // capture: before anything closes
 );
 window.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.repeat || wasOpen) return;
+  if (event.key !== "Escape" || event.repeat || isTheirs) return;
   setTimeout(() => storyteller.isTaken(event) || storyteller.escape()); // when all others have seen the key
 });
 

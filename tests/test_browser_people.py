@@ -303,6 +303,39 @@ def test_a_key_that_something_else_uses_does_not_stop_the_story(desktop):
     desktop.wait_until_told()
 
 
+OVER = "document.body.append(Object.assign(document.createElement('div'), { id: 'over' }));"
+SHADOW = f"{OVER} const tree = over.attachShadow({{ mode: 'open' }});"
+CLOSED_BY_ESCAPE = {
+    "a popover": f"{OVER} over.popover = 'auto'; over.showPopover()",
+    "a list": f"{OVER} over.role = 'listbox'; over.textContent = 'Tom'",
+    "a dialog in a shadow tree": f"{SHADOW} tree.innerHTML = '<dialog><input></dialog>'; tree.firstChild.showModal()",
+    "a popover in a shadow tree": f"{SHADOW} tree.innerHTML = '<p popover>Tom'; tree.firstChild.showPopover()",
+    "a field in a shadow tree": f"{SHADOW} tree.innerHTML = '<input>'; tree.firstChild.focus()",
+    "a search": f"{OVER} over.innerHTML = '<input type=search value=Tom>'; over.firstChild.focus()",
+}
+OPEN_FOR_EVER = {
+    "a closed popover": f"{OVER} over.popover = 'auto'",
+    "a popover that Escape leaves": f"{OVER} over.popover = 'manual'; over.showPopover()",
+    "an empty search": f"{OVER} over.innerHTML = '<input type=search>'; over.firstChild.focus()",
+}
+
+
+def test_escape_closes_what_is_open_before_it_stops_a_story(desktop):
+    page = desktop.page
+    page.evaluate("() => { storyteller.stops = 0; storyteller.escape = () => (storyteller.stops += 1) }")
+    stops = "() => new Promise(done => setTimeout(() => done(storyteller.stops), 20))"
+    for thing, script in CLOSED_BY_ESCAPE.items():
+        page.evaluate(f"() => {{ {script} }}")
+        page.keyboard.press("Escape")
+        assert page.evaluate(stops) == 0, thing
+        page.evaluate("over.remove()")
+    for i, (thing, script) in enumerate(OPEN_FOR_EVER.items()):
+        page.evaluate(f"() => {{ {script} }}")
+        page.keyboard.press("Escape")
+        assert page.evaluate(stops) == i + 1, thing
+        page.evaluate("over.remove()")
+
+
 def test_the_browser_s_shortcuts_work_in_the_coloured_text(desktop):
     desktop.enter("Look inside")
     desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom ran.")
@@ -315,6 +348,9 @@ def test_the_browser_s_shortcuts_work_in_the_coloured_text(desktop):
     assert desktop.page.evaluate(used, shortcuts) == [False, False, False]
     assert desktop.page.evaluate(used, [["ArrowLeft", {}], ["ArrowLeft", {"repeat": True}]]) == [True, True]
     expect(options.nth(1)).to_be_focused()
+    desktop.page.evaluate("() => { storyteller.escape = () => (storyteller.isStopped = true) }")
+    desktop.page.keyboard.press("Escape")  # there is nothing to close
+    desktop.page.wait_for_function("storyteller.isStopped")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
