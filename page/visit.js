@@ -101,11 +101,8 @@ storyteller.open = (names) => {
   storyteller.untold = isFollowed && link.has("seed");
   visit.values = isFollowed ? storyteller.linked(link) : values;
   if (!isFollowed) Object.assign(visit, { tab: before.tab, looked: before.looked });
-  const { story } = visit.values;
-  if (story) {
-    storyteller.address(story.steps);
-    storyteller.shelve(story); // a reload in the middle of it has ended it
-  }
+  if (values.story) storyteller.shelve(values.story); // a reload in the middle of it has ended it
+  if (values.story && !isFollowed) storyteller.address(values.story.steps);
   storyteller.names = names; // from now on, changes are kept
   const isTab = window.gradio_config.components.some(({ type, props }) => type === "tabitem" && props.id === visit.tab);
   const tab = isTab ? { __type__: "update", selected: visit.tab } : undefined;

@@ -158,6 +158,26 @@ def test_a_dropped_connection_loses_nothing(browser, server):
         reader.troubles.clear()  # the browser logs that the connection was lost
 
 
+def test_a_link_that_is_pasted_in_mid_story_leaves_the_story_in_the_history(desktop, server):
+    told = {}
+    for prompt in ("A cat", "A dog"):
+        told[prompt] = tell_long(desktop, prompt) if not told else desktop.wait_for_longer(prompt)
+        desktop.page.evaluate("location.hash = '#prompt=Pasted'")
+        expect(desktop.prompt).to_have_value("Pasted")
+        expect(desktop.story).to_have_text("Your story appears here.")
+        if prompt == "A cat":
+            desktop.page.evaluate("location.hash = '#prompt=A+dog&model=endless&length=4000&seed=5&drafts=1&beams=1'")
+    desktop.press("Stories of this visit ▼")
+    items = desktop.page.get_by_role("listitem").get_by_role("button")
+    expect(items).to_have_count(2)
+    expect(items.first).to_contain_text(re.compile("^A dog"))
+    items.nth(1).click()
+    expect(desktop.story).to_have_text(re.compile(f"^{re.escape(told['A cat'])}"), use_inner_text=False)
+    whole = desktop.story.text_content()
+    desktop.page.wait_for_function("location.hash.includes('seed=11')")
+    assert f"length={len(whole) - len('A cat')}&" in desktop.page.url
+
+
 def test_a_reload_brings_back_the_other_tabs(desktop):
     desktop.enter("Compare")
     prompt = desktop.page.get_by_role("textbox", name="Prompt for all models")
