@@ -37,9 +37,11 @@ const isScored = (it) =>
 
 storyteller.history = storyteller.stored("stories", (kept) => (Array.isArray(kept) ? kept.filter(isTold) : []));
 
+const component = (name) => window.gradio_config.components.find(({ props }) => props.elem_id === name);
+
 // Whether a component, named by its elem_id, can take a value. A model may be gone since the value was stored.
 storyteller.takes = (name, value) => {
-  const { type, props } = window.gradio_config.components.find(({ props }) => props.elem_id === name);
+  const { type, props } = component(name);
   if (name === "story") return isTold(value);
   if (name === "stories") return Array.isArray(value) && value.every(isTelling);
   if (name === "colours") return isScored(value);
@@ -60,15 +62,22 @@ storyteller.remember = (name, value) => {
   storyteller.saving ??= setTimeout(storyteller.save, 500);
 };
 
+// What a component's own element holds. Undefined if it has none yet, no number, or no whole name of a choice.
+storyteller.entered = (name) => {
+  const fields = 'textarea, input[type="number"], input[type="radio"]:checked, input[role="combobox"]';
+  const field = document.querySelector(`#${name} :is(${fields})`);
+  if (field?.matches("[role]")) return component(name).props.choices.find(([label]) => label === field.value)?.[1];
+  if (field?.type === "number") return field.value ? field.valueAsNumber : undefined;
+  return field?.value;
+};
+
 storyteller.save = () => {
   clearTimeout(storyteller.saving);
   storyteller.saving = undefined;
   if (!storyteller.names) return; // the page has not opened: what was kept stays
-  // While the connection is lost, Gradio reports no changes: what is typed then is only in the boxes.
-  for (const name of storyteller.names) {
-    const box = document.querySelector(`#${name} :is(textarea, input[type="number"])`);
-    if (box) visit.values[name] = box.type === "number" ? box.valueAsNumber : box.value;
-  }
+  // While the connection is lost, Gradio reports no changes: what is typed or chosen then is only in the elements.
+  for (const name of storyteller.names) visit.values[name] = storyteller.entered(name) ?? visit.values[name];
+  visit.tab = document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId ?? visit.tab;
   const { story, stories } = visit.values;
   const over = { ...visit.values };
   if (story) over.story = storyteller.told(story);

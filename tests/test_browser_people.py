@@ -158,6 +158,39 @@ def test_a_dropped_connection_loses_nothing(browser, server):
         reader.troubles.clear()  # the browser logs that the connection was lost
 
 
+def test_what_is_chosen_without_a_connection_is_there_after_the_reload(browser, server):
+    with closing(Line(server.url)) as line, visit(browser, line.url) as reader:
+        reader.enter("How it was trained")
+        logarithmic = reader.page.get_by_role("radio", name="logarithmic")
+        expect(logarithmic).to_be_visible()
+        reader.enter("Tell")
+        tell_long(reader)
+        reader.page.evaluate("window.isOld = true")
+        line.cut()
+        expect(reader.alert).to_contain_text("Connection to the server was lost")
+        reader.enter("How it was trained")
+        reader.choose("ending")
+        reader.page.get_by_role("slider", name="Temperature").fill("0.75")
+        logarithmic.check()
+        reader.enter("Compare")
+        assert reader.page.evaluate("window.isOld")
+        line.is_cut = False
+        reader.page.wait_for_function("!window.isOld", timeout=10_000)
+        expect(reader.page.get_by_role("tab", name="Compare")).to_have_attribute("aria-selected", "true")
+        expect(reader.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^ending "))
+        expect(setting(reader, "Temperature")).to_have_value("0.75")
+        reader.enter("How it was trained")
+        expect(logarithmic).to_be_checked()
+        reader.troubles.clear()  # the browser logs that the connection was lost
+
+
+def test_half_a_model_s_name_does_not_take_the_place_of_the_chosen_one(desktop):
+    desktop.choose("endless")
+    desktop.page.get_by_role("combobox", name="Model").press_sequentially("xy")
+    desktop.page.reload()
+    expect(desktop.page.get_by_role("combobox", name="Model")).to_have_value(re.compile("^endless "))
+
+
 def test_a_link_that_is_pasted_in_mid_story_leaves_the_story_in_the_history(desktop, server):
     told = {}
     for prompt in ("A cat", "A dog"):
