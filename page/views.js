@@ -145,7 +145,8 @@
   const SHARES = [0, 0.01, 0.03, 0.1, 0.2, 0.4];
 
   // A list of characters, one of which can be chosen. Only one is in the tab order; arrow keys move between them.
-  function characters(list, choose) {
+  // `chosen` is the index of the one to begin with, if any.
+  function characters(list, choose, chosen) {
     const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
     const pick = (option) => {
       list.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
@@ -171,6 +172,7 @@
       else focus(list.children[Math.min(Math.max(index + move[event.key], 0), list.children.length - 1)]);
       event.preventDefault();
     });
+    if (chosen in list.children) pick(list.children[chosen]); // not in the document yet, so it takes no focus
   }
 
   function characterList(label, options) {
@@ -189,6 +191,8 @@
     drawn(element, props, watch, (root, scored) => {
       storyteller.index = undefined;
       if (!scored) return root.replaceChildren();
+      const { reopened } = storyteller;
+      storyteller.reopened = undefined; // the next text is another one
       const bits = JSON.parse(scored.bits);
       const options = [...scored.characters].map((each, i) => {
         const likely = { character: visible(each), bits: number(bits[i], 2), percent: percent(2 ** -bits[i]) };
@@ -199,7 +203,7 @@
       characters(list, (index) => {
         storyteller.index = index;
         trigger("select");
-      });
+      }, reopened);
       const line = say("bits", {
         bits: number(scored.bits_per_character, 2),
         count: number(bits.length),

@@ -82,7 +82,7 @@ storyteller.save = () => {
   const over = { ...visit.values };
   if (story) over.story = storyteller.told(story);
   if (stories) over.stories = stories.filter(Boolean).map(storyteller.halted); // some may not have begun
-  kept.write({ ...visit, values: over });
+  kept.write({ ...visit, values: over, index: storyteller.index ?? storyteller.reopened });
 };
 window.addEventListener("pagehide", storyteller.save);
 
@@ -109,7 +109,10 @@ storyteller.open = (names) => {
   const isFollowed = !isOwn && ["prompt", "model", ...SETTINGS].some((name) => link.has(name));
   storyteller.untold = isFollowed && link.has("seed");
   visit.values = isFollowed ? storyteller.linked(link) : values;
-  if (!isFollowed) Object.assign(visit, { tab: before.tab, looked: before.looked });
+  if (!isFollowed) {
+    Object.assign(visit, { tab: before.tab, looked: before.looked });
+    storyteller.reopened = Number.isInteger(before.index) ? before.index : undefined; // the chosen character
+  }
   if (values.story) storyteller.shelve(values.story); // a reload in the middle of it has ended it
   if (values.story && !isFollowed) storyteller.address(values.story.steps);
   storyteller.names = names; // from now on, changes are kept
