@@ -211,6 +211,29 @@ def test_a_link_that_is_pasted_in_mid_story_leaves_the_story_in_the_history(desk
     assert f"length={len(whole) - len('A cat')}&" in desktop.page.url
 
 
+def test_a_number_in_a_link_that_a_browser_cannot_hold_is_refused_as_it_was_given(desktop, server):
+    """JSON has no Infinity: the server would get null, and draw a seed."""
+    first = "model=ending&length=40&temperature=0.5&top_k=0&top_p=1&min_p=0&seed=3&drafts=1&beams=1"
+    whole = "must be a whole number from -1 to 9,007,199,254,740,991"
+    length = "length (9007199254740993) must be a whole number from 1 to 4,000"
+    links = {
+        "seed=1e400": f"seed ('1e400') {whole}",
+        "seed=Infinity": f"seed ('Infinity') {whole}",
+        "seed=3&length=9007199254740993": length,
+        f"{first}&then=40,0.5,0,1,0,1e400,1,1,ending": f"seed ('1e400') {whole}",
+        f"{first}&then=40,0.5,0,1,0,Infinity,1,1,ending": f"seed ('Infinity') {whole}",
+        f"{first}&then=9007199254740993,0.5,0,1,0,3,1,1,ending": length,
+    }
+    for link, refusal in links.items():
+        desktop.page.goto("about:blank")
+        desktop.page.goto(f"{server.url}/#prompt=Tom&{link}")
+        expect(desktop.alert).to_have_text(refusal)
+        if "then" in link:  # the first step stays, and its link
+            desktop.page.wait_for_function("location.hash.includes('seed=3') && !location.hash.includes('then')")
+        else:
+            expect(desktop.story).to_have_text("Your story appears here.")
+
+
 def test_a_reload_brings_back_the_other_tabs(desktop):
     desktop.enter("Compare")
     prompt = desktop.page.get_by_role("textbox", name="Prompt for all models")
