@@ -82,7 +82,8 @@ storyteller.save = () => {
   const over = { ...visit.values };
   if (story) over.story = storyteller.told(story);
   if (stories) over.stories = stories.filter(Boolean).map(storyteller.halted); // some may not have begun
-  kept.write({ ...visit, values: over, index: storyteller.index ?? storyteller.reopened });
+  const running = Boolean(story?.running);
+  kept.write({ ...visit, values: over, running, index: storyteller.index ?? storyteller.reopened });
 };
 window.addEventListener("pagehide", storyteller.save);
 
@@ -113,8 +114,9 @@ storyteller.open = (names) => {
     Object.assign(visit, { tab: before.tab, looked: before.looked });
     storyteller.reopened = Number.isInteger(before.index) ? before.index : undefined; // the chosen character
   }
-  if (values.story) storyteller.shelve(values.story); // a reload in the middle of it has ended it
+  if (values.story && before.running) storyteller.shelve(values.story); // a reload in the middle of it has ended it
   if (values.story && !isFollowed) storyteller.address(values.story.steps);
+  document.querySelector("#model").translate = false; // Gradio writes other names into the nodes of its list
   storyteller.names = names; // from now on, changes are kept
   const isTab = window.gradio_config.components.some(({ type, props }) => type === "tabitem" && props.id === visit.tab);
   const tab = isTab ? { __type__: "update", selected: visit.tab } : undefined;

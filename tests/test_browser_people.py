@@ -508,6 +508,7 @@ def test_a_translated_page_goes_on_changing(desktop):
     """A translator replaces each text node by an element with another text."""
     desktop.set("Length, in characters", 60)
     desktop.page.evaluate(TRANSLATE)
+    expect(desktop.page.locator("#model")).to_have_attribute("translate", "no")
     desktop.page.get_by_role("combobox", name="Model").click()
     desktop.page.get_by_role("option", name=re.compile("^endless ")).click()
     chip = desktop.button("ROMEO:")
@@ -532,6 +533,19 @@ def test_a_translated_page_goes_on_changing(desktop):
     desktop.page.evaluate(TRANSLATE)
     options.nth(2).locator("font").click()
     expect(options.nth(2)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_history_that_is_forgotten_stays_so(desktop):
+    desktop.set("Length, in characters", 60)
+    desktop.one_draft()
+    desktop.prompt.fill("Tom")
+    desktop.page.locator("#tell").click()
+    told = desktop.wait_until_told()
+    desktop.page.wait_for_function("storyteller.history.read().length === 1")
+    desktop.page.evaluate("storyteller.forget()")
+    desktop.page.reload()
+    expect(desktop.story).to_have_text(told)
+    assert desktop.page.evaluate("storyteller.history.read()") == []
 
 
 def test_a_late_report_of_a_stopped_story_does_not_end_the_next(desktop):

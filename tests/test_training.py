@@ -220,9 +220,10 @@ def test_evaluations_take_a_twentieth_of_a_budget_of_minutes(
         now[0] += seconds
         return now[0]
 
-    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr("train.run.time", clock)
+    monkeypatch.setattr("train.run.process_time", clock.monotonic)
     taken, scored = loop.take_step, loop.score
     monkeypatch.setattr(loop, "take_step", lambda *arguments: (taken(*arguments), moved(0.4)))
     monkeypatch.setattr(loop, "score", lambda *arguments, **rest: (moved(10), scored(*arguments, **rest))[1])
@@ -245,9 +246,10 @@ def test_a_pause_is_no_training_time(
     """A laptop that is closed for an hour. On a clock that advances by 6 s for a step, by 4 s for an evaluation and by
     30 s for a checkpoint, all of which count."""
     now = [0.0]
-    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(loop, "time", clock)
     monkeypatch.setattr("train.run.time", clock)
+    monkeypatch.setattr("train.run.process_time", clock.monotonic)
     for name, seconds in (("take_step", 6.0), ("score", 4.0), ("checkpoint.save", 30.0)):
         original, calls = attrgetter(name)(loop), count(1)
 
@@ -271,8 +273,8 @@ def test_a_pause_is_no_training_time(
 def test_slow_work_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step of a kind, which sets things up, a machine that becomes busy, and windows that become longer."""
     now = [0.0]
-    busy = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
-    monkeypatch.setattr("train.run.time", busy)
+    monkeypatch.setattr("train.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("train.run.process_time", lambda: now[0])
     clock, pauses = Clock(), []
 
     def work(kind: str, *times: float) -> None:
@@ -293,8 +295,8 @@ def test_slow_work_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_of_its_kind_held_a_pause_if_it_computed_little(monkeypatch: pytest.MonkeyPatch) -> None:
     now, computed = [0.0], [0.0]
-    times = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: computed[0])
-    monkeypatch.setattr("train.run.time", times)
+    monkeypatch.setattr("train.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("train.run.process_time", lambda: computed[0])
     clock = Clock()
     clock.start()
     pauses = []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Diverged(ValueError):
 class Clock:
     """Counts the seconds of a run, without those in which its process stood still: a closed laptop, a stopped job.
 
-    A run tells the clock when it has ended a piece of work. One held a pause if it took far longer than its kind usually
+    A run tells the clock when it has ended a piece of work. It held a pause if it took far longer than its kind usually
     takes, or, as the first of its kind, than it computed. Then only its usual time is counted. If the next one takes as
     long, that is the pace from then on. Nothing is counted before `start`, but what is usual is learned.
     """
@@ -56,7 +57,7 @@ class Clock:
 
     def skip(self) -> None:
         """Counts nothing of the time since the latest piece of work, which was no training."""
-        self.latest, self.cpu = time.monotonic(), time.process_time()  # when the latest piece of work ended
+        self.latest, self.cpu = time.monotonic(), process_time()  # when the latest piece of work ended
 
     def end_of(self, work: str) -> tuple[float, float]:
         """Ends a piece of work of that kind. Returns the seconds that it took and those of a pause within it."""

@@ -68,8 +68,7 @@ def random_text(characters: int = 1_000_000) -> Corpus:
     vocab = Vocab.ascii()
     ids = np.random.default_rng(0).integers(0, len(vocab), characters, dtype=np.uint8)
     ids[0] = ids[-1] = vocab.end
-    text = {"train": ids, "valid": ids[:1000], "digests": np.empty(0, np.uint64), "skipped": []}
-    return Corpus(name="random", vocab=vocab, report={"fingerprint": "", "train": {}}, **text)
+    return Corpus(name="random", vocab=vocab, train=ids, valid=ids[:1000], report={"fingerprint": "", "train": {}})
 
 
 def measure(run: Run) -> dict[str, Any]:
