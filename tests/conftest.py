@@ -54,6 +54,15 @@ GPT = ModelConfig(context=32, layers=2, heads=2, width=32, loops=2)
 CLASSIC = ModelConfig(architecture="classic", vocab_size=len(LETTERS), context=32, layers=2, heads=2, width=32)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """A Chromium of Playwright's, for the tests of a file."""
+    from reading import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
 @pytest.fixture
 def tiny_numbers() -> Iterator[None]:
     """Undoes what loading a library linked with -ffast-math does: the thread rounds the tiniest numbers to zero."""

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
-from reading import MARKUP, Reader, chromium, visit
+from reading import MARKUP, Reader, visit
 from serving import save_broken, save_tiny, serve
 
 from model import load
@@ -32,12 +32,6 @@ def server(tmp_path_factory):
     with serve(home, home / "artifacts") as server:
         yield server
         assert server.complaints() == []
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
-from reading import Reader, chromium, visit
+from reading import Reader, visit
 from serving import save_tiny, serve
 
 LONG = "Once upon a time"
@@ -26,12 +26,6 @@ def server(tmp_path_factory):
     with serve(home, home / "artifacts") as server:
         yield server
         assert server.complaints() == []
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, expect
-from reading import SIZES, chromium, visit
+from reading import SIZES, visit
 from serving import ROOT, save_broken, save_tiny, serve
 
 from model.sampling import USUAL
@@ -22,12 +22,6 @@ def server(tmp_path_factory):
     with serve(tmp_path_factory.mktemp("tabs"), ROOT / "artifacts", torch=False) as server:
         yield server
         assert server.complaints() == []
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -95,3 +95,9 @@ def test_it_warns_of_validation_text_that_is_trained_on(tmp_path: Path) -> None:
         "warning: 100% of the passages of the validation text stand in the training text too: "
         "the loss on it is too low; give another text with --valid"
     ) in dataset_report(made, replace(PRESETS["debug"], steps=50))
+
+
+def test_a_name_with_a_line_end_stays_on_its_line(tmp_path: Path) -> None:
+    made = prepare(write_stories(tmp_path / "a\nb.txt", 40), cache=tmp_path / "cache", progress=False)
+    lines = dataset_report(made, replace(PRESETS["debug"], steps=50))
+    assert lines[0].startswith("text: a b, cleaned as story: ") and not any("\n" in line for line in lines)

@@ -30,16 +30,13 @@ from train.writable import thinned
 LONGEST = 1_000_000  # symbols of a single sequence that are scored at most within MINUTE
 MINUTE = 60.0  # seconds for the final score, unless --final-stories gives a number
 
-
 T = TypeVar("T")
 
 
 def require_savable(run: Run) -> None:
     """Raises ValueError with the fix if the weights of a run would be too large for the file of an artifact."""
-    size, limit = (
-        sum(p.numel() for p in run.network.parameters()) * (2 if run.config.weights == "fp16" else 4),
-        FILES["model.safetensors"] - MIB,
-    )
+    size = sum(p.numel() for p in run.network.parameters()) * (2 if run.config.weights == "fp16" else 4)
+    limit = FILES["model.safetensors"] - MIB  # for the header
     if size > limit:
         fix = "give a lower --width or --layers" + ("" if run.config.weights == "fp16" else ", or --weights fp16")
         raise ValueError(f"the weights would take {size:,} bytes; at most {limit:,} can be saved: {fix}")

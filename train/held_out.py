@@ -21,7 +21,7 @@ from train.text.losses import LATIN, LITTLE, Losses, dropped, share_dropped
 from train.text.overlap import require_apart, share_found
 from train.text.reading import raw_texts
 from train.text.sources import held_out_files, listed
-from train.text.stories import has_stories, plain, squeezed, stories_of
+from train.text.stories import clean, has_stories, stories_of
 
 
 class HeldOut(NamedTuple):
@@ -98,6 +98,5 @@ def texts_of(files: list[Path], data: Mapping[str, Any], losses: Losses | None =
     for raw in raw_texts(files[0], whole=False):
         if losses:
             losses.count(raw, cleaning)
-        piece = plain(raw, cleaning)
-        pieces.append(squeezed(piece).strip(" \n") + "\n" if cleaning == "story" else piece)
+        pieces.append(clean(raw, cleaning, whole=False))
     return filter(str.strip, ["".join(pieces)])

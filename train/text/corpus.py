@@ -29,6 +29,7 @@ from train.text.streams import DIGESTS, STREAMS, Plan, Tally, write_stories, wri
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "name_of", "named", "prepare", "read_stories"]
 
+Data = str | Path | Sequence[str | Path]  # the name of a corpus, or one path or several
 Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
 CACHE = Path(".cache/corpus")
@@ -59,7 +60,7 @@ def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
 
 
 def prepare(
-    data: str | Path | Sequence[str | Path],
+    data: Data,
     *,
     valid: str | Path | None = None,
     cleaning: str = "auto",
@@ -101,13 +102,14 @@ def prepare(
         folder = cache / f"{plan.name[:40]}-{about['fingerprint']}"
         report = _cached(folder, about["fingerprint"], digest) or _build(plan, about, folder, progress)
         train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
-        digests = np.fromfile(folder / DIGESTS, np.uint64) if DIGESTS in report.pop("files") else np.empty(0, np.uint64)
+        digests = np.fromfile(folder / DIGESTS, np.uint64)
         vocab, name = Vocab(report.pop("vocabulary")), report["name"]
+        del report["files"]
         return Corpus(name=name, vocab=vocab, train=train, valid=valid, report=report, digests=digests, files=files)
 
 
 @contextmanager
-def _disk_errors_explained(data: str | Path | Sequence[str | Path], cache: Path) -> Iterator[None]:
+def _disk_errors_explained(data: Data, cache: Path) -> Iterator[None]:
     """Turns an error of the disk into a CorpusError that says how to fix it."""
     try:
         yield
@@ -130,7 +132,7 @@ def with_replay(text: Corpus, other: Corpus) -> Corpus:
 
 
 def _plan(
-    data: str | Path | Sequence[str | Path],
+    data: Data,
     valid: str | Path | None,
     cleaning: str,
     stories: int | None,
@@ -181,7 +183,7 @@ def _plan(
     return plan, str(found)
 
 
-def name_of(data: str | Path | Sequence[str | Path]) -> str:
+def name_of(data: Data) -> str:
     """The name of a corpus: its own, or that of its first file or folder and the number of the others."""
     if data in NAMES:
         return str(data)
@@ -201,7 +203,7 @@ def named(data: str | Sequence[str]) -> dict[str, str]:
     return {"name": utf8_safe(", ".join("/".join(Path(path).parts[-2:]) for path in paths))}
 
 
-def _shown(data: str | Path | Sequence[str | Path]) -> str:
+def _shown(data: Data) -> str:
     return str(data) if isinstance(data, str | Path) else ", ".join(map(str, data))
 
 

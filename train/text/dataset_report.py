@@ -10,6 +10,7 @@ from train.presets import TrainConfig
 from train.text.corpus import Corpus
 from train.text.encoded import symbol_counts
 from train.text.losses import LITTLE, dropped, share_dropped
+from train.writable import on_one_line
 
 SHOWN = 12  # characters that are listed with their counts
 FEW = 10_000  # characters: the loss of a smaller validation text says little
@@ -56,7 +57,7 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         changes.append(f"{report['train']['repeated_stories']:,} stories repeat an earlier one")
         changes.append(f"{report['train']['removed_as_in_validation']:,} removed (in the validation text)")
     lines.append("cleaning: " + ", ".join(changes))
-    return lines + [f"warning: {warning}" for warning in _warnings(text, config)]
+    return on_one_line(lines + [f"warning: {warning}" for warning in _warnings(text, config)])
 
 
 def _amount(part: dict[str, Any]) -> str:
@@ -96,10 +97,10 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
 def _warnings_of_losses(text: Corpus) -> list[str]:
     """Warnings of what cleaning took away, and of validation text that is trained on."""
     report, found = text.report, []
-    parts = {text.name: report["read"]["train"], "the validation text": report["read"]["validation"]}
+    parts = [(text.name, report["read"]["train"]), ("the validation text", report["read"]["validation"])]
     if replay := report.get("replay"):
-        parts[replay["name"]] = replay["read"]["train"]
-    for name, read in parts.items():
+        parts.append((replay["name"], replay["read"]["train"]))
+    for name, read in parts:
         if share_dropped(read) > LITTLE:
             found.append(f"{name}: {dropped(read)}; the model learns ASCII")
     read = report["read"]["train"]

@@ -37,20 +37,25 @@ def squeezed(text: str) -> str:
     return text
 
 
-def trimmed(text: str, cleaning: str) -> str:
-    """A plain story without the blanks and line ends around it. verbatim keeps the indentation of its first line."""
+def trimmed(text: str, cleaning: str, whole: bool = True) -> str:
+    """A plain story without the blanks and line ends around it. verbatim keeps the indentation of its first line.
+
+    If `whole` is false, the text is a piece of a single text: whole lines, which it stays.
+    """
+    if not whole:
+        return text.strip(" \n") + "\n" if cleaning == "story" else text
     return re.sub(r"\A(?: *\n)+", "", text).rstrip(" \n") if cleaning == "verbatim" else text.strip(" \n")
 
 
-def clean(text: str, cleaning: str) -> str:
-    """Cleans a raw story. Returns '' if nothing is left.
+def clean(text: str, cleaning: str, whole: bool = True) -> str:
+    """Cleans a raw story, or a piece of a single text. Returns '' if nothing is left.
 
     story: normalises it, and turns a run of blanks into one blank and a paragraph break into one newline.
     verbatim: normalises it, and keeps blanks and newlines.
     classic: drops characters outside ASCII, and turns each newline into a blank.
     """
     text = plain(text, cleaning)
-    return trimmed(squeezed(text) if cleaning == "story" else text, cleaning)
+    return trimmed(squeezed(text) if cleaning == "story" else text, cleaning, whole)
 
 
 def stories_of(files: Iterable[Path], cleaning: str = "story", losses: Losses | None = None) -> Iterator[str]:

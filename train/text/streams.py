@@ -204,11 +204,7 @@ def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[tuple[bytes,
                 losses.count_squeezed(indented, text)
             if plan.vocab:
                 text = _restricted(text, plan.vocab, losses)
-            if not plan.single:
-                text = trimmed(text, plan.cleaning)
-            elif plan.cleaning == "story":
-                text = text.strip(" \n") + "\n"  # a piece consists of whole lines
-            if text:
+            if text := trimmed(text, plan.cleaning, whole=not plan.single):
                 yield text.encode("ascii"), raw
             else:
                 losses.empty += 1
