@@ -27,7 +27,7 @@ test-space: .venv/dev.stamp  ## check that a Space builds from the pushed files 
 	$(BIN)/python -m pytest -rs tests/fresh $(ARGS)
 
 # With RECORD=1 the tests write their rows of docs/reliability.md.
-FAULTS := tests/test_fuzz.py tests/test_request_checks.py tests/test_fair_queue.py tests/test_untrusted.py
+FAULTS := tests/test_fuzz.py tests/test_request_checks.py tests/test_turns.py tests/test_untrusted.py
 torture: .venv/dev.stamp  ## random clicks on the page for half an hour, its speeds, and all faults in full
 	TORTURE=1 MONKEY_SECONDS=1800 FUZZ_REQUESTS=2000 $(BIN)/python -m pytest -rs -s -o faulthandler_timeout=3600 \
 	    tests/test_monkey.py $(FAULTS) tests/torture $(ARGS)

@@ -19,22 +19,16 @@ from page.address import TAKEN, check_environment, find_address
 ADDRESS = {name: os.environ.pop(name, "") for name in TAKEN}
 
 import gradio as gr
-from gradio.block_function import BlockFunction
 from starlette.middleware import Middleware
 
 from model.command import BAD_USE, Parser, path, run_command
 from page.answers import Answers
-from page.endpoints import Endpoints
-from page.fair_queue import FairQueue, trust_the_hub
-from page.gradio_fixes import CompleteOpenApi, EmptyMonitoringSummary, StopBeforeEventId, StopWithoutError
-from page.limits import Refusal
+from page.endpoints import PARAMETERS, Endpoints
+from page.gradio_fixes import answer_tools_in_json, functions
 from page.models import Models
 from page.request_checks import RequestChecks
-from page.slow_clients import end_stalled_connections
 from page.tabs import (
     HERE,
-    LOOKING,
-    TELLING,
     compare_tab,
     look_tab,
     open_and_keep,
@@ -43,33 +37,18 @@ from page.tabs import (
     training_tab,
 )
 from page.theme import STYLE, THEME, head, view
-from page.tools import serve_tools
+from page.turns import trust_proxies
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register
 
-WAITING = 32  # calls that may wait in the queue; more are refused
+CALLS = 64  # that Gradio passes on at the same time: more than `page.turns` lets wait and run
 SESSIONS = 100  # sessions whose form Gradio remembers, 0.1 MB each; this page needs none of it, so dropping one is safe
 
 
-class Page(gr.Blocks):
-    """Blocks that pass values to their functions as the client sent them.
-
-    Gradio's own checks of components and of files among the values answer `null` and log a traceback. The checks in
-    `page.limits` name the limit instead.
-    """
-
-    async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *_: object) -> list:
-        if block_fn.fn is None:
-            raise Refusal(f"/{block_fn.api_name} runs in the browser only: call /tell", "")
-        if len(inputs) != len(block_fn.inputs):
-            raise Refusal(f"/{block_fn.api_name} takes {len(block_fn.inputs)} values, not {len(inputs)}", "")
-        return inputs
-
-
-def build(models: Models) -> Page:
+def build(models: Models) -> gr.Blocks:
     """Builds the page for the models of a folder; `launch()` serves it."""
     answers = Answers(models)
-    with Page(title=ENGLISH["title"], analytics_enabled=False) as page:
+    with gr.Blocks(title=ENGLISH["title"], analytics_enabled=False) as page:
         view("heading")
         if models.storytellers:
             view("settings", elem_id="settings_button", padding=False)
@@ -97,18 +76,14 @@ def build(models: Models) -> Page:
             if troubles:
                 lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
                 gr.Textbox(lines, label=WORDS(label), interactive=False, max_lines=8, elem_id=label)
-    # Direct calls would bypass the queue, and with it the limit on stories told at once.
-    page.queue(api_open=False)
-    page._queue = FairQueue(page, WAITING)
-    return page
+    # `page.turns` decides who waits, and for how long. Direct calls would have no session, and so no listener.
+    return page.queue(api_open=False, default_concurrency_limit=None, max_size=CALLS)
 
 
 def api(endpoints: Endpoints) -> None:
     """Adds the endpoints that programs may call: the page documents them, and MCP offers them as tools."""
-    gr.api(endpoints.tell, api_name="tell", **TELLING)
-    gr.api(endpoints.score, api_name="score", **LOOKING)
-    gr.api(endpoints.next_characters, api_name="next_characters", **LOOKING)
-    gr.api(endpoints.models, api_name="models", **LOOKING)
+    for name in PARAMETERS:
+        gr.api(getattr(endpoints, name), api_name=name)
 
 
 def build_parser() -> Parser:
@@ -119,7 +94,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def launched(models: Models, host: str, port: int) -> Page:
+def launched(models: Models, host: str, port: int) -> gr.Blocks:
     """Builds the page and starts its server, which answers from then on. Raises OSError."""
     page = build(models)
     page.launch(
@@ -138,15 +113,8 @@ def launched(models: Models, host: str, port: int) -> Page:
         run_history=False,
         state_session_capacity=SESSIONS,
         footer_links=["api"],  # Gradio's settings link would reload the page in mid-story, and record the screen
-        app_kwargs={
-            "middleware": [
-                Middleware(RequestChecks, page),
-                Middleware(StopWithoutError),
-                Middleware(StopBeforeEventId, page),
-                Middleware(EmptyMonitoringSummary),
-                Middleware(CompleteOpenApi, page),
-            ]
-        },
+        max_threads=CALLS,
+        app_kwargs={"middleware": [Middleware(RequestChecks, models.turns, functions(page))]},
     )
     return page
 
@@ -160,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.exit(BAD_USE, f"error: {error}\n")
     register()
-    trust_the_hub()
+    trust_proxies()
     models = Models(artifacts)
     for name, reason in models.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
@@ -168,8 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         page = launched(models, host, port)
     except OSError as error:  # no room or no right to write, or another program was faster to take the port
         parser.exit(BAD_USE, f"error: the page cannot be served: {error}\n")
-    serve_tools(page)
-    end_stalled_connections(page.server)
+    answer_tools_in_json(page)
     threading.Thread(target=models.warm_up, daemon=True).start()
     page.block_thread()
 

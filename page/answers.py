@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import gradio as gr
+
 from model import TorchDecoder
 from page.endpoints import LIKELIEST, Endpoints, expected
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
-from page.models import HAS_TORCH, Models
+from page.models import HAS_TORCH, Models, check_prompt
 from page.scheduler import at_low_priority
-from page.telling import Telling, named, stream, stream_together
+from page.telling import Telling, in_turn, named, stream, stream_together
 from page.words import ENGLISH
 
 
@@ -21,7 +23,9 @@ class Answers:
     def __init__(self, models: Models) -> None:
         self.models, self.endpoints = models, Endpoints(models)
 
-    def go_on(self, model: object, story: object, prompt_length: object, *settings: object) -> Iterator[Telling]:
+    def go_on(
+        self, request: gr.Request | None, model: object, story: object, prompt_length: object, *settings: object
+    ) -> Iterator[Telling]:
         """Continues the story that the page shows. Its first `prompt_length` characters are the visitor's own."""
         storyteller = self.models.storyteller(model)
         sampling = check_sampling(*settings)
@@ -30,34 +34,52 @@ class Answers:
             raise Refusal(ENGLISH["refused_none"], "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
         parts = dict(shown=story[:cut], before=story[cut:])
-        yield from stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.models.scheduler, **parts)
+        told = stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.models.scheduler, **parts)
+        with self.models.turns.take("stories", request) as turn:
+            yield from in_turn(turn, told)
 
-    def compare(self, prompt: object, *settings: object) -> Iterator[list[Telling]]:
+    def stop(self, request: gr.Request) -> None:
+        """Ends the story of this page."""
+        self.models.turns.stop(kind="stories", session=request.session_hash)
+
+    def stop_comparing(self, request: gr.Request) -> None:
+        """Ends the comparison of this page."""
+        self.models.turns.stop(kind="comparisons", session=request.session_hash)
+
+    def compare(self, request: gr.Request | None, prompt: object, *settings: object) -> Iterator[list[Telling]]:
         """Tells the stories of all models at the same time, from one prompt and one seed."""
         sampling = check_sampling(*settings)
         storytellers = [self.models.storytellers[name] for name in self.models.side_by_side()]
-        yield from at_low_priority(stream_together(storytellers, check_text("prompt", prompt), sampling))
+        check_prompt(prompt, *storytellers)
+        with self.models.turns.take("comparisons", request) as turn:
+            yield from in_turn(turn, at_low_priority(stream_together(storytellers, prompt, sampling)))
 
-    def colours(self, model: object, text: object) -> dict[str, Any]:
+    def colours(self, request: gr.Request | None, model: object, text: object) -> dict[str, Any]:
         """The answer of `score`, with the bits of all characters in one string.
 
         Gradio copies a list number by number at each event: with thousands of numbers a click took 0.2 seconds.
         """
-        scored = self.endpoints.score(model, text)
+        scored = self.endpoints.score(model, text, request)
         return scored | {"bits": json.dumps(scored["bits"]), "dropped": named(scored["dropped"])}
 
-    def look(self, model: object, text: object, index: object, *settings: object) -> dict[str, Any]:
+    def look(
+        self, request: gr.Request | None, model: object, text: object, index: object, *settings: object
+    ) -> dict[str, Any]:
         """The likeliest characters at `index` of a scored text, and the character that the text has there, if any."""
         storyteller, sampling = self.models.storyteller(model), check_sampling(1, *settings, 0)
         text = check_text("text", text)
         index = check_whole("index", index, 0, len(text))
         before, after = (storyteller.vocab.fit(part)[0] for part in (text[:index], text[index:]))
-        rows = expected(storyteller, self.models.read(storyteller.name, before + after)[len(before)], sampling)
+        with self.models.turns.now("looks", request):
+            logits = self.models.read(storyteller.name, before + after)[len(before)]
+        rows = expected(storyteller, logits, sampling)
         here = text[index] if index < len(text) else None
         shown = [row for i, row in enumerate(rows) if i < LIKELIEST or row["character"] == here]
         return {"before": text[max(0, index - 20) : index], "here": here, "rows": shown}
 
-    def attention(self, model: object, text: object, index: object, layer: object, head: object) -> dict[str, Any]:
+    def attention(
+        self, request: gr.Request | None, model: object, text: object, index: object, layer: object, head: object
+    ) -> dict[str, Any]:
         """How much a head attends to each character before `index` of a text. Layers and heads count from 1."""
         storyteller = self.models.storyteller(model)
         if not HAS_TORCH:
@@ -68,7 +90,8 @@ class Answers:
         layer = check_whole("layer", layer, 1, config.layers * config.loops)
         head = check_whole("head", head, 1, config.heads)
         read = storyteller.prepare(text[:index])
-        weights = TorchDecoder(storyteller.network).attention(read.ids, layer - 1, head - 1)[-1]
+        with self.models.turns.now("looks", request):
+            weights = TorchDecoder(storyteller.network).attention(read.ids, layer - 1, head - 1)[-1]
         opened = len(read.ids) > len(read.text)  # the context still holds the mark that opens a story
         return {
             "text": read.text[read.cut :],

@@ -91,14 +91,13 @@ storyteller.visible = (character) => {
 new MutationObserver((changes) => {
   for (const node of changes.flatMap((change) => [...change.addedNodes])) {
     if (!(node instanceof HTMLElement)) continue;
-    if (node.matches("#story [data-testid=status-tracker] > .error")) storyteller.failed(); // whichever tab is open
     if (!node.className.includes("toast")) continue;
     const said = node.querySelector('.error[data-testid="toast-text"]')?.textContent.trim();
     const isHere = (it) => it.closest('[role="tabpanel"]')?.checkVisibility();
     const refusal = [...document.querySelectorAll(".refusal")].find(isHere);
     if (!said || !refusal) continue;
     const busy = said.startsWith("This application is currently busy");
-    refusal.textContent = busy ? storyteller.say("busy") : storyteller.refused(said);
+    refusal.textContent = busy ? storyteller.say("refused_busy") : storyteller.refused(said);
     node.querySelector('[data-testid="toast-close"]').click();
     const pressed = new AbortController(); // the first of the two removes both listeners
     for (const press of ["click", "keydown"]) { // not pointerdown: the button under the pointer would move away

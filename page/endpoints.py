@@ -1,8 +1,10 @@
 """What programs may call: /tell, /score, /next_characters, /models."""
 
 import math
+from inspect import signature
 from typing import Any
 
+import gradio as gr
 import numpy as np
 
 from model import Sampling, Storyteller
@@ -10,7 +12,7 @@ from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import Refusal, check_sampling, check_text, check_whole
 from page.models import EXAMPLES, Models
-from page.telling import figures
+from page.telling import figures, figures_line
 from page.words import ENGLISH
 
 LIKELIEST = 10  # next characters to show
@@ -38,7 +40,8 @@ class Endpoints:
         seed: int = -1,
         drafts: int = USUAL.drafts,
         beams: int = USUAL.beams,
-    ) -> tuple[str, str]:
+        request: gr.Request = None,
+    ) -> tuple[str, str, dict[str, Any]]:
         """Tells a story that begins with the prompt, in simple English, as for small children.
 
         Args:
@@ -54,14 +57,17 @@ class Endpoints:
             beams: How many versions of the story go on side by side until one is best, 1 to 4; each has its drafts.
 
         Returns:
-            The story so far with its prompt, and a line of figures: characters, characters per second, seed. A finished
-            story has one more line: whether the model ended it, or it reached its length.
+            The story so far with its prompt
+            the figures as text, which the next release leaves out
+            the figures: model, seed, characters (how many it wrote), per_second (how many of them in a second), ahead
+            (how many stories come first), running, stopped, ended (whether the model ended it), dropped (characters of
+            the prompt that the model does not know), kept (how many characters it read, if not all).
         """
         settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
-        for telling in self._models.telling(model, prompt, *settings):
-            yield telling["prompt"] + telling["text"], figures(telling)
+        for telling in self._models.telling(request, model, prompt, *settings):
+            yield telling["prompt"] + telling["text"], figures_line(telling), figures(telling)
 
-    def score(self, model: str = "", text: str = EXAMPLES[1]) -> dict[str, Any]:
+    def score(self, model: str = "", text: str = EXAMPLES[1], request: gr.Request = None) -> dict[str, Any]:
         """Says how well a model predicts a text, character by character.
 
         Args:
@@ -79,9 +85,10 @@ class Endpoints:
         storyteller = self._models.storyteller(model)
         characters, dropped = storyteller.vocab.fit(check_text("text", text))
         if not characters:
-            raise Refusal(ENGLISH["refused_letters"], "text")
+            raise Refusal(ENGLISH["refused_letters"].format(name="text"), "text")
         check_text("text", characters)  # normalising can lengthen a text: an ellipsis becomes three characters
-        said = log_softmax(self._models.read(storyteller.name, characters)[:-1])  # (T, V)
+        with self._models.turns.now("looks", request):
+            said = log_softmax(self._models.read(storyteller.name, characters)[:-1])  # (T, V)
         bits = -said[np.arange(len(said)), storyteller.vocab.encode(characters)] / math.log(2)
         return {
             "model": storyteller.name,
@@ -101,6 +108,7 @@ class Endpoints:
         top_p: float = USUAL.top_p,
         min_p: float = USUAL.min_p,
         count: int = LIKELIEST,
+        request: gr.Request = None,
     ) -> list[dict[str, Any]]:
         """Says which characters a model expects after a text, before and after the sampling settings are applied.
 
@@ -121,7 +129,9 @@ class Endpoints:
         storyteller = self._models.storyteller(model)
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
         count = check_whole("count", count, 1, 256)
-        logits = storyteller.decoder().feed(storyteller.prepare(check_text("prompt", prompt)).ids)
+        check_text("prompt", prompt)
+        with self._models.turns.now("looks", request):
+            logits = storyteller.decoder().feed(storyteller.prepare(prompt).ids)
         return expected(storyteller, logits, sampling)[:count]
 
     def models(self) -> list[dict[str, Any]]:
@@ -155,3 +165,10 @@ def expected(storyteller: Storyteller, logits: np.ndarray, sampling: Sampling) -
         {"character": storyteller.vocab.itos[i], "before": float(before[i]), "after": float(after[i])}
         for i in np.argsort(-before, kind="stable")
     ]
+
+
+# The parameters of each endpoint by name.
+PARAMETERS = {
+    endpoint.__name__: signature(endpoint).parameters.keys() - {"self", "request"}
+    for endpoint in (Endpoints.tell, Endpoints.score, Endpoints.next_characters, Endpoints.models)
+}

@@ -89,13 +89,13 @@ def in_place(answer: Callable) -> Callable[..., Iterator[tuple]]:
     The page can then show the refusal where the visitor is, mark the field, and keep the last answer.
     """
 
-    def answered(*inputs: object) -> Iterator[tuple]:
+    def answered(request: gr.Request, *inputs: object) -> Iterator[tuple]:
         try:
             if isgeneratorfunction(answer):
-                for value in answer(*inputs):
+                for value in answer(request, *inputs):
                     yield value, None
             else:
-                yield answer(*inputs), None
+                yield answer(request, *inputs), None
         except Refusal as refusal:
             yield gr.skip(), {"text": refusal.text, "field": refusal.field}
 

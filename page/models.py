@@ -8,12 +8,14 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 
 from model import Sampling, Storyteller, find
 from page.limits import Refusal, check_sampling, check_text
 from page.scheduler import Scheduler
-from page.telling import Telling, stream
+from page.telling import Telling, in_turn, stream
+from page.turns import Turns
 from page.words import ENGLISH
 
 READ = 8  # texts whose logits are cached, up to 4 MB each: looking at another character of one then costs nothing
@@ -36,7 +38,7 @@ class Models:
             if storyteller.open_graph() is None and not HAS_TORCH:
                 skipped[storyteller.name] = storyteller.warning or NEEDS_TORCH.format(name=storyteller.name)
         found = [storyteller for storyteller in found if storyteller.name not in skipped]
-        self.folder, self.scheduler = folder, Scheduler()
+        self.folder, self.scheduler, self.turns = folder, Scheduler(), Turns()
         self.read = lru_cache(READ)(self._read)
         self.storytellers = {storyteller.name: storyteller for storyteller in found}
         # Visitors can read the reasons, so these must not show where the folder is.
@@ -78,8 +80,19 @@ class Models:
         ids = [storyteller.vocab.start, *storyteller.vocab.encode(text)]
         return np.concatenate(list(storyteller.logits(ids)))
 
-    def telling(self, model: object, prompt: object, *settings: object) -> Iterator[Telling]:
+    def telling(
+        self, request: gr.Request | None, model: object, prompt: object, *settings: object
+    ) -> Iterator[Telling]:
         """Yields the story as it grows, with its figures. The parameters are those of /tell."""
         storyteller = self.storyteller(model)
         sampling = check_sampling(*settings)
-        yield from stream(storyteller, check_text("prompt", prompt), sampling, scheduler=self.scheduler)
+        check_prompt(prompt, storyteller)
+        with self.turns.take("stories", request) as turn:
+            yield from in_turn(turn, stream(storyteller, prompt, sampling, scheduler=self.scheduler))
+
+
+def check_prompt(prompt: object, *storytellers: Storyteller) -> None:
+    """Raises Refusal for a prompt of which no model knows a letter: each would tell a story of its own."""
+    written = check_text("prompt", prompt).strip()
+    if written and not any(storyteller.vocab.fit(written)[0].strip() for storyteller in storytellers):
+        raise Refusal(ENGLISH["refused_letters"].format(name="prompt"), "prompt")

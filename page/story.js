@@ -6,63 +6,32 @@ storyteller.follow = () => {
 };
 storyteller.pause = () => new Promise((done) => setTimeout(done, 50));
 
-// Gradio reports the end of a stopped story twice: from the story's stream, and when its request to stop is answered. A
-// report that comes after the next story has begun would end that one, so the next one waits for both. A story that was
-// still in the queue has one report only: hence the limit.
-storyteller.reports = 0;
-storyteller.expectReports = () => {
-  storyteller.reports = storyteller.telling ? 2 : 0;
-  storyteller.reportsUntil = performance.now() + 1000;
-};
-storyteller.over = () => {
-  storyteller.reports -= 1;
-  return storyteller.keep();
-};
-storyteller.stop = () => {
-  storyteller.expectReports();
-  return storyteller.keep();
+// A stop reaches only a story that the server has begun, so it waits for the first piece.
+storyteller.heard = async () => {
+  while (storyteller.telling && !storyteller.current?.running) await storyteller.pause();
 };
 
 // Stops the story that is being told, if any, and waits until it is in the history.
 storyteller.ended = async () => {
   if (storyteller.telling) document.querySelector("#stop").click();
   for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
-  while (storyteller.reports > 0 && performance.now() < storyteller.reportsUntil) await storyteller.pause();
 };
 
-// Begins a story with a new turn number, so that late events of the turn before do not change it.
-storyteller.turn = 0;
 storyteller.begin = async () => {
   await storyteller.ended();
-  storyteller.turn += 1;
   storyteller.telling = true;
   storyteller.continued = []; // the earlier steps
   storyteller.address(null);
 };
 
-storyteller.failed = () => {
-  storyteller.telling = false;
-  storyteller.coming = [];
-  storyteller.address(storyteller.current?.steps);
-};
-
-// Waits until Gradio's status of the story is gone: pieces that were on their way at a stop arrive before that.
-storyteller.settled = async () => {
-  for (let i = 0; i < 100; i++) {
-    await storyteller.pause();
-    if (!document.querySelector("[data-testid=status-tracker]:not(.hide, :has(> .error))")) return true;
-  }
-  return false;
-};
-
 // The settings that tell the story again. For a stopped story, the length is what was told of it.
-storyteller.steps = ({ steps, settings, running, written }) => {
-  const step = { ...settings, length: (running && written) || settings.length };
+storyteller.steps = ({ steps, settings, running, stopped, written }) => {
+  const step = { ...settings, length: ((running || stopped) && written) || settings.length };
   if (storyteller.continued.length) delete step.prompt; // the prompt is the story so far
   return steps ?? [...storyteller.continued, step];
 };
 
-// The story as it is kept. This runs for Stop, and again at the end.
+// The story as it is kept. One that still runs was broken off, by a reload or an error.
 storyteller.told = (telling) => {
   // A Continue that wrote nothing is not a step.
   const isStep = telling.written || !storyteller.continued.length;
@@ -78,15 +47,12 @@ storyteller.shelve = (telling) => {
   return all;
 };
 
-// The story is over: puts its link into the address bar, and the story into the history.
-storyteller.keep = async () => {
-  const { turn } = storyteller;
-  const over = await storyteller.settled();
-  if (!over || turn !== storyteller.turn) return [undefined, undefined]; // changes nothing
+// The story is over, or was refused: puts its link into the address bar, and the story into the history.
+storyteller.over = () => {
   storyteller.telling = false;
   const { current } = storyteller;
-  if (!current || current.running || current.steps) storyteller.coming = []; // refused or stopped
-  if (!current) return [null, undefined];
+  if (!current || current.running || current.stopped || current.steps) storyteller.coming = []; // no link goes on
+  if (!current || storyteller.clearing) return [null, undefined];
   const telling = storyteller.told(current);
   storyteller.address(telling.steps);
   return [telling, storyteller.shelve(telling)];
@@ -94,24 +60,13 @@ storyteller.keep = async () => {
 
 storyteller.forget = () => {
   storyteller.history.write([]);
-  return [[]];
+  return [[]]; // Gradio reads an array as the list of outputs
 };
-
-// Gradio reads an array as the list of outputs, even where there is only one. So an output that is itself an array stands
-// in another array.
-storyteller.halt = async () => {
-  await storyteller.settled();
-  return [storyteller.compared.map((telling) => telling && storyteller.halted(telling))];
-};
-storyteller.halted = ({ running, stopped, ...telling }) => ({ ...telling, running: false, stopped: running || stopped });
 
 storyteller.clear = async () => {
-  storyteller.expectReports();
-  storyteller.turn += 1; // so that `keep` does not store the story
-  storyteller.telling = false;
-  storyteller.coming = [];
-  await storyteller.settled();
-  storyteller.current = null; // a late end of the story would store it otherwise
+  storyteller.clearing = true;
+  await storyteller.ended();
+  storyteller.clearing = false;
   storyteller.address(null);
   return ["", null, null];
 };
@@ -154,8 +109,6 @@ storyteller.edit = (prompt) => {
   return [written, end === whole ? null : { text: storyteller.say("edit_end", { limit }) }];
 };
 
-storyteller.without = () => ({ text: storyteller.say("no_story_yet"), field: "prompt" });
-
 // Puts a text into the clipboard, and returns whether it is there. On plain http, or in a frame without the permission, a
 // page may not write there, but it may copy what is selected.
 storyteller.toClipboard = async (text) => {
@@ -177,7 +130,6 @@ storyteller.toClipboard = async (text) => {
 };
 
 storyteller.copy = async () => {
-  if (!storyteller.current) return storyteller.without();
   const button = document.querySelector("#copy");
   const done = (await storyteller.toClipboard(storyteller.whole(storyteller.current))) ? "copied" : "not_copied";
   button.textContent = storyteller.say(done);
@@ -188,7 +140,6 @@ storyteller.copy = async () => {
 
 storyteller.download = () => {
   const telling = storyteller.current;
-  if (!telling) return storyteller.without();
   const [{ prompt, ...settings }, ...more] = storyteller.steps(telling);
   const written = (step, mark, between) => Object.entries(step).map((pair) => pair.join(mark)).join(between);
   const lines = [written(settings, ": ", "\n"), `prompt: ${JSON.stringify(prompt)}`];

@@ -11,16 +11,11 @@ from model.sampling import USUAL
 from page.answers import Answers
 from page.limits import MAX_LENGTH, in_place
 from page.models import HAS_TORCH, Models
-from page.scheduler import STORIES
 from page.theme import view
 from page.words import WORDS
 
-LOOKS_AT_ONCE = 2  # calls of "Look inside" at the same time: each takes a fraction of a second
-
 HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
-TELLING = dict(concurrency_limit=STORIES, concurrency_id="stories")
-COMPARING = dict(concurrency_limit=1, concurrency_id="comparisons")  # each tells a story with every model
-LOOKING = dict(concurrency_limit=LOOKS_AT_ONCE, concurrency_id="looks")
+ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, where `page.limits` checks the values
 # What a reload must not lose, by elem_id; `page/visit.js` checks the values.
 KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories", "scale"}
 
@@ -79,26 +74,27 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
     story = view("story", elem_id="story")
     with gr.Row(elem_classes="buttons"):
         go_on, another, edit, copy, download = (
-            gr.Button(WORDS(name), size="sm", min_width=80, elem_id=name)
-            for name in ("go_on", "another", "edit", "copy", "download")
+            gr.Button(WORDS(name), size="sm", min_width=80, elem_id=name, interactive=name == "another")
+            for name in ("go_on", "another", "edit", "copy", "download")  # a story makes the others active
         )
     with gr.Accordion(WORDS("history"), open=False):
         history = view("history", [], elem_id="history")
         forget = gr.Button(WORDS("forget"), size="sm")
 
-    tellings = tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on))
-    gr.on([stop.click, clear.click], cancels=tellings, **HERE)
-    kept = dict(outputs=[story, history], **HERE)
-    for over in tellings:
-        over.then(js="storyteller.over", **kept).then(js="storyteller.follow", **HERE)
-    stop.click(js="storyteller.stop", **kept)
+    kept = dict(js="storyteller.over", outputs=[story, history], **HERE)
+    for told in tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on)):
+        told.then(**kept).then(js="storyteller.follow", **HERE)
+        told.failure(**kept)
+    stop.click(answers.stop, js="storyteller.heard", **ASKED)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
     forget.click(js="storyteller.forget", outputs=history, **HERE)
     history.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
     edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", outputs=refusal, **HERE)
     download.click(js="storyteller.download", outputs=refusal, **HERE)
-    examples.select(js="() => storyteller.example", outputs=prompt, **HERE)
+    examples.select(js="() => storyteller.example", outputs=prompt, **HERE).then(
+        js="() => document.querySelector('#tell').click()", **HERE
+    )
     settings.model.change(js="name => name", inputs=settings.model, outputs=examples, **HERE)
     return story
 
@@ -115,14 +111,13 @@ def tell_events(
     tell, another, go_on = buttons
     # A story begins only when any other has ended, for example by Stop. A browser runs the listeners of a button one
     # after the other, each to its end. So the listener only waits for that end, and the story follows it with `then`.
-    shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, api_visibility="private")
+    shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, **ASKED)
     begin = dict(js="storyteller.begin", **HERE)
     told = gr.on([tell.click, prompt.submit], **begin).then(
         in_place(answers.models.telling),
         [settings.model, prompt, *settings[1:]],
         api_name="tell_here",
         **shown,
-        **TELLING,
     )
     retold = another.click(**begin).then(
         in_place(answers.models.telling),
@@ -130,7 +125,6 @@ def tell_events(
         js="storyteller.another",
         api_name="tell_another",
         **shown,
-        **TELLING,
     )
     continued = go_on.click(**begin).then(
         in_place(answers.go_on),
@@ -138,7 +132,6 @@ def tell_events(
         js="storyteller.continuing",
         api_name="go_on",
         **shown,
-        **TELLING,
     )
     return [told, retold, continued]
 
@@ -155,7 +148,7 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
     if HAS_TORCH:
         attention_part(answers, settings, colours, refusal)
 
-    private = dict(show_progress="hidden", api_visibility="private", **LOOKING)
+    private = dict(show_progress="hidden", **ASKED)
     look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
         in_place(answers.colours),
         [settings.model, text],
@@ -197,8 +190,7 @@ def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refus
             [attention, refusal],
             js="storyteller.attending",
             api_name="attention_here",
-            api_visibility="private",
-            **LOOKING,
+            **ASKED,
         )
         gr.on([colours.select, layer.change, head.change], js="storyteller.attendAgain", **HERE)
         colours.change(js="() => null", outputs=attention, **HERE)  # it belonged to another text
@@ -225,18 +217,16 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
         stop = gr.Button(WORDS("compare_stop"), elem_classes="stop", elem_id="compare_stop")
     described = {each["name"]: each for each in answers.endpoints.models()}
     stories = view("stories", models=[described[name] for name in models.side_by_side()], elem_id="stories")
-    told = gr.on([compare.click, prompt.submit], **HERE).then(
+    gr.on([compare.click, prompt.submit], **HERE).then(
         in_place(answers.compare),
         [prompt, *settings[1:]],
         [stories, refusal],
         show_progress="minimal",
         show_progress_on=stories,
         api_name="compare",
-        api_visibility="private",
-        **COMPARING,
+        **ASKED,
     )
-    stop.click(cancels=told, **HERE)
-    stop.click(js="storyteller.halt", outputs=stories, **HERE)
+    stop.click(answers.stop_comparing, **ASKED)
 
 
 def training_tab(models: Models) -> None:

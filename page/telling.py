@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from typing import TypedDict
+from itertools import chain
+from typing import TypedDict, TypeVar
 
 from model import Sampling, Storyteller
 from model.sampling import SETTINGS
 from model.teller import story_pieces
 from page.scheduler import Scheduler, grouped
+from page.turns import Turn
 from page.words import ENGLISH
 
 
@@ -22,10 +24,15 @@ class Telling(TypedDict):
     settings: dict[str, object]  # model, prompt, length, ..., seed: these tell the same story again
     written: int  # characters that the model wrote in this telling
     speed: float  # characters per second
+    ahead: int  # calls that come before this one; 0 once it is told
     running: bool
+    stopped: bool  # the visitor stopped it
     ended: bool  # the model closed the story by itself
     dropped: list[str]  # characters of the prompt that the model does not know
     kept: int | None  # how many characters the model read, where the text is longer than its context
+
+
+Told = TypeVar("Told", Telling, list[Telling])
 
 
 def stream(
@@ -37,7 +44,7 @@ def stream(
     shown: str | None = None,
     before: str = "",
 ) -> Iterator[Telling]:
-    """Yields the story as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
+    """Yields the story before it begins, as it grows, at most every `PIECE_SECONDS`, and once more when it is over.
 
     The `scheduler` tells it together with other readers' stories; without one, this thread tells it. The story begins
     with `shown` (None: the characters of the prompt that the model knows) and `before`, which a model wrote earlier.
@@ -50,11 +57,14 @@ def stream(
         settings=dict(model=storyteller.name, prompt=prompt, **{name: getattr(sampling, name) for name in SETTINGS}),
         written=0,
         speed=0.0,
+        ahead=0,
         running=True,
+        stopped=False,
         ended=False,
         dropped=named(read.dropped),
         kept=len(read.text) - read.cut if read.cut else None,
     )
+    yield telling.copy()
     started = time.monotonic()
     with ExitStack() as stack:
         if scheduler is None:
@@ -62,22 +72,23 @@ def stream(
         else:
             pieces = stack.enter_context(closing(scheduler.tell(storyteller, teller)))
         for piece in pieces:
-            _grow(telling, piece, time.monotonic() - started)
+            telling["text"] += piece
+            telling["written"] += len(piece)
+            telling["speed"] = telling["written"] / max(time.monotonic() - started, 1e-3)
             yield telling.copy()
     yield telling | Telling(running=False, ended=teller.ended)
 
 
 def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: Sampling) -> Iterator[list[Telling]]:
     """Yields the stories of all models, which take turns. The speed of a story counts only its own turns."""
-    streams, tellings = [], []
     with ExitStack() as stack:
-        for storyteller in storytellers:
-            streams.append(stack.enter_context(closing(stream(storyteller, prompt, sampling))))
-            tellings.append(None)
+        streams = [stack.enter_context(closing(stream(each, prompt, sampling))) for each in storytellers]
+        tellings = [next(each) for each in streams]
+        yield list(tellings)
         seconds = [0.0] * len(streams)
-        while any(telling is None or telling["running"] for telling in tellings):
+        while any(telling["running"] for telling in tellings):
             for i, each in enumerate(streams):
-                if tellings[i] is None or tellings[i]["running"]:
+                if tellings[i]["running"]:
                     started = time.monotonic()
                     tellings[i] = next(each)
                     seconds[i] += time.monotonic() - started
@@ -85,13 +96,40 @@ def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: 
             yield list(tellings)
 
 
+def in_turn(turn: Turn, told: Iterator[Told]) -> Iterator[Told]:
+    """Yields what `told` yields, once it is its turn, and before that how many calls come first. Ends it at a stop."""
+    with closing(told):
+        first = next(told)
+        while ahead := turn.wait():
+            yield _marked(first, ahead=ahead)
+        for latest in chain([first], told):
+            if turn.stopped:
+                yield _marked(latest, running=False, stopped=True)
+                return
+            yield latest
+
+
+def _marked(told: Told, **changes: object) -> Told:
+    """The same, changed in every story that is not over."""
+    if isinstance(told, list):
+        return [_marked(telling, **changes) for telling in told]
+    return told | changes if told["running"] else told
+
+
 def named(characters: Iterable[str]) -> list[str]:
     """The characters in visible form."""
     return [each if each.isprintable() else f"U+{ord(each):04X}" for each in characters]
 
 
-def figures(telling: Telling) -> str:
-    """The lines about a story, in English, for programs that call the endpoint."""
+def figures(telling: Telling) -> dict[str, object]:
+    """What the endpoint says about a story."""
+    model, seed = (telling["settings"][name] for name in ("model", "seed"))
+    said = {name: telling[name] for name in ("ahead", "running", "stopped", "ended", "dropped", "kept")}
+    return dict(model=model, seed=seed, characters=telling["written"], per_second=round(telling["speed"])) | said
+
+
+def figures_line(telling: Telling) -> str:
+    """The same as lines of English text."""
     seed = telling["settings"]["seed"]
     lines = [ENGLISH["figures"].format(written=f"{telling['written']:,}", speed=f"{telling['speed']:,.0f}", seed=seed)]
     if not telling["running"]:
@@ -101,9 +139,3 @@ def figures(telling: Telling) -> str:
     if telling["kept"] is not None:
         lines.append(ENGLISH["kept"].format(kept=f"{telling['kept']:,}"))
     return "\n".join(lines)
-
-
-def _grow(telling: Telling, piece: str, seconds: float) -> None:
-    telling["text"] += piece
-    telling["written"] += len(piece)
-    telling["speed"] = telling["written"] / max(seconds, 1e-3)

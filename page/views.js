@@ -76,9 +76,11 @@
     });
   };
 
-  function aboutLines(telling) {
-    const figures = { written: number(telling.written), speed: number(telling.speed), seed: telling.settings.seed };
-    const lines = [say("figures", figures)];
+  // The figures of a story, with those of its earlier steps.
+  function aboutLines(telling, earlier = []) {
+    const seed = [...earlier, telling.settings].map(({ seed }) => seed).join(", ");
+    const lines = [say("figures", { written: number(telling.text.length), speed: number(telling.speed), seed })];
+    if (telling.ahead) lines.push(say("ahead", { count: number(telling.ahead) }));
     const { drafts, beams } = telling.settings;
     if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
     if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
@@ -103,7 +105,12 @@
       article.classList.toggle("weighing", Boolean(telling?.running) && telling.settings.drafts * telling.settings.beams > 1);
       given.textContent = telling ? telling.prompt : "";
       told.textContent = telling ? telling.text : say("no_story");
-      about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
+      const earlier = telling?.steps?.slice(0, -1) ?? storyteller.continued;
+      about.replaceChildren(...(telling ? aboutLines(telling, earlier).map((line) => make("p", {}, line)) : []));
+      for (const name of ["go_on", "edit", "copy", "download"]) {
+        const button = document.querySelector(`#${name}`);
+        if (button) button.disabled = !telling;
+      }
       if (telling?.running) storyteller.announce("");
       else if (telling && wasRunning && !telling.stopped) storyteller.announce(say("finished"));
       wasRunning = Boolean(telling?.running);

@@ -81,7 +81,7 @@ storyteller.save = () => {
   const { story, stories } = visit.values;
   const over = { ...visit.values };
   if (story) over.story = storyteller.told(story);
-  if (stories) over.stories = stories.filter(Boolean).map(storyteller.halted); // some may not have begun
+  if (stories) over.stories = stories.map((it) => ({ ...it, running: false, stopped: it.running || it.stopped }));
   const running = Boolean(story?.running);
   kept.write({ ...visit, values: over, running, index: storyteller.index ?? storyteller.reopened });
 };

@@ -120,7 +120,7 @@ async def use_tools(url: str) -> tuple[dict, dict]:
             steps.append(message)
 
         answers["progress"] = await session.call_tool("tell", calls["tell"], progress_callback=progressed)
-        assert steps and steps[-1] == "running"
+        assert "Processing" in steps
     return tools, answers
 
 
@@ -134,8 +134,8 @@ def test_the_same_as_mcp_tools(server, client):
     texts = {name: "\n".join(part.text for part in answer.content) for name, answer in answers.items()}
     told = client.predict("", "Once", 40, seed=7, api_name="/tell")
     for name in ("tell", "progress"):
-        story, figures = (part.text for part in answers[name].content)
-        assert story == told[0] and "seed 7" in figures
+        story, lines, figures = (part.text for part in answers[name].content)
+        assert story == told[0] and "seed 7" in lines and json.loads(figures)["seed"] == 7
     assert json.loads(texts["score"]) == client.predict("ending", "Tom ran.", api_name="/score")
     likeliest = client.predict("ending", "Tom", count=2, api_name="/next_characters")
     assert json.loads(texts["next_characters"]) == likeliest and len(likeliest) == 2

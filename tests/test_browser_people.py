@@ -540,19 +540,3 @@ def test_a_history_that_is_forgotten_stays_so(desktop):
     desktop.page.reload()
     expect(desktop.story).to_have_text(told)
     assert desktop.page.evaluate("storyteller.history.read()") == []
-
-
-def test_a_late_report_of_a_stopped_story_does_not_end_the_next(desktop):
-    """Gradio reports the end of a stopped story once more when its last request is answered, and then forgets which
-    story of this kind is running: Stop would do nothing."""
-    tell_long(desktop, "A cat")
-    desktop.page.route("**/reset", lambda route: (desktop.page.wait_for_timeout(400), route.continue_()))
-    desktop.prompt.fill("A dog")
-    with desktop.page.expect_response("**/reset"):
-        desktop.press("Tell")
-    desktop.wait_for_longer("A dog")
-    desktop.page.wait_for_timeout(300)
-    assert desktop.page.evaluate("storyteller.telling") and desktop.page.evaluate("location.hash") == ""
-    desktop.press("Stop")
-    stopped = desktop.wait_until_told()
-    assert stopped.startswith("A dog") and len(stopped) < 4000

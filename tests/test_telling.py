@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from model import Sampling
-from page.telling import figures, stream, stream_together
+from page.telling import figures_line, stream, stream_together
 from page.words import ENGLISH
 
 
@@ -25,9 +25,11 @@ def test_a_story_grows_to_what_the_model_tells(storyteller):
     assert over["ended"] == (len(told) < 300)
     settings = dict(model=storyteller.name, prompt="Tom", length=300, temperature=0.8, top_k=0, top_p=1.0, min_p=0.0)
     assert over["settings"] == settings | {"seed": 3, "drafts": 1, "beams": 1}
-    assert figures(over).startswith(f"{len(told)} characters · ") and figures(over).splitlines()[0].endswith("seed 3")
-    assert figures(over).splitlines()[1] == ENGLISH["ended" if over["ended"] else "limit"]
-    assert ENGLISH["ended"] not in figures(tellings[0]) and ENGLISH["limit"] not in figures(tellings[0])
+    assert figures_line(over).startswith(f"{len(told)} characters · ") and figures_line(over).splitlines()[0].endswith(
+        "seed 3"
+    )
+    assert figures_line(over).splitlines()[1] == ENGLISH["ended" if over["ended"] else "limit"]
+    assert ENGLISH["ended"] not in figures_line(tellings[0]) and ENGLISH["limit"] not in figures_line(tellings[0])
 
 
 def test_drafts_come_by_sentences_and_are_announced_before_the_first(storyteller):
@@ -58,4 +60,4 @@ def test_dropped_and_unread_text_is_named(storyteller):
     assert telling["kept"] == storyteller.config.context == 32
     drafts = last(stream(storyteller, "a" * 42, Sampling(length=1, seed=1, drafts=2)))
     assert drafts["kept"] == 17, "half of the context must be left for a sentence"
-    assert "☃ U+0007" in figures(telling) and "the last 32 characters" in figures(telling)
+    assert "☃ U+0007" in figures_line(telling) and "the last 32 characters" in figures_line(telling)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from serving import Server
 
 from model.sampling import SETTINGS, Sampling
-from page.fair_queue import WAIT_SECONDS
+from page.turns import WAIT_SECONDS
 
 PROMPT = "Once upon a time there was an "  # 30 characters
 PLAIN = Sampling(temperature=0.8)  # one draft

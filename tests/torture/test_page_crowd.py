@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from serving import ROOT, Server, save_tiny, serve
 
-from page.fair_queue import WAIT_SECONDS
 from page.scheduler import STORIES
+from page.turns import WAIT_SECONDS
 from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record
 
 CLIENTS, SECONDS, LENGTH = (64, 60, 600) if FULL else (44, 1, 40)
 ABANDONED = 1_000 if FULL else 24
 PROMPT = "Tom"
-FULL_QUEUE = "Queue is full. Max size is 32 and size is 32."
+FULL_QUEUE = "The queue is full, because many people are asking at once: try again in a minute."
 
 
 @pytest.fixture(scope="module")

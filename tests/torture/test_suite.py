@@ -19,7 +19,7 @@ SUITE = [
     "corpus",
     "decoder",
     "export",
-    "fair_queue",
+    "turns",
     "fuzz",
     "hub",
     "imports",
