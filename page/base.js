@@ -135,27 +135,21 @@ storyteller.isTaken = (event) =>
   event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
 
 // What Escape closes: lists, menus, dialogs, popovers, full screen. Closed ones are not visible. A text with shades is a
-// list that stays.
+// list that stays. Extensions and web components have their elements in shadow trees, and take their own keys.
 const OPEN = `dialog[open], [role="dialog"], [role="alertdialog"], [role="menu"], .options, .block.fullscreen,
   .overflow-dropdown:not(.hide), [role="combobox"][aria-expanded="true"], [aria-haspopup][aria-expanded="true"],
   [popover]:not([popover="manual"]), [role="listbox"]:not(.colours)`;
-
-// The document, and the shadow trees in it, where extensions and web components have their elements.
-const trees = (root) => {
-  const more = [...root.querySelectorAll("*")].filter(({ shadowRoot }) => shadowRoot);
-  return [root, ...more.flatMap(({ shadowRoot }) => trees(shadowRoot))];
-};
-const isOpen = () => trees(document).some((tree) => [...tree.querySelectorAll(OPEN)].some((it) => it.checkVisibility()));
-
+const isOpen = (root) =>
+  [...root.querySelectorAll("*")].some(
+    (it) => (it.matches(OPEN) && it.checkVisibility()) || (it.shadowRoot && isOpen(it.shadowRoot)),
+  );
 let isTheirs = false;
 window.addEventListener(
   "keydown",
   (event) => {
-    if (event.key !== "Escape") return;
-    const [origin] = event.composedPath();
-    const isInShadow = origin !== event.target; // whoever made the shadow tree also takes its keys
     const isClearing = event.target.type === "search" && event.target.value !== "";
-    isTheirs = isInShadow || isClearing || document.fullscreenElement !== null || isOpen();
+    const isInShadow = event.composedPath()[0] !== event.target;
+    isTheirs = event.key === "Escape" && (isInShadow || isClearing || document.fullscreenElement || isOpen(document));
   },
   true, // capture: before anything closes
 );

@@ -10,7 +10,7 @@ from inspect import isgeneratorfunction
 import gradio as gr
 
 from model import Sampling
-from model.sampling import short_repr
+from model.sampling import SETTINGS, short_repr
 from page.words import ENGLISH
 
 MAX_LENGTH = 4_000  # characters that Tell or Continue adds at most
@@ -50,30 +50,14 @@ def check_whole(name: str, value: object, least: int, most: int) -> int:
     return value
 
 
-def check_sampling(
-    length: object,
-    temperature: object,
-    top_k: object,
-    top_p: object,
-    min_p: object,
-    seed: object,
-    drafts: object = 1,
-    beams: object = 1,
-) -> Sampling:
-    """Checks the settings, which may be any JSON values. Draws a seed where none is given. Raises Refusal."""
-    length = check_whole("length", length, 1, MAX_LENGTH)
-    seed = None if seed is None else check_whole("seed", seed, -1, MAX_SEED)
+def check_sampling(*values: object) -> Sampling:
+    """Checks settings in the order of `SETTINGS`, which may be any JSON values. Draws a seed for -1. Raises Refusal."""
+    given = {name: whole(value) for name, value in zip(SETTINGS, values, strict=False)}
+    check_whole("length", given["length"], 1, MAX_LENGTH)
+    if given["seed"] is not None and check_whole("seed", given["seed"], -1, MAX_SEED) == -1:
+        given["seed"] = None
     try:
-        return Sampling(
-            length=length,
-            temperature=temperature,
-            top_k=whole(top_k),
-            top_p=top_p,
-            min_p=min_p,
-            seed=None if seed == -1 else seed,
-            drafts=whole(drafts),
-            beams=whole(beams),
-        ).seeded()
+        return Sampling(**given).seeded()
     except ValueError as error:
         raise Refusal(str(error), str(error).split(" ")[0]) from None
 

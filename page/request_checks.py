@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator
 from contextlib import AsyncExitStack, contextmanager
 
 from anyio.to_thread import current_default_thread_limiter
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import MutableHeaders, QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,8 +27,7 @@ from page.turns import CALL, Turns, visitor
 MAX_BODY = 2**20  # bytes: twice the longest story that can be continued, with every character escaped
 BODY_SECONDS = 20  # longest time for a body to arrive
 SEND_SECONDS = 60  # longest time for a client to read what was sent
-MAX_OPEN = 256  # requests of one visitor at the same time; an open page has two
-MAX_TOOLS = 16  # tool calls of one visitor at the same time
+MAX_OPEN, MAX_TOOLS = 256, 16  # requests and tool calls of one visitor at the same time; an open page has two
 THREADS = 200  # Gradio holds one for each tool call: more than can wait or run
 API = "/gradio_api"
 TOOLS = f"{API}/mcp"
@@ -38,9 +37,9 @@ READ = {
     *(f"{API}/{name}" for name in ("queue/status", "user", "login_check")),
 }
 READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
-WRITE = {f"{API}/{name}" for name in ("queue/join", "cancel", "reset")}
-WRITE |= {f"{API}/call/{name}" for name in PARAMETERS}
-BY_NAME = {f"{API}/call/v2/{name}": names for name, names in PARAMETERS.items()}  # with values by name, not in a list
+CALLS = {f"{API}/call/{name}": names for name, names in PARAMETERS.items()}  # their values are a list
+CALLS_BY_NAME = {f"{API}/call/v2/{name}": names for name, names in PARAMETERS.items()}
+WRITE = {f"{API}/{name}" for name in ("queue/join", "cancel", "reset")} | CALLS.keys() | CALLS_BY_NAME.keys()
 SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)  # Gradio puts it into names of tasks, and splits these names again
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -55,10 +54,7 @@ STREAM_HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
 
 
 class Refused(Exception):
-    """Refuses a request, with an HTTP status and one line.
-
-    The status is never 422: for that status Gradio's clients expect an answer of Gradio's own checks of components.
-    """
+    """Refuses a request with an HTTP status and one line. Not with 422: that has a meaning for Gradio's clients."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -66,7 +62,10 @@ class Refused(Exception):
 
 
 class RequestChecks:
-    """ASGI middleware: refuses a request that the page does not serve, or that is too large, too slow or too many."""
+    """ASGI middleware: refuses a request that the page does not serve, or that is too large, too slow or too many.
+
+    `functions` are the numbers of the page's functions, which Gradio looks up.
+    """
 
     def __init__(self, app: ASGIApp, turns: Turns, functions: Container[object]) -> None:
         self.app, self.turns, self.functions = app, turns, functions
@@ -88,25 +87,15 @@ class RequestChecks:
             async with asyncio.timeout(SEND_SECONDS):  # a client that does not read ends here
                 await send(message)
 
-        who, path, session = visitor(Request(scope)), scope["path"].rstrip("/") or "/", listener(scope)
+        session = listener(scope)
         try:
             async with AsyncExitStack() as stack:
-                stack.enter_context(self._counted("requests", who, MAX_OPEN))
-                if path == TOOLS or path.startswith(f"{TOOLS}/"):
-                    check_tools(scope["method"])
-                    stack.enter_context(self._counted("tool calls", who, MAX_TOOLS))
-                    stack.enter_context(self._tool_call(scope))
-                else:
-                    check_path(scope["method"], path, scope["query_string"])
-                    if path == f"{API}/cancel":
-                        await stack.enter_async_context(self.cancelling)
-                    if path in (f"{API}/info", f"{API}/openapi.json"):
-                        forget_address(scope)
-                    if session is not None:
-                        stack.enter_context(self.turns.listen(session))
+                await self._admit(scope, stack)
+                if session is not None:
+                    stack.enter_context(self.turns.listen(session))
                 if scope["method"] == "POST":
-                    body = await read_body(scope, receive)
-                    self._check_call(path, parsed(body))
+                    body = await read_body(receive)
+                    self._check_call(scope["path"].rstrip("/"), parsed(body))
                     receive = again(body, receive)
                 await self.app(scope, receive, sent)
         except Refused as refused:
@@ -118,6 +107,26 @@ class RequestChecks:
                 raise
             # Gradio has sent that the session is unknown, and then raises an error, which would cut the stream off.
             await sent({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _admit(self, scope: Scope, stack: AsyncExitStack) -> None:
+        """Counts the request until the stack closes, and checks its address. Raises Refused."""
+        who, method, path = visitor(Request(scope)), scope["method"], scope["path"].rstrip("/") or "/"
+        stack.enter_context(self._counted("requests", who, MAX_OPEN))
+        if path == TOOLS or path.startswith(f"{TOOLS}/"):
+            if method == "HEAD":  # Gradio would begin a stream without end
+                raise Refused(405, "HEAD is not supported here: use GET")
+            stack.enter_context(self._counted("tool calls", who, MAX_TOOLS))
+            stack.enter_context(self._tool_call(scope))
+            return
+        read, write = path in READ or path.startswith(READ_BELOW), path in WRITE
+        known = {"GET": read, "HEAD": read, "POST": write, "OPTIONS": read or write}.get(method)
+        usual = path.isprintable() and all(len(part.encode()) < 256 for part in path.split("/"))  # as names of files
+        if not (known and usual) or "page" in QueryParams(scope["query_string"]):
+            raise Refused(404, "there is nothing here")
+        if path == f"{API}/cancel":
+            await stack.enter_async_context(self.cancelling)
+        if path in (f"{API}/info", f"{API}/openapi.json"):
+            forget_address(scope)
 
     @contextmanager
     def _counted(self, what: str, who: str | None, most: int) -> Iterator[None]:
@@ -148,26 +157,19 @@ class RequestChecks:
             self.turns.stop(call=call)
 
     def _check_call(self, path: str, asked: dict[str, object]) -> None:
-        """Checks the names in a call by which Gradio looks something up. Raises Refused."""
-        session = asked.get("session_hash")
-        if path in BY_NAME:
-            if asked.keys() - BY_NAME[path]:
-                known = ", ".join(sorted(BY_NAME[path])) or "none"
-                raise Refused(400, f"a value is no parameter of the endpoint: these are {known}")
+        """Checks what Gradio looks up or counts, and fails on. Raises Refused."""
+        session, values, function = (asked.get(name) for name in ("session_hash", "data", "fn_index"))
+        if path in CALLS_BY_NAME:
+            if unknown := asked.keys() - CALLS_BY_NAME[path]:
+                raise Refused(400, f"a value is no parameter of the endpoint: {min(unknown)[:100]}")
+        elif path in CALLS and session is not None:
+            raise Refused(400, "session_hash has no use here: every call is a session of its own")
+        elif path in CALLS and isinstance(values, list) and len(values) != len(CALLS[path]):
+            raise Refused(400, f"data must have {len(CALLS[path])} values here, not {len(values)}")
         elif session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
             raise Refused(400, "session_hash must be 1 to 100 letters, digits, _ or -")
-        elif session is not None and path.startswith(f"{API}/call/"):
-            raise Refused(400, "session_hash has no use here: every call is a session of its own")
-        elif path in WRITE and path.startswith(f"{API}/call/"):
-            name = path.rsplit("/", 1)[1]
-            given, needed = asked.get("data"), len(PARAMETERS[name])
-            if isinstance(given, list) and len(given) != needed:
-                raise Refused(400, f"/{name} takes {needed} values, not {len(given)}")
-        elif path == f"{API}/queue/join" and not self._is_function(asked.get("fn_index")):
+        elif path == f"{API}/queue/join" and (type(function) is not int or function not in self.functions):
             raise Refused(400, "fn_index must be one of the functions that /config lists")
-
-    def _is_function(self, number: object) -> bool:
-        return type(number) is int and number in self.functions
 
 
 def listener(scope: Scope) -> str | None:
@@ -192,21 +194,6 @@ def room_for_requests() -> int:
     return most // 2
 
 
-def check_tools(method: str) -> None:
-    """Raises Refused for a method that Gradio would answer with an endless stream."""
-    if method == "HEAD":
-        raise Refused(405, "HEAD is not supported here: use GET")
-
-
-def check_path(method: str, path: str, query: bytes) -> None:
-    """Raises Refused for an address that this page does not serve, or a name that no page or file can have."""
-    known = path in WRITE or path in BY_NAME if method == "POST" else path in READ or path.startswith(READ_BELOW)
-    usual = path.isprintable() and all(len(part.encode()) < 256 for part in path.split("/"))
-    usual = usual and "page" not in QueryParams(query)
-    if method not in ("GET", "HEAD", "POST", "OPTIONS") or not (known or method == "OPTIONS") or not usual:
-        raise Refused(404, "there is nothing here")
-
-
 def parsed(body: bytes) -> dict[str, object]:
     """The JSON object in a body. Raises Refused if there is none, or if it cannot be written again."""
     try:
@@ -219,6 +206,25 @@ def parsed(body: bytes) -> dict[str, object]:
     return asked
 
 
+async def read_body(receive: Receive) -> bytes:
+    """The body of a request. Raises Refused if it is too long or arrives too slowly.
+
+    A body that is only a little too long is read to its end: only then does a client read the refusal.
+    """
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more and len(body) < 8 * MAX_BODY:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds") from None
+    if len(body) > MAX_BODY:
+        raise Refused(413, f"the body has more than {MAX_BODY:,} bytes: shorten the text")
+    return bytes(body)
+
+
 def again(body: bytes, receive: Receive) -> Receive:
     """A `receive` from which the body can be read once more."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
@@ -227,28 +233,3 @@ def again(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return received
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The body of a request. Raises Refused if it is too long or arrives too slowly.
-
-    A body that is only a little too long is read to its end: only then does a client read the refusal.
-    """
-    length = Headers(scope=scope).get("content-length", "0")
-    too_long = Refused(413, f"the body has more than {MAX_BODY:,} bytes: shorten the text")
-    if not length.isdecimal() or int(length) > 8 * MAX_BODY:
-        raise too_long
-    body, read, more = bytearray(), 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await receive()
-                part, more = message.get("body", b""), message.get("more_body", False)
-                read += len(part)
-                if read <= MAX_BODY:
-                    body += part
-                elif read > 8 * MAX_BODY or not more:
-                    raise too_long
-    except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds") from None
-    return bytes(body)

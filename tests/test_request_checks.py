@@ -234,8 +234,8 @@ def test_unknown_names_are_refused(server):
     for path in ("call/nothing", "call/v2/nothing", "call/v2/go_on", "call/go_on", "call/../tell", "run/tell"):
         assert refused(server, path, '{"data": []}') == (404, "there is nothing here")
     told = refused(server, "call/v2/score", '{"story": "Tom"}')
-    assert told == (400, "a value is no parameter of the endpoint: these are model, text")
-    assert refused(server, "call/tell", '{"data": ["tiny"]}') == (400, "/tell takes 10 values, not 1")
+    assert told == (400, "a value is no parameter of the endpoint: story")
+    assert refused(server, "call/tell", '{"data": ["tiny"]}') == (400, "data must have 10 values here, not 1")
     session = "session_hash has no use here: every call is a session of its own"
     assert refused(server, "call/tell", '{"data": [], "session_hash": "x"}') == (400, session)
 
