@@ -34,9 +34,9 @@ from page.tabs import (
     open_and_keep,
     settings_column,
     tell_tab,
-    training_tab,
 )
 from page.theme import STYLE, THEME, head, view
+from page.training import training_tab
 from page.turns import trust_proxies
 from page.words import ENGLISH, WORDS
 from page.zerogpu import register

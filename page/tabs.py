@@ -17,7 +17,7 @@ from page.words import WORDS
 HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, where `page.limits` checks the values
 # What a reload must not lose, by elem_id; `page/visit.js` checks the values.
-KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories", "scale"}
+KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories"}
 
 
 class Settings(NamedTuple):
@@ -227,21 +227,6 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
         **ASKED,
     )
     stop.click(answers.stop_comparing, **ASKED)
-
-
-def training_tab(models: Models) -> None:
-    """Curves, figures and commands, which all come from the artifacts."""
-    gr.Markdown(WORDS("training_info"))
-    scale = gr.Radio(
-        [(WORDS("linear"), "linear"), (WORDS("log"), "log")], value="linear", label=WORDS("scale"), elem_id="scale"
-    )
-    runs = [
-        # "ran" has the paths of the machine that trained the model
-        {"name": name, "log": it.log, "metrics": {key: value for key, value in it.metrics.items() if key != "ran"}}
-        for name, it in models.storytellers.items()
-    ]
-    curves = view("training", "linear", runs=runs)
-    scale.change(js="scale => scale", inputs=scale, outputs=curves, **HERE)
 
 
 def open_and_keep(page: gr.Blocks, tabs: gr.Tabs) -> None:

@@ -211,17 +211,38 @@ def test_how_it_was_trained(desktop):
     desktop.enter("How it was trained")
     expect(desktop.page.get_by_role("slider", name="Temperature")).not_to_be_visible()
     curves = desktop.page.get_by_role("img", name=re.compile("^Loss while training, pocket: .* → 0.70$"))
-    path = curves.locator("path.curve.val")
-    linear = path.get_attribute("d")
-    assert linear.count("L") > 5
-    desktop.page.get_by_role("radio", name="logarithmic").check()
-    expect(path).not_to_have_attribute("d", linear)
-    for picture in desktop.page.get_by_role("img", name=re.compile("^Loss while training")).all():
-        marks = picture.locator("g").first.locator("text[text-anchor=end]").all_text_contents()
-        assert len(marks) > 2 and len(set(marks)) == len(marks), marks
-    row = desktop.page.get_by_role("row", name=re.compile("^pocket "))
-    expect(row).to_contain_text(f"{metrics_of('pocket')['nats_per_character']:.3f}")
+    for kind in ("train", "val"):
+        points = re.findall(r"[\d.]+ [\d.]+", curves.locator(f"path.curve.{kind}").get_attribute("d"))
+        steps = [float(point.split()[0]) for point in points]
+        assert len(steps) > 5 and steps == sorted(steps) and steps[0] > 34 + 300 / 20  # the first twentieth is left out
+    pictures = desktop.page.get_by_role("img", name=re.compile("^Loss while training"))
+    marks = {tuple(picture.locator("text").all_text_contents()[:-2]) for picture in pictures.all()}
+    assert len(marks) == 1 and len(*marks) > 2, marks  # all runs have one scale
+    figure = desktop.page.get_by_role("figure").filter(has_text="pocket")
+    expect(figure).to_contain_text(f"{metrics_of('pocket')['nats_per_character']:.3f} nats per character on valid.txt")
+    desktop.press("The commands that trained them ▼")
     expect(desktop.page.get_by_text(".venv/bin/python -m train --preset classic-onecycle")).to_be_visible()
+    for name in ("TinyStories", "Eldan and Li, 2023"):
+        link = desktop.page.get_by_role("link", name=name)
+        expect(link).to_have_attribute("target", "_blank")
+        expect(link).to_have_attribute("rel", re.compile("noopener"))
+
+
+def test_a_run_of_which_little_is_known_is_shown(desktop):
+    """Also with the least that an artifact must say, and with the address of its card."""
+    draw = """run => {
+      const element = document.createElement("div");
+      element.append(document.createElement("div"));
+      storyteller.views.runs(element, { runs: [run] });
+      return element.innerHTML;
+    }"""
+    least = dict(name="<b>new</b>", parameters=1, nats_per_character=1, evaluated_on="", steps=2, log=[{"step": 2}])
+    drawn = desktop.page.evaluate(draw, least)
+    assert "<h2>&lt;b&gt;new&lt;/b&gt;</h2>" in drawn and "1.000 nats per character<" in drawn
+    assert "NaN" not in drawn and "undefined" not in drawn
+    even = {**least, "card": "https://cards", "log": [{"step": 1, "train": 1, "val": 1}, {"step": 2, "train": 1e9}]}
+    drawn = desktop.page.evaluate(draw, even)
+    assert '<a href="https://cards" target="_blank" rel="noopener">model card</a>' in drawn and "NaN" not in drawn
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -316,6 +337,7 @@ def test_with_one_model_and_with_pytorch(browser, tmp_path):
         reader.enter("Compare")
         expect(reader.page.get_by_text("There is one model here.")).to_be_visible()
         reader.enter("How it was trained")
+        reader.press("The commands that trained them ▼")
         expect(reader.page.get_by_text("train <b>1</b>")).to_be_visible()
         expect.set_options(timeout=30_000)  # PyTorch is imported first
         colour(reader, "Tom ran.").nth(4).click()
