@@ -58,9 +58,9 @@ def build(models: Models) -> gr.Blocks:
                     settings = settings_column(models)
                 with gr.Column(scale=5, min_width=300), gr.Tabs() as tabs:
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
-                        story = tell_tab(page, answers, settings)
+                        tell_tab(answers, settings)
                     with gr.Tab(WORDS("look_tab"), id="look") as look:
-                        look_tab(answers, settings, story)
+                        look_tab(answers, settings)
                     with gr.Tab(WORDS("compare_tab"), id="compare") as compare:
                         compare_tab(answers, settings)
                     with gr.Tab(WORDS("training_tab"), id="training") as training:

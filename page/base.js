@@ -73,7 +73,7 @@ storyteller.refused = (refusal) => {
 
 // An element with attributes and children. A string becomes text, never HTML.
 storyteller.make = (name, attributes = {}, ...children) => {
-  const svg = ["svg", "path", "line", "text", "circle", "g"].includes(name);
+  const svg = ["svg", "path", "text"].includes(name);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);

@@ -95,8 +95,8 @@ storyteller.continuing = (model, telling, again, ...settings) => {
   return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
 };
 
-storyteller.edit = (prompt) => {
-  const whole = storyteller.whole(storyteller.current) || prompt;
+storyteller.edit = () => {
+  const whole = storyteller.whole(storyteller.current);
   const end = whole.slice(-storyteller.limit);
   const written = end === whole ? whole : end.slice(end.search(/\s/) + 1);
   const box = document.querySelector("#prompt textarea");

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import gradio as gr
-from gradio.events import Dependency
 
-from model.sampling import USUAL
+from model.sampling import SETTINGS, USUAL
 from page.answers import Answers
 from page.limits import MAX_LENGTH, in_place
 from page.models import HAS_TORCH, Models
 from page.theme import view
-from page.words import WORDS
+from page.words import ENGLISH, WORDS
 
 HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, where `page.limits` checks the values
@@ -20,41 +17,32 @@ ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, whe
 KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories"}
 
 
-class Settings(NamedTuple):
-    """The controls beside the tabs."""
-
-    model: gr.Dropdown
-    length: gr.Slider
-    temperature: gr.Slider
-    top_k: gr.Slider
-    top_p: gr.Slider
-    min_p: gr.Slider
-    seed: gr.Number
-    drafts: gr.Slider
-    beams: gr.Slider
-
-
-def settings_column(models: Models) -> Settings:
+def settings_column(models: Models) -> dict[str, gr.components.Component]:
+    """The controls beside the tabs, by name, in the order of /tell."""
     names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in models.storytellers.items()]
+    made = {}
 
-    def slider(name: str, least: float, most: float, value: float, step: float, **more: object) -> gr.Slider:
-        return gr.Slider(least, most, value, step=step, label=WORDS(name), elem_id=name, buttons=[], **more)
+    def slider(name: str, least: float, most: float, step: float) -> None:
+        words = dict(label=WORDS(name), info=WORDS(f"{name}_info") if f"{name}_info" in ENGLISH else None)
+        made[name] = gr.Slider(least, most, getattr(USUAL, name), step=step, elem_id=name, buttons=[], **words)
 
-    model = gr.Dropdown(names, value=models.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model")
-    length = slider("length", 1, MAX_LENGTH, USUAL.length, 1)
-    temperature = slider("temperature", 0, 2, USUAL.temperature, 0.05, info=WORDS("temperature_info"))
-    drafts = slider("drafts", 1, 16, USUAL.drafts, 1, info=WORDS("drafts_info"))
+    made["model"] = gr.Dropdown(
+        names, value=models.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model"
+    )
+    slider("length", 1, MAX_LENGTH, 1)
+    slider("temperature", 0, 2, 0.05)
+    slider("drafts", 1, 16, 1)
     with gr.Accordion(WORDS("more"), open=False, elem_id="more"):
-        beams = slider("beams", 1, 4, USUAL.beams, 1, info=WORDS("beams_info"))
-        top_k = slider("top_k", 0, 100, USUAL.top_k, 1, info=WORDS("top_k_info"))
-        top_p = slider("top_p", 0.05, 1, USUAL.top_p, 0.05, info=WORDS("top_p_info"))
-        min_p = slider("min_p", 0, 0.95, USUAL.min_p, 0.01, info=WORDS("min_p_info"))
-        seed = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
-    return Settings(model, length, temperature, top_k, top_p, min_p, seed, drafts, beams)
+        slider("beams", 1, 4, 1)
+        slider("top_k", 0, 100, 1)
+        slider("top_p", 0.05, 1, 0.05)
+        slider("min_p", 0, 0.95, 0.01)
+        made["seed"] = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
+    return {name: made[name] for name in ("model", *SETTINGS)}
 
 
-def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
-    """The prompt, the story and the buttons for it. Returns the story."""
+def tell_tab(answers: Answers, settings: dict) -> None:
+    """The prompt, the story and the buttons for it."""
     models = answers.models
     prompt = gr.Textbox(
         label=WORDS("prompt"),
@@ -81,62 +69,44 @@ def tell_tab(page: gr.Blocks, answers: Answers, settings: Settings) -> gr.HTML:
         history = view("history", [], elem_id="history")
         forget = gr.Button(WORDS("forget"), size="sm")
 
-    kept = dict(js="storyteller.over", outputs=[story, history], **HERE)
-    for told in tell_events(answers, settings, prompt, story, refusal, (tell, another, go_on)):
-        told.then(**kept).then(js="storyteller.follow", **HERE)
-        told.failure(**kept)
+    # A story begins only when any other has ended, for example by Stop. A browser runs the listeners of a button one
+    # after the other, each to its end. So the listener only waits for that end, and the story follows it with `then`.
+    begin = dict(js="storyteller.begin", **HERE)
+    shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, **ASKED)
+    over = dict(js="storyteller.over", outputs=[story, history], **HERE)
+    model, *how = settings.values()
+    tellings = [
+        gr.on([tell.click, prompt.submit], **begin).then(
+            in_place(models.telling), [model, prompt, *how], api_name="tell_here", **shown
+        ),
+        another.click(**begin).then(
+            in_place(models.telling), [model, prompt, *how], js="storyteller.another", api_name="tell_another", **shown
+        ),
+        go_on.click(**begin).then(
+            in_place(answers.go_on),
+            [model, story, story, *how],
+            js="storyteller.continuing",
+            api_name="go_on",
+            **shown,
+        ),
+    ]
+    for told in tellings:
+        told.then(**over).then(js="storyteller.follow", **HERE)
+        told.failure(**over)
     stop.click(answers.stop, js="storyteller.heard", **ASKED)
     clear.click(js="storyteller.clear", outputs=[prompt, story, refusal], **HERE)
     forget.click(js="storyteller.forget", outputs=history, **HERE)
-    history.select(js="storyteller.recall", outputs=[story, prompt, *settings], **HERE)
-    edit.click(js="storyteller.edit", inputs=prompt, outputs=[prompt, refusal], **HERE)
+    history.select(js="storyteller.recall", outputs=[story, prompt, model, *how], **HERE)
+    edit.click(js="storyteller.edit", outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", outputs=refusal, **HERE)
     download.click(js="storyteller.download", outputs=refusal, **HERE)
     examples.select(js="() => storyteller.example", outputs=prompt, **HERE).then(
         js="() => document.querySelector('#tell').click()", **HERE
     )
-    settings.model.change(js="name => name", inputs=settings.model, outputs=examples, **HERE)
-    return story
+    model.change(js="name => name", inputs=model, outputs=examples, **HERE)
 
 
-def tell_events(
-    answers: Answers,
-    settings: Settings,
-    prompt: gr.Textbox,
-    story: gr.HTML,
-    refusal: gr.HTML,
-    buttons: tuple[gr.Button, gr.Button, gr.Button],
-) -> list[Dependency]:
-    """Connects the three buttons: tell a story, tell another one, continue the story."""
-    tell, another, go_on = buttons
-    # A story begins only when any other has ended, for example by Stop. A browser runs the listeners of a button one
-    # after the other, each to its end. So the listener only waits for that end, and the story follows it with `then`.
-    shown = dict(outputs=[story, refusal], show_progress="minimal", show_progress_on=story, **ASKED)
-    begin = dict(js="storyteller.begin", **HERE)
-    told = gr.on([tell.click, prompt.submit], **begin).then(
-        in_place(answers.models.telling),
-        [settings.model, prompt, *settings[1:]],
-        api_name="tell_here",
-        **shown,
-    )
-    retold = another.click(**begin).then(
-        in_place(answers.models.telling),
-        [settings.model, prompt, *settings[1:]],
-        js="storyteller.another",
-        api_name="tell_another",
-        **shown,
-    )
-    continued = go_on.click(**begin).then(
-        in_place(answers.go_on),
-        [settings.model, story, story, *settings[1:]],
-        js="storyteller.continuing",
-        api_name="go_on",
-        **shown,
-    )
-    return [told, retold, continued]
-
-
-def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
+def look_tab(answers: Answers, settings: dict) -> None:
     """A text coloured by surprise, the alternatives at each character, and attention."""
     text = gr.Textbox(label=WORDS("look_text"), info=WORDS("look_info"), lines=3, max_lines=8, elem_id="text")
     with gr.Row(elem_classes="buttons"):
@@ -151,17 +121,17 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
     private = dict(show_progress="hidden", **ASKED)
     look_story.click(js="storyteller.lastPart", outputs=text, **HERE).then(
         in_place(answers.colours),
-        [settings.model, text],
+        [settings["model"], text],
         [colours, refusal],
         js="storyteller.lookingAtStory",
         api_name="look_story",
         **private,
     )
-    colour.click(in_place(answers.colours), [settings.model, text], [colours, refusal], api_name="colour", **private)
-    sampler = [settings.temperature, settings.top_k, settings.top_p, settings.min_p]
+    colour.click(in_place(answers.colours), [settings["model"], text], [colours, refusal], api_name="colour", **private)
+    sampler = [settings[name] for name in ("temperature", "top_k", "top_p", "min_p")]
     colours.select(
         in_place(answers.look),
-        [settings.model, colours, colours, *sampler],
+        [settings["model"], colours, colours, *sampler],
         [chances, refusal],
         js="storyteller.looking",
         api_name="look",
@@ -172,7 +142,7 @@ def look_tab(answers: Answers, settings: Settings, story: gr.HTML) -> None:
     colours.change(js="() => null", outputs=chances, **HERE)  # they belonged to another text
 
 
-def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refusal: gr.HTML) -> None:
+def attention_part(answers: Answers, settings: dict, colours: gr.HTML, refusal: gr.HTML) -> None:
     """Where one head of the network looks; it needs PyTorch."""
     with gr.Accordion(WORDS("attention"), open=False):
         most_layers = max(it.config.layers * it.config.loops for it in answers.models.storytellers.values())
@@ -186,7 +156,7 @@ def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refus
         attention = view("attention")
         attend.click(
             in_place(answers.attention),
-            [settings.model, colours, colours, layer, head],
+            [settings["model"], colours, colours, layer, head],
             [attention, refusal],
             js="storyteller.attending",
             api_name="attention_here",
@@ -196,7 +166,7 @@ def attention_part(answers: Answers, settings: Settings, colours: gr.HTML, refus
         colours.change(js="() => null", outputs=attention, **HERE)  # it belonged to another text
 
 
-def compare_tab(answers: Answers, settings: Settings) -> None:
+def compare_tab(answers: Answers, settings: dict) -> None:
     """One prompt and one seed, told by every model side by side."""
     models = answers.models
     gr.Markdown(WORDS("compare_info"))
@@ -219,7 +189,7 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
     stories = view("stories", models=[described[name] for name in models.side_by_side()], elem_id="stories")
     gr.on([compare.click, prompt.submit], **HERE).then(
         in_place(answers.compare),
-        [prompt, *settings[1:]],
+        [prompt, *(settings[name] for name in SETTINGS)],
         [stories, refusal],
         show_progress="minimal",
         show_progress_on=stories,
@@ -231,7 +201,7 @@ def compare_tab(answers: Answers, settings: Settings) -> None:
 
 def open_and_keep(page: gr.Blocks, tabs: gr.Tabs) -> None:
     """Opens the page with a link's story, or with what the visitor had before a reload. Keeps what changes."""
-    names = KEPT | set(Settings._fields)
+    names = KEPT | {"model", *SETTINGS}
     parts = {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None) in names}
     history = parts.pop("history")
     for name, part in parts.items():

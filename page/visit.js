@@ -64,7 +64,7 @@ storyteller.remember = (name, value) => {
 
 // What a component's own element holds. Undefined if it has none yet, no number, or no whole name of a choice.
 storyteller.entered = (name) => {
-  const fields = 'textarea, input[type="number"], input[type="radio"]:checked, input[role="combobox"]';
+  const fields = 'textarea, input[type="number"], input[role="combobox"]';
   const field = document.querySelector(`#${name} :is(${fields})`);
   if (field?.matches("[role]")) return component(name).props.choices.find(([label]) => label === field.value)?.[1];
   if (field?.type === "number") return field.value ? field.valueAsNumber : undefined;
