@@ -24,19 +24,17 @@ class Answers:
         self.models, self.endpoints = models, Endpoints(models)
 
     def go_on(
-        self, request: gr.Request | None, model: object, story: object, prompt_length: object, *settings: object
+        self, request: gr.Request, model: object, story: object, prompt_length: object, *settings: object
     ) -> Iterator[Telling]:
         """Continues the story that the page shows. Its first `prompt_length` characters are the visitor's own."""
-        storyteller = self.models.storyteller(model)
-        sampling = check_sampling(*settings)
+        storyteller, sampling = self.models.storyteller(model), check_sampling(*settings)
         story = check_text("story", story, MAX_STORY, "refused_story_long")
         if not story:
             raise Refusal(ENGLISH["refused_none"], "prompt")
         cut = check_whole("prompt_length", prompt_length, 0, len(story))
         parts = dict(shown=story[:cut], before=story[cut:])
         told = stream(storyteller, story[-MAX_TEXT:], sampling, scheduler=self.models.scheduler, **parts)
-        with self.models.turns.take("stories", request) as turn:
-            yield from in_turn(turn, told)
+        return in_turn(self.models.turns.take("stories", request), told)
 
     def stop(self, request: gr.Request) -> None:
         """Ends the story of this page."""
@@ -46,15 +44,15 @@ class Answers:
         """Ends the comparison of this page."""
         self.models.turns.stop(kind="comparisons", session=request.session_hash)
 
-    def compare(self, request: gr.Request | None, prompt: object, *settings: object) -> Iterator[list[Telling]]:
+    def compare(self, request: gr.Request, prompt: object, *settings: object) -> Iterator[list[Telling]]:
         """Tells the stories of all models at the same time, from one prompt and one seed."""
         sampling = check_sampling(*settings)
         storytellers = [self.models.storytellers[name] for name in self.models.side_by_side()]
         check_prompt(prompt, *storytellers)
-        with self.models.turns.take("comparisons", request) as turn:
-            yield from in_turn(turn, at_low_priority(stream_together(storytellers, prompt, sampling)))
+        told = at_low_priority(stream_together(storytellers, prompt, sampling))
+        return in_turn(self.models.turns.take("comparisons", request), told)
 
-    def colours(self, request: gr.Request | None, model: object, text: object) -> dict[str, Any]:
+    def colours(self, request: gr.Request, model: object, text: object) -> dict[str, Any]:
         """The answer of `score`, with the bits of all characters in one string.
 
         Gradio copies a list number by number at each event: with thousands of numbers a click took 0.2 seconds.
@@ -63,7 +61,7 @@ class Answers:
         return scored | {"bits": json.dumps(scored["bits"]), "dropped": named(scored["dropped"])}
 
     def look(
-        self, request: gr.Request | None, model: object, text: object, index: object, *settings: object
+        self, request: gr.Request, model: object, text: object, index: object, *settings: object
     ) -> dict[str, Any]:
         """The likeliest characters at `index` of a scored text, and the character that the text has there, if any."""
         storyteller, sampling = self.models.storyteller(model), check_sampling(1, *settings, 0)
@@ -78,7 +76,7 @@ class Answers:
         return {"before": text[max(0, index - 20) : index], "here": here, "rows": shown}
 
     def attention(
-        self, request: gr.Request | None, model: object, text: object, index: object, layer: object, head: object
+        self, request: gr.Request, model: object, text: object, index: object, layer: object, head: object
     ) -> dict[str, Any]:
         """How much a head attends to each character before `index` of a text. Layers and heads count from 1."""
         storyteller = self.models.storyteller(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator
-from inspect import isgeneratorfunction
 
 import gradio as gr
 
@@ -75,11 +74,9 @@ def in_place(answer: Callable) -> Callable[..., Iterator[tuple]]:
 
     def answered(request: gr.Request, *inputs: object) -> Iterator[tuple]:
         try:
-            if isgeneratorfunction(answer):
-                for value in answer(request, *inputs):
-                    yield value, None
-            else:
-                yield answer(request, *inputs), None
+            told = answer(request, *inputs)
+            for value in told if isinstance(told, Iterator) else [told]:
+                yield value, None
         except Refusal as refusal:
             yield gr.skip(), {"text": refusal.text, "field": refusal.field}
 

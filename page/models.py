@@ -80,15 +80,12 @@ class Models:
         ids = [storyteller.vocab.start, *storyteller.vocab.encode(text)]
         return np.concatenate(list(storyteller.logits(ids)))
 
-    def telling(
-        self, request: gr.Request | None, model: object, prompt: object, *settings: object
-    ) -> Iterator[Telling]:
-        """Yields the story as it grows, with its figures. The parameters are those of /tell."""
-        storyteller = self.storyteller(model)
-        sampling = check_sampling(*settings)
+    def telling(self, request: gr.Request, model: object, prompt: object, *settings: object) -> Iterator[Telling]:
+        """The story as it grows, with its figures. The parameters are those of /tell. Raises Refusal."""
+        storyteller, sampling = self.storyteller(model), check_sampling(*settings)
         check_prompt(prompt, storyteller)
-        with self.turns.take("stories", request) as turn:
-            yield from in_turn(turn, stream(storyteller, prompt, sampling, scheduler=self.scheduler))
+        told = stream(storyteller, prompt, sampling, scheduler=self.scheduler)
+        return in_turn(self.turns.take("stories", request), told)
 
 
 def check_prompt(prompt: object, *storytellers: Storyteller) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import chain
 from typing import TypedDict, TypeVar
 
@@ -96,9 +96,9 @@ def stream_together(storytellers: Iterable[Storyteller], prompt: str, sampling: 
             yield list(tellings)
 
 
-def in_turn(turn: Turn, told: Iterator[Told]) -> Iterator[Told]:
+def in_turn(place: AbstractContextManager[Turn], told: Iterator[Told]) -> Iterator[Told]:
     """Yields what `told` yields, once it is its turn, and before that how many calls come first. Ends it at a stop."""
-    with closing(told):
+    with place as turn, closing(told):
         first = next(told)
         while ahead := turn.wait():
             yield _marked(first, ahead=ahead)
