@@ -97,7 +97,8 @@ def build_parser() -> Parser:
 def launched(models: Models, host: str, port: int) -> gr.Blocks:
     """Builds the page and starts its server, which answers from then on. Raises OSError."""
     page = build(models)
-    page.launch(
+    _, address, _ = page.launch(
+        quiet=True,  # else it offers a public link, which this page does not allow
         server_name=host,
         server_port=port,
         prevent_thread_lock=True,
@@ -116,6 +117,7 @@ def launched(models: Models, host: str, port: int) -> gr.Blocks:
         max_threads=CALLS,
         app_kwargs={"middleware": [Middleware(RequestChecks, models.turns, functions(page))]},
     )
+    print(f"The page is at {address}", flush=True)
     return page
 
 

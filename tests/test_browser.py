@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -462,6 +463,14 @@ def test_a_continue_that_writes_nothing_is_no_step(desktop):
         }"""
     )
     assert (kept, desktop.page.url) == (1, link)
+
+
+def test_the_console_says_where_the_page_is_and_offers_no_public_link(server):
+    until = time.monotonic() + 5
+    while f"The page is at {server.url}/\n" not in server.log.read_text():  # it answers a moment before that
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "share=True" not in server.log.read_text()
 
 
 def test_on_a_phone_the_api_link_is_visible(browser, server):
