@@ -473,6 +473,23 @@ def test_the_console_says_where_the_page_is_and_offers_no_public_link(server):
     assert "share=True" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("locale", ["en-US", "de-DE"])
+def test_the_tabs_stay_where_they_are(browser, server, locale):
+    """Whether what the open one holds is wide or narrow, and long enough for a scroll bar or not."""
+    with visit(browser, server.url, locale=locale) as reader:
+        page = reader.page
+        expect(page.locator("html")).to_have_css("scrollbar-gutter", "stable")  # this browser shows no scroll bars
+        for width in (1024, 1440, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            places = set()
+            for tab in page.get_by_role("tab").all():
+                tab.click()
+                expect(tab).to_have_attribute("aria-selected", "true")
+                page.wait_for_timeout(100)
+                places.add(page.get_by_role("tablist").bounding_box()["x"])
+            assert len(places) == 1
+
+
 def test_on_a_phone_the_api_link_is_visible(browser, server):
     with visit(browser, server.url, size="phone") as reader:
         expect(reader.page.get_by_role("button", name="Use via API or MCP")).to_be_visible()
