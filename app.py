@@ -25,17 +25,20 @@ from model.command import BAD_USE, Parser, path, run_command
 from page.answers import Answers
 from page.endpoints import PARAMETERS, Endpoints
 from page.gradio_fixes import answer_tools_in_json, functions
+from page.links import links
 from page.models import Models
 from page.request_checks import RequestChecks
 from page.tabs import (
     HERE,
     compare_tab,
     look_tab,
+    no_model,
     open_and_keep,
     settings_column,
+    settings_switch,
     tell_tab,
 )
-from page.theme import STYLE, THEME, head, view
+from page.theme import STYLE, THEME, head
 from page.training import training_tab
 from page.turns import trust_proxies
 from page.words import ENGLISH, WORDS
@@ -49,14 +52,14 @@ def build(models: Models) -> gr.Blocks:
     """Builds the page for the models of a folder; `launch()` serves it."""
     answers = Answers(models)
     with gr.Blocks(title=ENGLISH["title"], analytics_enabled=False) as page:
-        view("heading")
+        gr.Markdown("# " + ENGLISH["title"] + "\n\n" + WORDS("subtitle"), elem_id="heading")
         if models.storytellers:
-            view("settings", elem_id="settings_button", padding=False)
+            settings_switch()
             with gr.Row():
                 # Created before the tabs, which listen to it, but placed after them.
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
                     settings = settings_column(models)
-                with gr.Column(scale=5, min_width=300), gr.Tabs() as tabs:
+                with gr.Column(scale=5, min_width=300), gr.Tabs(overflow_behavior="wrap") as tabs:
                     with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
                         tell_tab(answers, settings)
                     with gr.Tab(WORDS("look_tab"), id="look") as look:
@@ -71,11 +74,12 @@ def build(models: Models) -> gr.Blocks:
             open_and_keep(page, tabs)
             api(answers.endpoints)
         else:
-            view("none", {"folder": models.folder.name})
+            no_model(models.folder.name)
         for label, troubles in (("skipped", models.skipped), ("slower", models.warnings)):
             if troubles:
                 lines = "\n".join(f"{name}: {reason}" for name, reason in troubles.items())
                 gr.Textbox(lines, label=WORDS(label), interactive=False, max_lines=8, elem_id=label)
+        links(models.default)
     # `page.turns` decides who waits, and for how long. Direct calls would have no session, and so no listener.
     return page.queue(api_open=False, default_concurrency_limit=None, max_size=CALLS)
 

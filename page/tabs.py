@@ -9,7 +9,7 @@ from page.answers import Answers
 from page.limits import MAX_LENGTH, in_place
 from page.models import HAS_TORCH, Models
 from page.theme import view
-from page.words import ENGLISH, WORDS
+from page.words import WORDS
 
 HERE = dict(fn=None, queue=False, api_visibility="private")  # runs in the browser, without the server
 ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, where `page.limits` checks the values
@@ -17,26 +17,33 @@ ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, whe
 KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories"}
 
 
+def settings_switch() -> None:
+    """What shows and hides the settings on a phone, which has no room for them beside the tabs."""
+    with gr.Column(elem_id="settings_switch"):
+        shown = gr.Checkbox(label=WORDS("settings"), container=False)
+    shown.input(js="storyteller.enterSettings", inputs=shown, **HERE)
+
+
 def settings_column(models: Models) -> dict[str, gr.components.Component]:
     """The controls beside the tabs, by name, in the order of /tell."""
     names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in models.storytellers.items()]
     made = {}
 
-    def slider(name: str, least: float, most: float, step: float) -> None:
-        words = dict(label=WORDS(name), info=WORDS(f"{name}_info") if f"{name}_info" in ENGLISH else None)
+    def slider(name: str, least: float, most: float, step: float, info: str | None = None) -> None:
+        words = dict(label=WORDS(name), info=info and WORDS(info))
         made[name] = gr.Slider(least, most, getattr(USUAL, name), step=step, elem_id=name, buttons=[], **words)
 
     made["model"] = gr.Dropdown(
         names, value=models.default, label=WORDS("model"), info=WORDS("model_info"), elem_id="model"
     )
     slider("length", 1, MAX_LENGTH, 1)
-    slider("temperature", 0, 2, 0.05)
-    slider("drafts", 1, 16, 1)
+    slider("temperature", 0, 2, 0.05, "temperature_info")
+    slider("drafts", 1, 16, 1, "drafts_info")
     with gr.Accordion(WORDS("more"), open=False, elem_id="more"):
-        slider("beams", 1, 4, 1)
-        slider("top_k", 0, 100, 1)
-        slider("top_p", 0.05, 1, 0.05)
-        slider("min_p", 0, 0.95, 0.01)
+        slider("beams", 1, 4, 1, "beams_info")
+        slider("top_k", 0, 100, 1, "top_k_info")
+        slider("top_p", 0.05, 1, 0.05, "top_p_info")
+        slider("min_p", 0, 0.95, 0.01, "min_p_info")
         made["seed"] = gr.Number(-1, precision=0, label=WORDS("seed"), info=WORDS("seed_info"), elem_id="seed")
     return {name: made[name] for name in ("model", *SETTINGS)}
 
@@ -197,6 +204,14 @@ def compare_tab(answers: Answers, settings: dict) -> None:
         **ASKED,
     )
     stop.click(answers.stop_comparing, **ASKED)
+
+
+def no_model(folder: str) -> None:
+    """What stands in place of the tabs: how to train a model into the folder of this name."""
+    train = f'make train ARGS="--preset pocket --max-minutes 10 --out {folder}/pocket"'
+    serve = "make app" if folder == "artifacts" else f'make app ARGS="--artifacts {folder}"'
+    gr.Markdown("## " + WORDS("none"))
+    gr.Markdown(WORDS("none_text") + f"\n```\n{train}\n{serve}\n```")
 
 
 def open_and_keep(page: gr.Blocks, tabs: gr.Tabs) -> None:

@@ -32,6 +32,7 @@ THEME = gr.themes.Base(  # system fonts only: the page sends no request to anoth
     block_info_text_color_dark="*neutral_400",
     block_border_width="1px",
     block_shadow="none",
+    layout_gap="clamp(0.6rem, 2vw, 1rem)",
 )
 
 

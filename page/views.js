@@ -2,78 +2,48 @@
 (() => {
   const { views, say, make, number, percent, visible, drawn } = storyteller;
 
-  views.heading = (element) => {
-    document.title = say("title");
-    element.firstElementChild.append(make("h1", {}, say("title")), make("p", {}, say("subtitle")));
-    element.classList.add("heading");
-  };
-
-  views.none = (element, props) => {
-    const { folder } = props.value;
-    const train = `make train ARGS="--preset pocket --max-minutes 10 --out ${folder}/pocket"`;
-    const commands = `${train}\nmake app${folder === "artifacts" ? "" : ` ARGS="--artifacts ${folder}"`}`;
-    element.firstElementChild.append(
-      make("h2", {}, say("none")),
-      make("p", {}, say("none_text"), " ", make("code", {}, folder)),
-      make("p", {}, say("none_commands")),
-      make("pre", { tabindex: "0" }, commands),
-    );
-  };
-
-  // On a phone a button shows and hides the settings.
-  views.settings = (element) => {
-    const button = make("button", { type: "button", "aria-controls": "settings" }, say("settings"));
-    storyteller.showSettings = (open) => button.setAttribute("aria-expanded", String(open));
-    storyteller.showSettings(false);
-    button.addEventListener("click", () => {
-      const open = button.getAttribute("aria-expanded") === "false";
-      storyteller.showSettings(open);
-      const settings = document.querySelector("#settings");
-      settings.setAttribute("tabindex", "-1"); // on a phone they are above the tabs, but after them in the document
-      if (open) settings.focus();
-    });
-    element.firstElementChild.append(button);
-  };
-
   // Makes the inputs of a field visible, and returns them. Gradio creates those in an accordion when it first opens.
   async function revealed(field) {
-    const inputs = () => document.querySelectorAll(`#${field} :is(input, textarea)`);
-    const folded = document.querySelector("#more") && ["beams", "top_k", "top_p", "min_p", "seed"].includes(field);
-    if (folded || inputs()[0]?.closest("#settings")) storyteller.showSettings(true);
+    const inputs = () => [...document.querySelectorAll(`#${field} :is(input, textarea)`)];
+    const folded = ["beams", "top_k", "top_p", "min_p", "seed"].includes(field);
+    const closed = document.querySelector("#settings_switch input:not(:checked)");
+    if (closed?.checkVisibility() && (folded || inputs()[0]?.closest("#settings"))) closed.click();
     const hidden = () => folded && !inputs()[0]?.checkVisibility();
     if (hidden()) document.querySelector("#more > button").click();
     for (let i = 0; hidden() && i < 20; i++) await storyteller.pause();
     return inputs();
   }
 
-  // Shows why a request was refused, and marks the field at fault until the next answer.
+  // Shows why a request was refused: below the field at fault, which is marked until the next answer, or else here.
   views.refusal = (element, props, watch) => {
-    const root = element.firstElementChild;
-    root.setAttribute("role", "alert");
-    root.className = "refusal";
-    root.id = `refusal-${Math.random().toString(36).slice(2)}`;
-    let marked = [];
-    let beside = null;
-    drawn(element, props, watch, async (_, refusal) => {
-      root.textContent = refusal ? storyteller.refused(refusal.text) : "";
-      for (const input of marked) for (const name of ["aria-invalid", "aria-describedby"]) input.removeAttribute(name);
-      beside?.remove();
+    element.firstElementChild.setAttribute("role", "alert");
+    element.firstElementChild.className = "refusal";
+    let forget = () => {};
+    drawn(element, props, watch, async (here, refusal) => {
+      forget();
+      here.textContent = "";
       const field = refusal?.field && (props.fields?.[refusal.field] ?? refusal.field);
       const inputs = field ? await revealed(field) : [];
-      if (refusal !== props.value) return; // another refusal came meanwhile
-      marked = inputs;
-      // A setting may be far from here, so the refusal is shown beside it as well.
-      beside = inputs[0]?.type && inputs[0].type !== "textarea" ? make("p", { class: "refusal", "aria-hidden": "true" }) : null;
-      if (beside) {
-        beside.textContent = root.textContent;
-        inputs[0].closest(".block").append(beside);
-      }
-      if (refusal) (beside ?? root).scrollIntoView({ block: "nearest" });
-      for (const input of marked) {
-        input.setAttribute("aria-invalid", "true");
-        input.setAttribute("aria-describedby", root.id);
-      }
+      if (!refusal || refusal !== props.value) return; // the last one was answered, or another one came meanwhile
+      const block = inputs[0]?.closest(".block");
+      block?.querySelector(".refusal")?.remove(); // another tab's, of the same setting
+      const shown = block?.appendChild(make("p", { role: "alert", class: "refusal", id: `${field}-refusal` })) ?? here;
+      shown.textContent = storyteller.refused(refusal.text); // after it is there: screen readers announce a change
+      shown.scrollIntoView({ block: "nearest" });
+      const marks = { "aria-invalid": "true", "aria-describedby": shown.id };
+      for (const input of inputs) for (const name in marks) input.setAttribute(name, marks[name]);
+      forget = () => {
+        if (block) shown.remove();
+        for (const input of inputs) for (const name in marks) input.removeAttribute(name);
+      };
     });
+  };
+
+  // On a phone the settings are above the tabs, but after them in the document.
+  storyteller.enterSettings = (open) => {
+    const settings = document.querySelector("#settings");
+    settings.setAttribute("tabindex", "-1");
+    if (open) settings.focus({ preventScroll: true });
   };
 
   // The figures of a story, with those of its earlier steps.

@@ -57,10 +57,9 @@ class Reader:
         self.button(button).click()
 
     def show_settings(self) -> None:
-        """Opens the settings, which are behind a button on a phone."""
-        button = self.button("Model and settings")
-        if button.is_visible() and button.get_attribute("aria-expanded") == "false":
-            button.click()
+        """Opens the settings, which a phone hides."""
+        if (box := self.page.get_by_role("checkbox", name="Model and settings")).is_visible():
+            box.check()
 
     def fill(self, box: Locator, value: object) -> None:
         """Waits, then fills a field: Gradio creates it when its part of the page opens, and sets it a moment later."""
@@ -93,13 +92,7 @@ class Reader:
         self.page.get_by_role("option", name=re.compile(rf"^{model} ")).click()
 
     def enter(self, tab: str) -> None:
-        """Opens a tab. On a phone it may be in the menu where Gradio puts tabs for which there is no room."""
-        button, menu = self.page.get_by_role("tab", name=tab), self.page.get_by_role("button", name="More tabs")
-        expect(button.or_(menu).filter(visible=True).first).to_be_visible()
-        if not button.is_visible():
-            menu.click()
-            button = self.page.locator(".overflow-dropdown button", has_text=tab)
-        button.click()
+        self.page.get_by_role("tab", name=tab).click()
 
     def wait_for_longer(self, than: str) -> str:
         """Waits until the story is longer than `than`, with which it must begin; returns the story."""

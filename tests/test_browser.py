@@ -465,12 +465,22 @@ def test_a_continue_that_writes_nothing_is_no_step(desktop):
     assert (kept, desktop.page.url) == (1, link)
 
 
-def test_the_console_says_where_the_page_is_and_offers_no_public_link(server):
-    until = time.monotonic() + 5
-    while f"The page is at {server.url}/\n" not in server.log.read_text():  # it answers a moment before that
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert "share=True" not in server.log.read_text()
+@pytest.mark.parametrize("locale", ["en-US", "de-DE", "hi-IN"])
+def test_a_phone_shows_all_tabs_and_the_beginning_of_the_story(browser, server, locale):
+    """And no word about keys, which a touch screen does not have."""
+    link = "#prompt=Once+upon+a+time&model=ending&length=80&seed=1"
+    with visit(browser, server.url, link, size="phone", locale=locale, has_touch=True, is_mobile=True) as reader:
+        page = reader.page
+        page.wait_for_function("storyteller.current && !storyteller.current.running")
+        expect(page.locator("#prompt").get_by_text(re.compile("Shift|Umschalt"))).not_to_be_visible()
+        for width, height in ((390, 844), (360, 640)):
+            page.set_viewport_size({"width": width, "height": height})
+            tabs = page.get_by_role("tab").filter(visible=True)
+            expect(tabs).to_have_count(4)
+            for things in (tabs, page.locator(".chips button"), page.locator("#tell, #stop, #tell ~ button")):
+                assert len({thing.bounding_box()["y"] for thing in things.all()}) == 1, "not in one row"
+            assert page.locator("#story article").bounding_box()["y"] < height - 100
+            assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.parametrize("locale", ["en-US", "de-DE"])
@@ -490,20 +500,42 @@ def test_the_tabs_stay_where_they_are(browser, server, locale):
             assert len(places) == 1
 
 
+def test_the_page_links_where_it_comes_from(desktop):
+    for name, address in (
+        ("Data: TinyStories", "https://huggingface.co/datasets/roneneldan/TinyStories"),
+        ("Paper on the data", "https://arxiv.org/abs/2305.07759"),
+    ):
+        link = desktop.page.get_by_role("link", name=name)
+        expect(link).to_have_attribute("href", address)
+        expect(link).to_have_attribute("target", "_blank")
+        expect(link).to_have_attribute("rel", re.compile("noopener"))
+    expect(desktop.page.locator("#links").get_by_role("link")).to_have_count(2)
+
+
+def test_the_console_says_where_the_page_is_and_offers_no_public_link(server):
+    until = time.monotonic() + 5
+    while f"The page is at {server.url}/\n" not in server.log.read_text():  # it answers a moment before that
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "share=True" not in server.log.read_text()
+
+
 def test_on_a_phone_the_api_link_is_visible(browser, server):
     with visit(browser, server.url, size="phone") as reader:
         expect(reader.page.get_by_role("button", name="Use via API or MCP")).to_be_visible()
 
 
-def test_on_a_phone_one_button_opens_the_settings(browser, server):
+def test_on_a_phone_one_box_shows_the_settings(browser, server):
     with visit(browser, server.url, size="phone") as reader:
+        box = reader.page.get_by_role("checkbox", name="Model and settings")
         length = reader.page.get_by_role("spinbutton", name="number input for Length, in characters")
         expect(length).not_to_be_visible()
         assert reader.prompt.bounding_box()["y"] < 400
-        reader.press("Model and settings")
+        box.check()
+        expect(reader.page.locator("#settings")).to_be_focused()  # it comes after the tabs in the document
         assert 0 < length.bounding_box()["y"] < 740
         reader.set("Length, in characters", 40)
-        reader.press("Model and settings")
+        box.uncheck()
         expect(length).not_to_be_visible()
         reader.prompt.fill("Tom")
         reader.press("Tell")
@@ -660,7 +692,7 @@ def test_markup_is_text_everywhere(desktop):
     desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), MARKUP)
     desktop.press("Compare")
     expect(desktop.page.get_by_role("article", name="ending")).to_contain_text(MARKUP)
-    assert desktop.page.title() == "Storyteller"
+    assert desktop.page.title() == "GPT From Scratch"
     assert desktop.page.locator("main img[src=x], main script").count() == 0
 
 
@@ -669,7 +701,7 @@ def test_a_link_with_markup_is_text(browser, server):
         reader.wait_for_longer(MARKUP)
         expect(reader.prompt).to_have_value(MARKUP)
         reader.wait_until_told()
-        assert reader.page.title() == "Storyteller"
+        assert reader.page.title() == "GPT From Scratch"
 
 
 def test_the_server_s_refusals_are_shown_in_the_visitor_s_language(browser, server):
@@ -823,6 +855,6 @@ def test_it_tells_in_a_frame_that_is_denied_storage(browser, server, tmp_path):
 def test_without_a_model_the_page_says_how_to_train_one(browser, tmp_path):
     save_broken(tmp_path / "models" / "broken")
     with serve(tmp_path, tmp_path / "models") as server, visit(browser, server.url) as reader:
-        expect(reader.page.get_by_role("heading", name="No storyteller yet")).to_be_visible()
+        expect(reader.page.get_by_role("heading", name="No model yet")).to_be_visible()
         expect(reader.page.get_by_text('make train ARGS="--preset pocket')).to_be_visible()
         expect(reader.page.get_by_role("textbox", name="Models that were skipped")).to_be_visible()

@@ -252,9 +252,9 @@ def test_a_reload_brings_back_the_other_tabs(desktop):
     expect(desktop.page.get_by_role("option", selected=True)).to_have_count(0)  # it was in another text
     expect(alternatives).to_have_count(0)
 
-    desktop.enter("How it was trained")
+    desktop.enter("Training")
     desktop.page.reload()
-    expect(desktop.page.get_by_role("tab", name="How it was trained")).to_have_attribute("aria-selected", "true")
+    expect(desktop.page.get_by_role("tab", name="Training")).to_have_attribute("aria-selected", "true")
     desktop.enter("Compare")
     expect(told).to_have_text(re.compile("."))
 
@@ -323,11 +323,11 @@ def test_a_language_without_words_here_gets_english(browser, server):
         for language in ("en-US@posix", "C", "fr-FR", ""):
             reader.page.evaluate("language => (window.name = language)", language)
             reader.page.reload()
-            expect(reader.page.get_by_role("heading", level=1)).to_have_text("Storyteller")
+            expect(reader.page.get_by_role("heading", level=1)).to_have_text("GPT From Scratch")
             expect(reader.page.locator("html")).to_have_attribute("lang", "en")
             said = reader.page.evaluate("[storyteller.number(1234.5, 1), storyteller.percent(0.5)]")
             assert said == ["1,234.5", "50%"], language
-            reader.enter("How it was trained")
+            reader.enter("Training")
             expect(reader.page.get_by_role("img", name=re.compile("^Loss while training")).first).to_be_visible()
         expect(reader.page.get_by_role("figure").get_by_text(re.compile(r"1\d\d,\d{3} parameters"))).to_be_visible()
         reader.enter("Look inside")

@@ -13,7 +13,7 @@ from serving import ROOT, save_broken, save_tiny, serve
 
 from model.sampling import USUAL
 
-TABS = ("Tell", "Look inside", "Compare", "How it was trained")
+TABS = ("Tell", "Look inside", "Compare", "Training")
 TEXT = "Once upon a time, there was a little girl"
 
 
@@ -208,7 +208,7 @@ def test_lines_are_about_65_characters_wide(desktop):
 
 
 def test_how_it_was_trained(desktop):
-    desktop.enter("How it was trained")
+    desktop.enter("Training")
     expect(desktop.page.get_by_role("slider", name="Temperature")).not_to_be_visible()
     curves = desktop.page.get_by_role("img", name=re.compile("^Loss while training, pocket: .* → 0.70$"))
     for kind in ("train", "val"):
@@ -242,7 +242,7 @@ def test_a_run_of_which_little_is_known_is_shown(desktop):
     assert "NaN" not in drawn and "undefined" not in drawn
     even = {**least, "card": "https://cards", "log": [{"step": 1, "train": 1, "val": 1}, {"step": 2, "train": 1e9}]}
     drawn = desktop.page.evaluate(draw, even)
-    assert '<a href="https://cards" target="_blank" rel="noopener">model card</a>' in drawn and "NaN" not in drawn
+    assert '<a href="https://cards" target="_blank" rel="noopener">Model card</a>' in drawn and "NaN" not in drawn
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -255,8 +255,8 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, server, size, scheme):
         reader.press("More settings ▼")
         for tab in TABS:
             reader.enter(tab)
-            settings = reader.button("Model and settings")
-            expect(settings).to_be_visible(visible=size == "phone" and tab != "How it was trained")
+            settings = reader.page.get_by_role("checkbox", name="Model and settings")
+            expect(settings).to_be_visible(visible=size == "phone" and tab != "Training")
             if tab == "Look inside":
                 reader.page.get_by_role("listbox").get_by_role("option").nth(5).click()
                 expect(reader.page.get_by_role("caption")).to_be_visible()
@@ -302,20 +302,21 @@ def test_the_keyboard_suffices(desktop):
 
 
 @pytest.mark.parametrize(
-    ("locale", "title", "tell", "about"),
+    ("locale", "subtitle", "tell", "about"),
     [
-        ("de-DE", "Geschichtenerzähler", "Erzählen", "80 Zeichen"),
-        ("hi-IN", "कथावाचक", "सुनाओ", "80 अक्षर"),
-        ("fr-FR", "Storyteller", "Tell", "80 characters"),
+        ("de-DE", "Ein kleines Sprachmodell erzählt Geschichten, Zeichen für Zeichen.", "Erzählen", "80 Zeichen"),
+        ("hi-IN", "एक छोटा भाषा मॉडल, जो एक-एक अक्षर करके कहानियाँ सुनाता है।", "सुनाओ", "80 अक्षर"),
+        ("fr-FR", "A small language model that tells stories, one character at a time.", "Tell", "80 characters"),
     ],
 )
-def test_the_page_speaks_the_visitor_s_language(browser, server, locale, title, tell, about):
+def test_the_page_speaks_the_visitor_s_language(browser, server, locale, subtitle, tell, about):
     link = "#prompt=Tom&model=classic&length=80&seed=1"
     with visit(browser, server.url, link, size="phone", locale=locale) as reader:
-        expect(reader.page.get_by_role("heading", level=1)).to_have_text(title)
+        expect(reader.page.get_by_role("heading", level=1)).to_have_text("GPT From Scratch")
+        expect(reader.page.get_by_text(subtitle)).to_be_visible()
         expect(reader.button(tell)).to_be_visible()
         expect(reader.page.get_by_text(about)).to_be_visible()
-        assert reader.page.title() == title
+        assert reader.page.title() == "GPT From Scratch"
 
 
 def test_reduced_motion_is_respected(browser, server):
@@ -336,7 +337,7 @@ def test_with_one_model_and_with_pytorch(browser, tmp_path):
         )
         reader.enter("Compare")
         expect(reader.page.get_by_text("There is one model here.")).to_be_visible()
-        reader.enter("How it was trained")
+        reader.enter("Training")
         reader.press("The commands that trained them ▼")
         expect(reader.page.get_by_text("train <b>1</b>")).to_be_visible()
         expect.set_options(timeout=30_000)  # PyTorch is imported first

@@ -13,4 +13,4 @@ def test_a_space_is_its_own_source():
 
 
 def test_elsewhere_no_address_is_known():
-    assert source({}) == card("pocket", {}) == ""
+    assert source({}) == card("pocket", {}) == card("", {"SPACE_ID": "ann/stories"}) == ""

@@ -351,8 +351,8 @@ def test_without_a_model_the_page_says_how_to_train_one(tmp_path):
     with serve(tmp_path, tmp_path / "none", host=host) as server:
         with urllib.request.urlopen(f"{server.url}/config", timeout=10) as answer:
             page = answer.read().decode()
-        assert "No storyteller yet" in page and '"elem_id":"skipped"' not in page
-        assert '"folder":"none"' in page and str(tmp_path) not in page
+        assert "No model yet" in page and '"elem_id":"skipped"' not in page
+        assert "--out none/pocket" in page and str(tmp_path) not in page
         assert server.complaints() == []
 
 

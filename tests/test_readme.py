@@ -26,6 +26,7 @@ from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, TorchDecoder
 from model.graph import OnnxGraph
 from model.sampling import USUAL
+from page.words import TABLE
 from train import report
 from train.__main__ import configure, flags
 from train.export.onnx import check_close, nats_per_character
@@ -70,7 +71,8 @@ def test_front_matter_is_accepted_by_the_hub() -> None:
     assert pin and front["sdk_version"] == pin[1]
     assert front["python_version"] == "3.12" and front["suggested_hardware"] == HARDWARE
     assert front["license"] == "mit" and front["datasets"] == ["roneneldan/TinyStories"]
-    assert {"title", "emoji", "models", "tags", "short_description"} <= front.keys()
+    assert {front["title"]} == set(TABLE["title"].values()) and f"# {front['title']}\n" in README  # one name everywhere
+    assert {"emoji", "models", "tags", "short_description"} <= front.keys()
 
 
 @pytest.mark.parametrize("page", PAGES)
