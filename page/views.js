@@ -46,6 +46,12 @@
     if (open) settings.focus({ preventScroll: true });
   };
 
+  // What a reader must know of a text: the characters that were dropped, and what did not fit into the context.
+  function notes({ dropped = [], kept }) {
+    const lines = dropped.length ? [say("dropped", { characters: dropped.join(" ") })] : [];
+    return kept == null ? lines : [...lines, say("kept", { kept: number(kept) })];
+  }
+
   // The figures of a story, with those of its earlier steps.
   function aboutLines(telling, earlier = []) {
     const seed = [...earlier, telling.settings].map(({ seed }) => seed).join(", ");
@@ -54,9 +60,7 @@
     const { drafts, beams } = telling.settings;
     if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
     if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
-    if (telling.dropped.length) lines.push(say("dropped", { characters: telling.dropped.join(" ") }));
-    if (telling.kept != null) lines.push(say("kept", { kept: number(telling.kept) }));
-    return lines;
+    return [...lines, ...notes(telling)];
   }
 
   views.story = (element, props, watch) => {
@@ -104,173 +108,149 @@
     });
   };
 
-  // Which of six shades a value gets: `steps` are the values at which the shades begin.
-  function shade(value, steps) {
-    return steps.findLastIndex((step) => value >= step);
-  }
+  const paragraphs = (texts) => texts.map((text) => make("p", {}, text));
 
-  // The legend of the shades; `write` turns a value into text.
-  function legend(title, steps, write) {
-    const shades = steps.map((step, i) => {
-      const range = i + 1 < steps.length ? `${write(step)} – ${write(steps[i + 1])}` : `≥ ${write(step)}`;
-      return make("li", { class: `shade-${i}` }, range);
+  // A view that draws everything anew for each value; `parts` returns what it consists of.
+  const redrawn = (parts) => (element, props, watch, trigger) =>
+    drawn(element, props, watch, (root, value) => root.replaceChildren(...parts(value, trigger)));
+
+  // `steps` are the values at which the shades begin, and `write` turns one into text.
+  const SURPRISE = { legend: "legend", label: "character_label", steps: [0, 0.1, 0.5, 1, 2, 4] };
+  SURPRISE.write = (bits) => number(bits, bits % 1 ? 1 : 0);
+  const ATTENTION = { legend: "attention_legend", label: "attention_label", steps: [0, 0.01, 0.03, 0.1, 0.2, 0.4] };
+  ATTENTION.write = percent;
+
+  // A legend, and a text in six shades as a list, of which one character can be chosen. Each character has a value and a
+  // share. Only one character is in the tab order; arrow keys move between them.
+  function shaded(name, { legend, label, steps, write }, { text, values, shares, choose, chosen }) {
+    const ranges = steps.map((step, i) => (i < 5 ? `${write(step)} – ${write(steps[i + 1])}` : `≥ ${write(step)}`));
+    const shades = ranges.map((range, i) => make("li", { class: `shade-${i}` }, range));
+    const option = (shown, title, shade) => {
+      const attributes = { role: "option", "aria-selected": "false", "aria-label": title, title, tabindex: "-1" };
+      return make("span", { ...attributes, class: `shade-${shade}` }, shown);
+    };
+    const options = [...text].map((each, i) => {
+      const means = { character: visible(each), bits: number(values[i], 2), percent: percent(shares[i]) };
+      const shade = steps.findLastIndex((step) => values[i] >= step);
+      return option(each === "\n" ? "⏎\n" : each, say(label, means), shade);
     });
-    return make("div", { class: "legend" }, make("span", {}, title), make("ul", {}, ...shades));
-  }
-
-  const BITS = [0, 0.1, 0.5, 1, 2, 4];
-  const SHARES = [0, 0.01, 0.03, 0.1, 0.2, 0.4];
-
-  // A list of characters, one of which can be chosen. Only one is in the tab order; arrow keys move between them.
-  // `chosen` is the index of the one to begin with, if any.
-  function characters(list, choose, chosen) {
-    const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
-    const pick = (option) => {
+    if (choose) options.push(option("▁", say("what_next"), 0));
+    options[0].tabIndex = 0;
+    let here = 0;
+    const go = (index, isChosen) => {
+      options[here].tabIndex = -1;
+      here = Math.min(Math.max(index, 0), options.length - 1);
+      options[here].tabIndex = 0;
+      options[here].focus(); // does nothing before the list is in the document
+      if (!isChosen) return;
       list.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
-      option.setAttribute("aria-selected", "true");
-      focus(option);
-      choose([...list.children].indexOf(option));
+      options[here].setAttribute("aria-selected", "true");
+      choose?.(here);
     };
-    const focus = (option) => {
-      list.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
-      option.setAttribute("tabindex", "0");
-      option.focus({ preventScroll: true });
-      option.scrollIntoView({ block: "nearest" });
-    };
+    const attributes = { role: "listbox", "aria-label": name, class: "story colours", translate: "no" };
+    const list = make("div", attributes, ...options);
     list.addEventListener("click", ({ target }) => {
-      const option = target.closest("[role=option]"); // a translator puts elements into it
-      if (option) pick(option);
+      const index = options.indexOf(target.closest("[role=option]")); // a translator puts elements into it
+      if (index >= 0) go(index, true);
     });
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
     list.addEventListener("keydown", (event) => {
-      if (storyteller.isTaken(event)) return;
-      const index = [...list.children].indexOf(document.activeElement);
-      if (event.key === "Enter" || event.key === " ") pick(list.children[index]);
-      else if (!(event.key in move)) return;
-      else focus(list.children[Math.min(Math.max(index + move[event.key], 0), list.children.length - 1)]);
+      const isChosen = event.key === "Enter" || event.key === " ";
+      if (storyteller.isTaken(event) || !(isChosen || event.key in moves)) return;
       event.preventDefault();
+      go(here + (moves[event.key] ?? 0), isChosen);
     });
-    if (chosen in list.children) pick(list.children[chosen]); // not in the document yet, so it takes no focus
+    if (options[chosen]) go(chosen, true);
+    return [make("div", { class: "legend" }, make("span", {}, say(legend)), make("ul", {}, ...shades)), list];
   }
 
-  function characterList(label, options) {
-    const attributes = { role: "listbox", "aria-label": label, class: "story colours", translate: "no" };
-    return make("div", attributes, ...options);
-  }
-
-  function character(text, label, shade, index) {
-    const shown = text === "\n" ? "⏎\n" : text;
-    const attributes = { role: "option", "aria-selected": "false", "aria-label": label, title: label };
-    return make("span", { ...attributes, class: `shade-${shade}`, tabindex: index ? "-1" : "0" }, shown);
-  }
-
-  views.colours = (element, props, watch, trigger) => {
+  views.colours = redrawn((scored, trigger) => {
     storyteller.lookAgain = () => trigger("select");
-    drawn(element, props, watch, (root, scored) => {
-      storyteller.index = undefined;
-      if (!scored) return root.replaceChildren();
-      const { reopened } = storyteller;
-      storyteller.reopened = undefined; // the next text is another one
-      const bits = JSON.parse(scored.bits);
-      const options = [...scored.characters].map((each, i) => {
-        const likely = { character: visible(each), bits: number(bits[i], 2), percent: percent(2 ** -bits[i]) };
-        return character(each, say("character_label", likely), shade(bits[i], BITS), i);
-      });
-      options.push(character("▁", say("what_next"), 0, options.length));
-      const list = characterList(say("colours"), options);
-      characters(list, (index) => {
-        storyteller.index = index;
-        trigger("select");
-      }, reopened);
-      const line = say("bits", {
-        bits: number(scored.bits_per_character, 2),
-        count: number(bits.length),
-        model: scored.model,
-        average: number(scored.average_bits_per_character, 2),
-      });
-      root.replaceChildren(
-        make("p", { role: "status", class: "bits" }, line),
-        ...(scored.dropped.length ? [make("p", {}, say("dropped", { characters: scored.dropped.join(" ") }))] : []),
-        legend(say("legend"), BITS, (bits) => number(bits, bits % 1 ? 1 : 0)),
-        make("p", { class: "note" }, say("colours_hint")),
-        list,
-      );
-    });
-  };
+    storyteller.index = undefined;
+    if (!scored) return [];
+    const { characters: text, model, bits_per_character: bits, average_bits_per_character: average } = scored;
+    const values = JSON.parse(scored.bits);
+    const choose = (index) => {
+      storyteller.index = index;
+      trigger("select");
+    };
+    const shares = values.map((bits) => 2 ** -bits);
+    const shown = { text, values, shares, choose, chosen: storyteller.reopened };
+    const list = shaded(say("colours"), SURPRISE, shown);
+    storyteller.reopened = undefined; // the next text is another one
+    const means = { bits: number(bits, 2), average: number(average, 2), count: number(values.length), model };
+    const status = make("p", { role: "status" }, say("bits", means));
+    return [status, ...paragraphs(notes(scored)), make("p", { class: "note" }, say("colours_hint")), ...list];
+  });
 
-  function bar(share, kind) {
-    const stripe = make("span", { class: `bar ${kind}`, "aria-hidden": "true" });
-    stripe.style.setProperty("--share", share);
-    return make("td", {}, stripe, make("span", { class: "share" }, percent(share)));
+  views.chances = redrawn((look) => {
+    if (!look) return [];
+    const bar = (share, kind) => {
+      const stripe = make("span", { class: `bar ${kind}`, style: `--share: ${share}` });
+      return make("td", {}, stripe, make("span", { class: "share" }, percent(share)));
+    };
+    const heads = ["character", "before_sampler", "after_sampler"].map((key) => make("th", { scope: "col" }, say(key)));
+    const rows = look.rows.map(({ character, before, after }) => {
+      const here = character === look.here ? [make("small", {}, ` (${say("written_here")})`)] : [];
+      const name = make("th", { scope: "row" }, visible(character), ...here);
+      return make("tr", { class: here.length ? "here" : "" }, name, bar(before, "before"), bar(after, "after"));
+    });
+    const caption = make("caption", {}, say("chances", { before: look.before }));
+    const head = make("thead", {}, make("tr", {}, ...heads));
+    const table = make("table", { class: "chances" }, caption, head, make("tbody", {}, ...rows));
+    return [table, make("p", { class: "note" }, say("chances_hint"))];
+  });
+
+  views.attention = redrawn((attention) => {
+    storyteller.attended = Boolean(attention);
+    if (!attention) return [];
+    const { text, weights, layer, head, opening, outside } = attention;
+    const name = say("attention_title", { layer, head, before: text.slice(-20) });
+    const lines = [say("attention_opening", { percent: percent(opening) })];
+    if (outside) lines.push(say("attention_outside", { count: number(outside) }));
+    const list = text ? shaded(name, ATTENTION, { text, values: weights, shares: weights }) : [];
+    return [make("h2", {}, name), ...paragraphs(lines), ...list];
+  });
+
+  // Adds to a text what is new of it, so that a selection in it stays.
+  function grow(element, text) {
+    const node = element.firstChild;
+    const isPrefix = node?.data === element.textContent && text.startsWith(node.data); // a translator adds elements
+    if (isPrefix) node.appendData(text.slice(node.data.length));
+    else element.textContent = text;
   }
-
-  views.chances = (element, props, watch) => {
-    drawn(element, props, watch, (root, look) => {
-      if (!look) return root.replaceChildren();
-      const heads = ["character", "before_sampler", "after_sampler"].map((key) => make("th", { scope: "col" }, say(key)));
-      const rows = look.rows.map(({ character, before, after }) => {
-        const here = character === look.here ? [make("small", {}, ` (${say("written_here")})`)] : [];
-        const head = make("th", { scope: "row" }, visible(character), ...here);
-        return make("tr", here.length ? { class: "here" } : {}, head, bar(before, "before"), bar(after, "after"));
-      });
-      root.replaceChildren(
-        make(
-          "table",
-          { class: "chances" },
-          make("caption", {}, say("chances", { before: look.before })),
-          make("thead", {}, make("tr", {}, ...heads)),
-          make("tbody", {}, ...rows),
-        ),
-        make("p", { class: "note" }, say("chances_hint")),
-      );
-    });
-  };
-
-  views.attention = (element, props, watch) => {
-    drawn(element, props, watch, (root, attention) => {
-      storyteller.attended = Boolean(attention);
-      if (!attention) return root.replaceChildren();
-      const { text, weights, layer, head, opening, outside } = attention;
-      const title = say("attention_title", { layer, head, before: text.slice(-20) });
-      const options = [...text].map((each, i) => {
-        const label = say("attention_label", { character: visible(each), percent: percent(weights[i]) });
-        return character(each, label, shade(weights[i], SHARES), i);
-      });
-      const list = characterList(title, options);
-      characters(list, () => {});
-      root.replaceChildren(
-        make("h2", {}, title),
-        legend(say("attention_legend"), SHARES, percent),
-        make("p", {}, say("attention_opening", { percent: percent(opening) })),
-        ...(outside ? [make("p", {}, say("attention_outside", { count: number(outside) }))] : []),
-        ...(text ? [list] : []),
-      );
-    });
-  };
 
   views.stories = (element, props, watch) => {
+    const usual = props.models[0].evaluation_text; // losses on another text cannot be compared with those on this one
     const cards = props.models.map(({ name, parameters, nats_per_character: nats, evaluation_text: text }) => {
-      const given = make("span", { class: "given" });
-      const told = make("span", { class: "told" });
+      const size = { count: number(parameters / 1e6, 2), choices: number(Math.exp(nats), 1) };
+      const [given, told] = ["given", "told"].map((name) => make("span", { class: name }));
       const about = make("div", { class: "about" });
-      const loss = say(text ? "nats_on" : "nats", { nats: number(nats, 3), text });
-      const sizes = [say("parameters", { count: number(parameters) }), loss];
-      const body = make("div", { class: "story", lang: "en" }, given, told);
-      const card = make("article", { "aria-label": name, class: "card" }, make("h2", {}, name));
-      card.append(make("p", { class: "note" }, sizes.join(" · ")), about, body);
+      const head = [make("h2", {}, name), make("p", { class: "note" }, say(text === usual ? "card" : "card_own", size))];
+      const story = make("div", { class: "story", lang: "en" }, given, told);
+      const card = make("article", { "aria-label": name, class: "card" }, ...head, story, about);
       return { name, card, given, told, about };
     });
+    const shared = make("div", { class: "about" });
     const group = make("div", { role: "group", "aria-label": say("compare_stories"), class: "cards" });
     group.append(...cards.map(({ card }) => card));
-    element.firstElementChild.append(group);
+    element.firstElementChild.append(shared, group);
     drawn(element, props, watch, (_, value) => {
-      const tellings = (storyteller.compared = value || []); // Gradio makes "" of null
-      cards.forEach(({ name, card, given, told, about }) => {
-        const telling = tellings.find((it) => it?.settings.model === name);
-        card.setAttribute("aria-busy", String(Boolean(telling?.running)));
-        given.textContent = telling ? telling.prompt : "";
-        told.textContent = telling ? telling.text : "";
-        about.replaceChildren(...(telling ? aboutLines(telling).map((line) => make("p", {}, line)) : []));
-      });
+      storyteller.compared = value || []; // Gradio makes "" of null
+      const tellings = storyteller.compared.filter(Boolean); // some may not have begun
+      const lines = tellings.map((it) => [`${say("seed")}: ${it.settings.seed}`, ...notes(it)]);
+      const common = (lines[0] ?? []).filter((line) => lines.every((all) => all.includes(line)));
+      shared.replaceChildren(...paragraphs(common));
+      for (const { name, card, given, told, about } of cards) {
+        const i = tellings.findIndex(({ settings }) => settings.model === name);
+        const { prompt = "", text = "", running = false, written, speed } = tellings[i] ?? {};
+        card.setAttribute("aria-busy", String(running));
+        grow(given, prompt);
+        grow(told, text);
+        const figures = i < 0 ? [] : [say("card_figures", { written: number(written), speed: number(speed) })];
+        const own = (lines[i] ?? []).filter((line) => !common.includes(line));
+        about.replaceChildren(...paragraphs([...figures, ...own]));
+      }
     });
   };
 })();

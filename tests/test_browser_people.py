@@ -330,6 +330,8 @@ def test_a_language_without_words_here_gets_english(browser, server):
             reader.enter("Training")
             expect(reader.page.get_by_role("img", name=re.compile("^Loss while training")).first).to_be_visible()
         expect(reader.page.get_by_role("figure").get_by_text(re.compile(r"1\d\d,\d{3} parameters"))).to_be_visible()
+        reader.enter("Compare")
+        expect(reader.page.get_by_text("0.11 M parameters")).to_be_visible()
         reader.enter("Look inside")
         reader.fill(reader.page.get_by_role("textbox", name="Text to look into"), "Tom")
         reader.press("Colour this text")
