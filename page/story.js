@@ -177,19 +177,3 @@ storyteller.enter = (tab) => {
     document.querySelector("#look_story").click();
   }
 };
-
-
-// The example prompts of the chosen model. A click fills in the prompt itself, not what a translator made of it.
-storyteller.views.chips = (element, props, watch, trigger) => {
-  storyteller.drawn(element, props, watch, (root, model) => {
-    const buttons = (props.prompts[model] ?? []).map((text) => {
-      const button = storyteller.make("button", { type: "button", lang: "en", translate: "no" }, text);
-      button.addEventListener("click", () => {
-        storyteller.example = text;
-        trigger("select");
-      });
-      return button;
-    });
-    root.replaceChildren(...buttons);
-  });
-};

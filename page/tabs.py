@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 
 from model.sampling import SETTINGS, USUAL
@@ -60,8 +62,7 @@ def tell_tab(answers: Answers, settings: dict) -> None:
         elem_id="prompt",
     )
     refusal = view("refusal")
-    prompts = {name: models.prompts(name) for name in models.storytellers}
-    examples = view("chips", models.default, prompts=prompts, elem_classes="chips", padding=False)
+    examples(models, prompt, settings["model"])
     with gr.Row(elem_classes="buttons"):
         tell = gr.Button(WORDS("tell"), variant="primary", min_width=100, elem_id="tell")
         stop = gr.Button(WORDS("stop"), min_width=100, elem_classes="stop", elem_id="stop")
@@ -107,10 +108,19 @@ def tell_tab(answers: Answers, settings: dict) -> None:
     edit.click(js="storyteller.edit", outputs=[prompt, refusal], **HERE)
     copy.click(js="storyteller.copy", outputs=refusal, **HERE)
     download.click(js="storyteller.download", outputs=refusal, **HERE)
-    examples.select(js="() => storyteller.example", outputs=prompt, **HERE).then(
+
+
+def examples(models: Models, prompt: gr.Textbox, model: gr.Dropdown) -> None:
+    """The prompts that suit the chosen model. A click tells a story from the prompt itself, not its translation."""
+    prompts = {name: [[prompt] for prompt in models.prompts(name)] for name in models.storytellers}
+    chips = gr.Dataset(components=[prompt], samples=prompts[models.default], show_label=False, elem_classes="chips")
+    of_model = f"const all = {json.dumps(prompts)}[model]"
+    chosen = f"(index, model) => {{ {of_model}; return all[index][0]; }}"
+    offered = f"model => {{ {of_model}; return {{ __type__: 'update', samples: all }}; }}"
+    chips.click(js=chosen, inputs=[chips, model], outputs=prompt, **HERE).then(
         js="() => document.querySelector('#tell').click()", **HERE
     )
-    model.change(js="name => name", inputs=model, outputs=examples, **HERE)
+    model.change(js=offered, inputs=model, outputs=chips, **HERE)
 
 
 def look_tab(answers: Answers, settings: dict) -> None:

@@ -46,6 +46,8 @@
     if (open) settings.focus({ preventScroll: true });
   };
 
+  const paragraphs = (texts) => texts.map((text) => make("p", {}, text));
+
   // What a reader must know of a text: the characters that were dropped, and what did not fit into the context.
   function notes({ dropped = [], kept }) {
     const lines = dropped.length ? [say("dropped", { characters: dropped.join(" ") })] : [];
@@ -63,6 +65,14 @@
     return [...lines, ...notes(telling)];
   }
 
+  // Adds to a text what is new of it, so that a selection in it stays.
+  function grow(element, text) {
+    const node = element.firstChild;
+    const isPrefix = node?.data === element.textContent && text.startsWith(node.data); // a translator adds elements
+    if (isPrefix) node.appendData(text.slice(node.data.length));
+    else element.textContent = text;
+  }
+
   views.story = (element, props, watch) => {
     const given = make("span", { class: "given" });
     const told = make("span", { class: "told" });
@@ -77,10 +87,10 @@
       article.classList.toggle("empty", !telling);
       article.setAttribute("aria-busy", String(Boolean(telling?.running)));
       article.classList.toggle("weighing", Boolean(telling?.running) && telling.settings.drafts * telling.settings.beams > 1);
-      given.textContent = telling ? telling.prompt : "";
-      told.textContent = telling ? telling.text : say("no_story");
+      grow(given, telling ? telling.prompt : "");
+      grow(told, telling ? telling.text : say("no_story"));
       const earlier = telling?.steps?.slice(0, -1) ?? storyteller.continued;
-      about.replaceChildren(...(telling ? aboutLines(telling, earlier).map((line) => make("p", {}, line)) : []));
+      about.replaceChildren(...(telling ? paragraphs(aboutLines(telling, earlier)) : []));
       for (const name of ["go_on", "edit", "copy", "download"]) {
         const button = document.querySelector(`#${name}`);
         if (button) button.disabled = !telling;
@@ -107,8 +117,6 @@
       root.replaceChildren(make("p", { class: "note" }, say("history_info")), make("ul", { class: "plain" }, ...items));
     });
   };
-
-  const paragraphs = (texts) => texts.map((text) => make("p", {}, text));
 
   // A view that draws everything anew for each value; `parts` returns what it consists of.
   const redrawn = (parts) => (element, props, watch, trigger) =>
@@ -212,21 +220,13 @@
     return [make("h2", {}, name), ...paragraphs(lines), ...list];
   });
 
-  // Adds to a text what is new of it, so that a selection in it stays.
-  function grow(element, text) {
-    const node = element.firstChild;
-    const isPrefix = node?.data === element.textContent && text.startsWith(node.data); // a translator adds elements
-    if (isPrefix) node.appendData(text.slice(node.data.length));
-    else element.textContent = text;
-  }
-
   views.stories = (element, props, watch) => {
     const usual = props.models[0].evaluation_text; // losses on another text cannot be compared with those on this one
     const cards = props.models.map(({ name, parameters, nats_per_character: nats, evaluation_text: text }) => {
       const size = { count: number(parameters / 1e6, 2), choices: number(Math.exp(nats), 1) };
       const [given, told] = ["given", "told"].map((name) => make("span", { class: name }));
       const about = make("div", { class: "about" });
-      const head = [make("h2", {}, name), make("p", { class: "note" }, say(text === usual ? "card" : "card_own", size))];
+      const head = [make("h2", {}, name), make("p", { class: "note" }, say(text === usual ? "compared" : "compared_own", size))];
       const story = make("div", { class: "story", lang: "en" }, given, told);
       const card = make("article", { "aria-label": name, class: "card" }, ...head, story, about);
       return { name, card, given, told, about };
@@ -247,7 +247,7 @@
         card.setAttribute("aria-busy", String(running));
         grow(given, prompt);
         grow(told, text);
-        const figures = i < 0 ? [] : [say("card_figures", { written: number(written), speed: number(speed) })];
+        const figures = i < 0 ? [] : [say("compared_figures", { written: number(written), speed: number(speed) })];
         const own = (lines[i] ?? []).filter((line) => !common.includes(line));
         about.replaceChildren(...paragraphs([...figures, ...own]));
       }

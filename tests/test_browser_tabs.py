@@ -245,7 +245,7 @@ def test_how_it_was_trained(desktop):
     desktop.press("The commands that trained them ▼")
     expect(desktop.page.get_by_text(".venv/bin/python -m train --preset classic-onecycle")).to_be_visible()
     for name in ("TinyStories", "Eldan and Li, 2023"):
-        link = desktop.page.get_by_role("link", name=name)
+        link = desktop.page.get_by_role("link", name=name, exact=True)
         expect(link).to_have_attribute("target", "_blank")
         expect(link).to_have_attribute("rel", re.compile("noopener"))
 
