@@ -497,11 +497,9 @@ def test_a_translated_page_goes_on_changing(desktop):
     desktop.page.get_by_role("option", name=re.compile("^endless ")).click()
     chip = desktop.button("ROMEO:")
     expect(chip).to_be_visible()
-    expect(chip).to_have_attribute("translate", "no")
     desktop.page.evaluate(TRANSLATE)
     desktop.page.get_by_text("ROMEO: (übersetzt)").click()
     expect(desktop.prompt).to_have_value("ROMEO:")
-    desktop.page.locator("#tell").click()
     story = desktop.wait_until_told()
     assert story.startswith("ROMEO") and "übersetzt" not in story
     desktop.page.evaluate(TRANSLATE)
