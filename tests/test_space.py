@@ -122,11 +122,19 @@ def test_front_matter_that_breaks_a_space(contents: Contents, old: str, new: str
     assert refusal(check, changed(contents, README_md=README.replace(old, new, 1))) == f"README.md: {message}"
 
 
-def test_gradio_has_one_version(contents: Contents) -> None:
-    pin = re.search(r"gradio\[mcp\]==(\S+)", contents.files["requirements.txt"].decode())[1]
-    message = refusal(check, changed(contents, README_md=README.replace(f"sdk_version: {pin}", "sdk_version: 5.0.0")))
-    assert message == (f"README.md: sdk_version ('5.0.0'), but requirements.txt pins gradio=={pin}: make them equal")
-    assert "pins no gradio" in refusal(check, changed(contents, requirements_txt="numpy\n"))
+@pytest.mark.parametrize("version", ["5.49.1", "7.0.0", "6.31", "6.99.0b1", "latest"])
+def test_a_space_gets_one_version_of_gradio_that_the_page_works_with(contents: Contents, version: str) -> None:
+    check(changed(contents, README_md=re.sub("sdk_version: .*", "sdk_version: 6.99.0", README)))
+    message = refusal(check, changed(contents, README_md=re.sub("sdk_version: .*", f"sdk_version: {version}", README)))
+    shown = version if version == "6.31" else repr(version)  # YAML reads 6.31 as a number
+    assert message.startswith(f"README.md: sdk_version ({shown}) must be one version")
+    assert message.endswith("that requirements.txt allows (gradio>=6.31,<7): the Hub installs exactly this one")
+
+
+@pytest.mark.parametrize("requirements", ["numpy\n", "gradio[mcp]\n"])
+def test_requirements_that_allow_any_gradio(contents: Contents, requirements: str) -> None:
+    message = refusal(check, changed(contents, requirements_txt=requirements))
+    assert message.startswith("requirements.txt must say which versions of gradio the page works with")
 
 
 @pytest.mark.parametrize(("text", "message"), [

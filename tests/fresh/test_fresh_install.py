@@ -12,7 +12,7 @@ import pytest
 from stand_in_hub import ADDRESS, Account, Hub
 
 from train.push import __main__ as push
-from train.push.contents import gather
+from train.push.contents import front_matter, gather
 from train.push.rehearsal import tell
 
 TOKEN = "hf_" + "Mnbvcxzlkj" * 3 + "Hgfd"  # belongs to nobody
@@ -40,7 +40,7 @@ def test_a_fresh_environment_tells_the_story(
     contents = gather(["pocket"])
     requirements = tmp_path / "requirements.txt"
     requirements.write_bytes(contents.files["requirements.txt"])
-    version = re.search(r"gradio\[mcp\]==(\S+)", requirements.read_text())[1]
+    version = front_matter(contents.files["README.md"].decode())["sdk_version"]
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     inside = str(tmp_path / "venv" / "bin" / "python")
     image = [package.format(version=version) for package in IMAGE]

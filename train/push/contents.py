@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import RepoCard
+from packaging.specifiers import SpecifierSet
 
 from model.artifacts import DEFAULT, GRAPH, file_bytes, read_default
 from model.storyteller import Storyteller, ranked, trial_reason
@@ -122,10 +123,13 @@ def _front_matter_faults(files: Mapping[str, bytes]) -> Iterator[str]:
         return
     if fields.get("sdk") != "gradio":
         yield f"README.md: sdk ({fields.get('sdk')!r}) must be gradio"
-    pin = re.search(r"^gradio(?:\[\w+\])?==(\S+)$", files["requirements.txt"].decode(), re.MULTILINE)
-    if not pin or fields.get("sdk_version") != pin[1]:
-        pinned = f"requirements.txt pins gradio=={pin[1]}" if pin else "requirements.txt pins no gradio"
-        yield f"README.md: sdk_version ({fields.get('sdk_version')!r}), but {pinned}: make them equal"
+    version = fields.get("sdk_version")
+    allowed = re.search(r"^gradio(?:\[\w+\])?([<>=!~].*)$", files["requirements.txt"].decode(), re.MULTILINE)
+    if not allowed:
+        yield "requirements.txt must say which versions of gradio the page works with, such as gradio>=6.31,<7"
+    elif not (re.fullmatch(r"\d+\.\d+\.\d+", str(version)) and SpecifierSet(allowed[1]).contains(version)):
+        rule = f"must be one version, such as 6.31.0, that requirements.txt allows (gradio{allowed[1]})"
+        yield f"README.md: sdk_version ({version!r}) {rule}: the Hub installs exactly this one"
     if str(app := fields.get("app_file", "app.py")) not in files:
         yield f"README.md: app_file ({app!r}) is not among the files of the Space"
 
