@@ -1,9 +1,13 @@
-"""All that the page does with what Gradio keeps to itself. A test of each fails once Gradio does without it."""
+"""All that the page does with what Gradio does not document. Its test fails once Gradio does without one of these.
+
+Nobody has reported these to Gradio's issues, as far as a search for them shows.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Container
+from typing import Any
 
 from gradio import Blocks
 from starlette.types import Scope
@@ -26,13 +30,19 @@ def answer_tools_in_json(page: Blocks) -> None:
 
 
 def functions(page: Blocks) -> Container[object]:
-    """The numbers of the functions that run on the server: Gradio fails on a call of another number."""
+    """The numbers of the functions that run on the server: Gradio answers a call of another number with a 500."""
     return {number for number, function in page.fns.items() if function.fn is not None}
 
 
-def forget_address(scope: Scope) -> None:
-    """Makes Gradio write the page's address anew into its documentation.
+def parts(page: Blocks, names: Container[str]) -> dict[str, Any]:
+    """The parts of a page with these ids. Gradio documents no list of a page's parts."""
+    return {part.elem_id: part for part in page.blocks.values() if getattr(part, "elem_id", None) in names}
 
-    It keeps what the first request for the documentation said in Host or X-Forwarded-Host, and shows it to others.
+
+def ask_anew(scope: Scope) -> None:
+    """Makes Gradio write the documentation that a request asks for.
+
+    Otherwise it keeps the one of the first request, with the address that this request had in Host or X-Forwarded-Host,
+    and shows that to others. It keeps none for a page that is named; the name of the first page is empty.
     """
-    scope["app"].api_info = None
+    scope["query_string"] += b"&page="

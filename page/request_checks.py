@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.endpoints import PARAMETERS
-from page.gradio_fixes import forget_address
+from page.gradio_fixes import ask_anew
 from page.turns import CALL, Turns, visitor
 
 MAX_BODY = 2**20  # bytes: twice the longest story that can be continued, with every character escaped
@@ -125,8 +125,8 @@ class RequestChecks:
             raise Refused(404, "there is nothing here")
         if path == f"{API}/cancel":
             await stack.enter_async_context(self.cancelling)
-        if path in (f"{API}/info", f"{API}/openapi.json"):
-            forget_address(scope)
+        if path == f"{API}/info":
+            ask_anew(scope)
 
     @contextmanager
     def _counted(self, what: str, who: str | None, most: int) -> Iterator[None]:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from model.sampling import SETTINGS, USUAL
 from page.answers import Answers
+from page.gradio_fixes import parts
 from page.limits import MAX_LENGTH, in_place
 from page.models import HAS_TORCH, Models
 from page.theme import view
@@ -226,10 +227,9 @@ def no_model(folder: str) -> None:
 
 def open_and_keep(page: gr.Blocks, tabs: gr.Tabs) -> None:
     """Opens the page with a link's story, or with what the visitor had before a reload. Keeps what changes."""
-    names = KEPT | {"model", *SETTINGS}
-    parts = {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None) in names}
-    history = parts.pop("history")
-    for name, part in parts.items():
+    kept = parts(page, KEPT | {"model", *SETTINGS})
+    history = kept.pop("history")
+    for name, part in kept.items():
         part.change(js=f"value => storyteller.remember('{name}', value)", inputs=part, **HERE)
-    opened = page.load(js=f"() => storyteller.open({list(parts)})", outputs=[*parts.values(), tabs, history], **HERE)
+    opened = page.load(js=f"() => storyteller.open({list(kept)})", outputs=[*kept.values(), tabs, history], **HERE)
     opened.then(js="storyteller.tellLink", **HERE)

@@ -14,4 +14,4 @@ import gradio as gr
 TABLE: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
 LANGUAGES = ("en", "de", "hi")
 WORDS = gr.I18n(**{language: {key: words[language] for key, words in TABLE.items()} for language in LANGUAGES})
-ENGLISH = WORDS.translations["en"]
+ENGLISH = {key: words["en"] for key, words in TABLE.items()}
