@@ -23,19 +23,19 @@ from starlette.middleware import Middleware
 
 from model.command import BAD_USE, Parser, path, run_command
 from page.answers import Answers
-from page.endpoints import PARAMETERS, Endpoints
+from page.endpoints import PARAMETERS
 from page.gradio_fixes import answer_tools_in_json, functions
 from page.links import links
 from page.models import Models
 from page.request_checks import RequestChecks
 from page.tabs import (
-    HERE,
     compare_tab,
     look_tab,
     no_model,
     open_and_keep,
     settings_column,
     settings_switch,
+    tab,
     tell_tab,
 )
 from page.theme import STYLE, THEME, head
@@ -49,7 +49,7 @@ SESSIONS = 100  # sessions whose form Gradio remembers, 0.1 MB each; this page n
 
 
 def build(models: Models) -> gr.Blocks:
-    """Builds the page for the models of a folder; `launch()` serves it."""
+    """Builds the page for the models of a folder, from top to bottom as it lies."""
     answers = Answers(models)
     with gr.Blocks(title=ENGLISH["title"], analytics_enabled=False) as page:
         gr.Markdown("# " + ENGLISH["title"] + "\n\n" + WORDS("subtitle"), elem_id="heading")
@@ -60,19 +60,18 @@ def build(models: Models) -> gr.Blocks:
                 with gr.Column(scale=2, min_width=260, elem_id="settings", render=False) as beside:
                     settings = settings_column(models)
                 with gr.Column(scale=5, min_width=300), gr.Tabs(overflow_behavior="wrap") as tabs:
-                    with gr.Tab(WORDS("tell_tab"), id="tell") as tell:
+                    with tab("tell", WORDS("tell_tab")):
                         tell_tab(answers, settings)
-                    with gr.Tab(WORDS("look_tab"), id="look") as look:
+                    with tab("look", WORDS("look_tab")):
                         look_tab(answers, settings)
-                    with gr.Tab(WORDS("compare_tab"), id="compare") as compare:
+                    with tab("compare", WORDS("compare_tab")):
                         compare_tab(answers, settings)
-                    with gr.Tab(WORDS("training_tab"), id="training") as training:
+                    with tab("training", WORDS("training_tab")):
                         training_tab(models)
                 beside.render()
-            for tab in (tell, look, compare, training):
-                tab.select(js=f"() => storyteller.enter('{tab.id}')", **HERE)
             open_and_keep(page, tabs)
-            api(answers.endpoints)
+            for name in PARAMETERS:  # what programs may call: the page documents it, and MCP offers it as tools
+                gr.api(getattr(answers.endpoints, name), api_name=name)
         else:
             no_model(models.folder.name)
         for label, troubles in (("skipped", models.skipped), ("slower", models.warnings)):
@@ -84,23 +83,8 @@ def build(models: Models) -> gr.Blocks:
     return page.queue(api_open=False, default_concurrency_limit=None, max_size=CALLS)
 
 
-def api(endpoints: Endpoints) -> None:
-    """Adds the endpoints that programs may call: the page documents them, and MCP offers them as tools."""
-    for name in PARAMETERS:
-        gr.api(getattr(endpoints, name), api_name=name)
-
-
-def build_parser() -> Parser:
-    parser = Parser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
-    parser.add_argument(
-        "--artifacts", type=path, default=Path(__file__).parent / "artifacts", help="folder of models (%(default)s)"
-    )
-    return parser
-
-
-def launched(models: Models, host: str, port: int) -> gr.Blocks:
-    """Builds the page and starts its server, which answers from then on. Raises OSError."""
-    page = build(models)
+def launch(page: gr.Blocks, models: Models, host: str, port: int) -> None:
+    """Starts the server, which answers from then on. Raises OSError."""
     _, address, _ = page.launch(
         quiet=True,  # else it offers a public link, which this page does not allow
         server_name=host,
@@ -122,11 +106,13 @@ def launched(models: Models, host: str, port: int) -> gr.Blocks:
         app_kwargs={"middleware": [Middleware(RequestChecks, models.turns, functions(page))]},
     )
     print(f"The page is at {address}", flush=True)
-    return page
+    answer_tools_in_json(page)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
+    parser = Parser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
+    here = Path(__file__).parent / "artifacts"
+    parser.add_argument("--artifacts", type=path, default=here, help="folder of models (%(default)s)")
     artifacts = parser.parse_args(argv).artifacts.resolve()
     try:
         check_environment()
@@ -138,11 +124,11 @@ def main(argv: list[str] | None = None) -> None:
     models = Models(artifacts)
     for name, reason in models.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
+    page = build(models)
     try:
-        page = launched(models, host, port)
+        launch(page, models, host, port)
     except OSError as error:  # no room or no right to write, or another program was faster to take the port
         parser.exit(BAD_USE, f"error: the page cannot be served: {error}\n")
-    answer_tools_in_json(page)
     threading.Thread(target=models.warm_up, daemon=True).start()
     page.block_thread()
 

@@ -20,6 +20,13 @@ ASKED = dict(api_visibility="private", preprocess=False)  # asks the server, whe
 KEPT = {"prompt", "story", "history", "text", "colours", "layer", "head", "compare_prompt", "stories"}
 
 
+def tab(name: str, label: str) -> gr.Tab:
+    """A tab of the page, to be filled."""
+    made = gr.Tab(label, id=name)
+    made.select(js=f"() => storyteller.enter('{name}')", **HERE)
+    return made
+
+
 def settings_switch() -> None:
     """What shows and hides the settings on a phone, which has no room for them beside the tabs."""
     with gr.Column(elem_id="settings_switch"):
