@@ -98,7 +98,6 @@ def launch(page: gr.Blocks, models: Models, host: str, port: int) -> None:
         ssr_mode=False,
         mcp_server=True,
         strict_cors=True,
-        enable_monitoring=False,
         run_history=False,
         state_session_capacity=SESSIONS,
         footer_links=["api"],  # Gradio's settings link would reload the page in mid-story, and record the screen
@@ -109,10 +108,15 @@ def launch(page: gr.Blocks, models: Models, host: str, port: int) -> None:
     answer_tools_in_json(page)
 
 
-def main(argv: list[str] | None = None) -> None:
+def build_parser() -> Parser:
     parser = Parser(description="Serve the page on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT.")
     here = Path(__file__).parent / "artifacts"
     parser.add_argument("--artifacts", type=path, default=here, help="folder of models (%(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
     artifacts = parser.parse_args(argv).artifacts.resolve()
     try:
         check_environment()

@@ -32,7 +32,7 @@ THREADS = 200  # Gradio holds one for each tool call: more than can wait or run
 API = "/gradio_api"
 TOOLS = f"{API}/mcp"
 READ = {
-    *("/", "/config", "/favicon.ico", "/robots.txt", "/manifest.json", "/theme.css"),
+    *("/", "/config", "/favicon.ico", "/robots.txt", "/manifest.json", "/theme.css", "/monitoring/summary"),
     *(f"{API}/{name}" for name in ("info", "openapi.json", "theme.css", "startup-events", "app_id", "queue/data")),
     *(f"{API}/{name}" for name in ("queue/status", "user", "login_check")),
 }

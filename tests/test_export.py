@@ -214,7 +214,7 @@ models = app.Models(Path({str(tmp_path)!r}))
 app.build(models)
 models.warm_up()
 for name in models.storytellers:
-    *_, (story, _) = app.Endpoints(models).tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
+    *_, (story, _, _) = app.Answers(models).endpoints.tell(name, "Once", 50, 0.8, 0, 1, 0, 7)
     print(len(story))
 print("torch" in sys.modules)
 """
