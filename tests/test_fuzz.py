@@ -159,11 +159,16 @@ def ask(client: httpx.Client, method: str, path: str, body: bytes) -> tuple[int,
     if answer.status_code != 200 or not text.startswith('{"event_id"'):
         return answer.status_code, text, None
     event = json.loads(text)["event_id"]
-    with client.stream("GET", f"/gradio_api/call/any/{event}", timeout=30) as stream:
-        text += "\n" + stream.read().decode()
-    *_, kind, data = [line for line in text.splitlines() if line]
-    refused = json.loads(data.removeprefix("data: "))["error"] if kind == "event: error" else None
-    return answer.status_code, text, refused
+    stream = f"call/any/{event}"
+    if path.endswith("/queue/join"):
+        stream = f"queue/data?session_hash={json.loads(body)['session_hash']}"
+    with client.stream("GET", f"/gradio_api/{stream}", timeout=30) as answers:
+        text += "\n" + answers.read().decode()
+    messages = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    last = next(it for it in reversed(messages) if not (isinstance(it, dict) and it.get("msg") == "close_stream"))
+    failed = "event: error" in text or (isinstance(last, dict) and last.get("success") is False)
+    refused = (last.get("output") or last).get("error") if failed else None
+    return answer.status_code, text + ("\nevent: error" if failed else ""), refused
 
 
 def names_a_field(text: str) -> bool:
