@@ -22,7 +22,7 @@ AT_ONCE = {"stories": STORIES, "comparisons": 1, "looks": 2}  # calls of each ki
 WAITING = 32  # calls that may wait; more are refused
 SHARE = WAITING // 2  # calls of one visitor that may wait or run
 WAIT_SECONDS = 60  # longest wait for a turn
-HEARTBEAT_SECONDS = 0.2  # a call that waits says so this often: only then does Gradio notice that its reader has left
+HEARTBEAT_SECONDS = 0.5  # a call that waits says so this often: only then does Gradio notice that its reader has left
 CALL = "x-tool-call"  # a header that names the tool call from which a request comes
 PROXIES = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
 
@@ -117,6 +117,8 @@ class Turns:
         with self.take(kind, request) as turn:
             while turn.wait():
                 pass
+            if not turn.began:
+                raise Refusal("the call was stopped", "")
             yield
 
     @contextmanager

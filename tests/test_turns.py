@@ -259,3 +259,22 @@ def test_stop_ends_only_the_calls_that_it_means():
         queue.stop(kind="stories", session="a")
         assert (story.stopped, comparison.stopped, other.stopped) == (True, False, False)
         assert story.wait(60) == 0, "a call that waits ends at once"
+
+
+def test_a_look_that_is_stopped_while_it_waits_computes_nothing():
+    queue = Turns()
+    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        for _ in range(AT_ONCE["looks"]):
+            stack.enter_context(queue.take("looks", None))
+
+        def look() -> None:
+            with queue.now("looks", None):
+                raise AssertionError("it has no turn")
+
+        waiting = thread.submit(look)
+        while not queue.waiting:
+            time.sleep(0.001)
+        queue.stop(kind="looks")
+        with pytest.raises(Refusal, match="the call was stopped"):
+            waiting.result(5)
+    assert queue.waiting == queue.running == []
