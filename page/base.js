@@ -55,7 +55,8 @@ storyteller.asTyped = (said) =>
     return typed && Number(typed) === Number(value) ? `${name} (${typed})` : all;
   });
 
-storyteller.refused = (refusal) => {
+// `fields` names the fields of this tab that have another label.
+storyteller.refused = (refusal, fields = {}) => {
   const said = storyteller.asTyped(refusal);
   const words = storyteller.words();
   for (const [key, pattern] of storyteller.refusals()) {
@@ -65,7 +66,8 @@ storyteller.refused = (refusal) => {
     for (const [name, value] of Object.entries(values)) {
       if (/^\d{1,3}(,\d{3})+$/.test(value)) values[name] = storyteller.number(BigInt(value.replaceAll(",", "")));
     }
-    if (values.name in words) values.name = `“${words[values.name]}”`; // use the field's label as its name
+    const label = words[fields[values.name] ?? values.name];
+    if (label) values.name = `“${label}”`;
     return storyteller.say(key, values);
   }
   return said;

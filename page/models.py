@@ -20,7 +20,7 @@ from page.words import ENGLISH
 
 READ = 8  # texts whose logits are cached, up to 4 MB each: looking at another character of one then costs nothing
 EXAMPLES = [  # prompts for a model that has none of its own
-    "Once upon a time, there was a little robot who",
+    "Once upon a time, there was a little robot.",
     "The dragon was afraid of the dark.",
     "Lily found a tiny door behind the big tree.",
     "One rainy day, Tom and his cat",

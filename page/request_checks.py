@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from page.endpoints import PARAMETERS
 from page.gradio_fixes import ask_anew
 from page.turns import CALL, Turns, visitor
+from page.unread import MOST, Unread
 
 MAX_BODY = 2**20  # bytes: twice the longest story that can be continued, with every character escaped
 BODY_SECONDS = 20  # longest time for a body to arrive
@@ -71,6 +72,7 @@ class RequestChecks:
         self.app, self.turns, self.functions = app, turns, functions
         self.open: Counter[tuple[str, str | None]] = Counter()  # open requests and tool calls, by visitor
         self.room = room_for_requests()
+        self.unread = Unread(turns)
         self.cancelling = asyncio.Lock()  # of two cancellations at once, Gradio fails on the second
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,16 +89,20 @@ class RequestChecks:
             async with asyncio.timeout(SEND_SECONDS):  # a client that does not read ends here
                 await send(message)
 
-        session = listener(scope)
+        path, session = scope["path"].rstrip("/") or "/", listener(scope)
         try:
             async with AsyncExitStack() as stack:
-                await self._admit(scope, stack)
+                self._admit(path, scope, stack)
                 if session is not None:
-                    stack.enter_context(self.turns.listen(session))
+                    sent = stack.enter_context(self.unread.listening(session, sent))
                 if scope["method"] == "POST":
                     body = await read_body(receive)
-                    self._check_call(scope["path"].rstrip("/"), parsed(body))
+                    self._check_call(path, asked := parsed(body))
                     receive = again(body, receive)
+                    if path.startswith((f"{API}/queue/join", f"{API}/call/")):
+                        sent = self._called(visitor(Request(scope)), asked.get("session_hash"), sent)
+                    if path == f"{API}/cancel":
+                        await stack.enter_async_context(self.cancelling)
                 await self.app(scope, receive, sent)
         except Refused as refused:
             # Without this header the server would read the rest of the refused body.
@@ -108,9 +114,9 @@ class RequestChecks:
             # Gradio has sent that the session is unknown, and then raises an error, which would cut the stream off.
             await sent({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _admit(self, scope: Scope, stack: AsyncExitStack) -> None:
+    def _admit(self, path: str, scope: Scope, stack: AsyncExitStack) -> None:
         """Counts the request until the stack closes, and checks its address. Raises Refused."""
-        who, method, path = visitor(Request(scope)), scope["method"], scope["path"].rstrip("/") or "/"
+        who, method = visitor(Request(scope)), scope["method"]
         stack.enter_context(self._counted("requests", who, MAX_OPEN))
         if path == TOOLS or path.startswith(f"{TOOLS}/"):
             if method == "HEAD":  # Gradio would begin a stream without end
@@ -123,8 +129,6 @@ class RequestChecks:
         usual = path.isprintable() and all(len(part.encode()) < 256 for part in path.split("/"))  # as names of files
         if not (known and usual) or "page" in QueryParams(scope["query_string"]):
             raise Refused(404, "there is nothing here")
-        if path == f"{API}/cancel":
-            await stack.enter_async_context(self.cancelling)
         if path == f"{API}/info":
             ask_anew(scope)
 
@@ -155,6 +159,12 @@ class RequestChecks:
             yield
         finally:
             self.turns.stop(call=call)
+
+    def _called(self, who: str | None, session: str | None, send: Send) -> Send:
+        """The `send` for a call's answer. Raises Refused where the visitor has too many unread answers."""
+        if not self.unread.room(who):
+            raise Refused(429, f"{MOST} answers for your address are unread, which is the limit: read them first")
+        return self.unread.called(who, session, send)
 
     def _check_call(self, path: str, asked: dict[str, object]) -> None:
         """Checks what Gradio looks up or counts, and fails on. Raises Refused."""
@@ -211,16 +221,17 @@ async def read_body(receive: Receive) -> bytes:
 
     A body that is only a little too long is read to its end: only then does a client read the refusal.
     """
-    body, more = bytearray(), True
+    body, read, more = bytearray(), 0, True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while more and len(body) < 8 * MAX_BODY:
+            while more and read < 8 * MAX_BODY:
                 message = await receive()
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
+                part, more = message.get("body", b""), message.get("more_body", False)
+                read += len(part)
+                body += part if read <= MAX_BODY else b""
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {BODY_SECONDS} seconds") from None
-    if len(body) > MAX_BODY:
+    if read > MAX_BODY:
         raise Refused(413, f"the body has more than {MAX_BODY:,} bytes: shorten the text")
     return bytes(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import threading
 import time
@@ -21,20 +22,22 @@ from page.words import ENGLISH
 AT_ONCE = {"stories": STORIES, "comparisons": 1, "looks": 2}  # calls of each kind that run at the same time
 WAITING = 32  # calls that may wait; more are refused
 SHARE = WAITING // 2  # calls of one visitor that may wait or run
+UNHEARD = 16  # calls to whose answers nobody listens yet; of more, the oldest is refused
 WAIT_SECONDS = 60  # longest wait for a turn
 HEARTBEAT_SECONDS = 0.5  # a call that waits says so this often: only then does Gradio notice that its reader has left
 CALL = "x-tool-call"  # a header that names the tool call from which a request comes
-PROXIES = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
+PROXIES = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7"
 
 
 def trust_proxies() -> None:
     """Makes the web server take the visitor's address from X-Forwarded-For where a trusted proxy has written it.
 
     On a Space every connection comes from the Hub's proxy. The server takes the last address in the header that is no
-    proxy's, so an address that the visitor wrote there does not count. Elsewhere only this machine is trusted, unless
-    FORWARDED_ALLOW_IPS names other proxies. Call this before the page is launched.
+    proxy's, so an address that the visitor wrote there does not count. FORWARDED_ALLOW_IPS names other proxies. This
+    machine is always trusted, because it sends on what a tool asks. Call this before the page is launched.
     """
-    os.environ.setdefault("FORWARDED_ALLOW_IPS", PROXIES if os.environ.get("SPACE_ID") else "127.0.0.1,::1")
+    named = os.environ.get("FORWARDED_ALLOW_IPS", PROXIES if os.environ.get("SPACE_ID") else "")
+    os.environ["FORWARDED_ALLOW_IPS"] = "*" if named == "*" else f"127.0.0.1,::1,{named}".rstrip(",")
 
 
 def visitor(request: HTTPConnection | Request | None) -> str | None:
@@ -66,23 +69,35 @@ class Turn:
         self.call = request.headers.get(CALL) if request else None
         self.began, self.stopped, self.since = False, False, time.monotonic()
 
+    @property
+    def heard(self) -> bool:
+        """Whether somebody listens for the answer."""
+        return self.session in self.turns.listening
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self.since + WAIT_SECONDS
+
     def wait(self, seconds: float = HEARTBEAT_SECONDS) -> int:
         """Waits at most `seconds` for the turn. Returns how many calls come before it; 0 once it has begun or ended.
 
         Raises Refusal after `WAIT_SECONDS`.
         """
         with self.turns.changed:
-            if self.turns.changed.wait_for(lambda: self.began or self.stopped, seconds):
+            self.turns.changed.wait_for(lambda: self.began or self.stopped or self.late, seconds)
+            if self.began or self.stopped:
                 return 0
-            if time.monotonic() > self.since + WAIT_SECONDS:
+            if self.late:
                 raise Refusal(ENGLISH["refused_turn"].format(seconds=WAIT_SECONDS), "")
-            return 1 + [turn for turn in self.turns.waiting if turn.kind == self.kind].index(self)
+            before = self.turns.waiting[: self.turns.waiting.index(self)]
+            return 1 + sum(turn.kind == self.kind and turn.heard for turn in before)
 
 
 class Turns:
     """The calls of all visitors. A visitor has at most half of the turns of a kind, and half of the waiting places.
 
-    A call begins when somebody listens for its answer, so nothing is computed, or kept, that nobody reads.
+    A call begins when somebody listens for its answer, so nothing is computed that nobody reads. Until then it takes no
+    place from others.
     """
 
     def __init__(self) -> None:
@@ -100,9 +115,11 @@ class Turns:
         with self.changed:
             if turn.who and [each.who for each in self.waiting + self.running].count(turn.who) >= SHARE:
                 raise Refusal(ENGLISH["refused_share"].format(share=SHARE), "")
-            if len(self.waiting) >= WAITING:
+            if sum(each.heard for each in self.waiting) >= WAITING:
                 raise Refusal(ENGLISH["refused_busy"], "")
             self.waiting.append(turn)
+            for each in [each for each in self.waiting if not each.heard][:-UNHEARD]:
+                each.since = -math.inf  # too late
             self._begin()
         try:
             yield turn
@@ -135,6 +152,9 @@ class Turns:
             self.listening[session] += change
             if not self.listening[session]:
                 del self.listening[session]
+                for turn in self.waiting:
+                    if turn.session == session:
+                        turn.since = -math.inf  # its reader has left: too late
             self._begin()
 
     def stop(self, **which: object) -> None:
@@ -164,6 +184,6 @@ class Turns:
         if running.total() >= most:
             return None
         running[None] = 0  # this machine's own calls have no share
-        ready = [turn for turn in self.waiting if turn.kind == kind and turn.session in self.listening]
+        ready = [turn for turn in self.waiting if turn.kind == kind and turn.heard]
         ready = [turn for turn in ready if running[turn.who] < max(1, most // 2)]
         return min(ready, key=lambda turn: (running[turn.who], self.served.get(turn.who, 0)), default=None)

@@ -28,7 +28,7 @@
       const block = inputs[0]?.closest(".block");
       block?.querySelector(".refusal")?.remove(); // another tab's, of the same setting
       const shown = block?.appendChild(make("p", { role: "alert", class: "refusal", id: `${field}-refusal` })) ?? here;
-      shown.textContent = storyteller.refused(refusal.text); // after it is there: screen readers announce a change
+      shown.textContent = storyteller.refused(refusal.text, props.fields); // after it is there: screen readers announce a change
       shown.scrollIntoView({ block: "nearest" });
       const marks = { "aria-invalid": "true", "aria-describedby": shown.id };
       for (const input of inputs) for (const name in marks) input.setAttribute(name, marks[name]);
@@ -57,12 +57,12 @@
   // The figures of a story, with those of its earlier steps.
   function aboutLines(telling, earlier = []) {
     const seed = [...earlier, telling.settings].map(({ seed }) => seed).join(", ");
+    if (telling.ahead) return [say("ahead", { count: number(telling.ahead) })];
     const lines = [say("figures", { written: number(telling.text.length), speed: number(telling.speed), seed })];
-    if (telling.ahead) lines.push(say("ahead", { count: number(telling.ahead) }));
     const { drafts, beams } = telling.settings;
     if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
     if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
-    return [...lines, ...notes(telling)];
+    return lines;
   }
 
   // Adds to a text what is new of it, so that a selection in it stays.
@@ -78,24 +78,27 @@
     const told = make("span", { class: "told" });
     const article = make("article", { "aria-label": say("story"), class: "story", lang: "en" }, given, told);
     const about = make("div", { role: "group", "aria-label": say("about"), class: "about" });
+    const above = make("div", { class: "about" });
     const status = make("div", { role: "status", class: "unseen" });
-    element.firstElementChild.append(article, about, status);
-    storyteller.announce = (text) => (status.textContent = text);
+    element.firstElementChild.append(above, article, about, status);
+    storyteller.announce = (text) => status.textContent === text || (status.textContent = text);
     let wasRunning = false;
     drawn(element, props, watch, (_, telling) => {
       storyteller.current = telling;
       article.classList.toggle("empty", !telling);
       article.setAttribute("aria-busy", String(Boolean(telling?.running)));
-      article.classList.toggle("weighing", Boolean(telling?.running) && telling.settings.drafts * telling.settings.beams > 1);
+      const { drafts, beams } = telling?.settings ?? {};
+      article.classList.toggle("weighing", Boolean(telling?.running) && !telling.ahead && drafts * beams > 1);
       grow(given, telling ? telling.prompt : "");
       grow(told, telling ? telling.text : say("no_story"));
       const earlier = telling?.steps?.slice(0, -1) ?? storyteller.continued;
       about.replaceChildren(...(telling ? paragraphs(aboutLines(telling, earlier)) : []));
+      above.replaceChildren(...(telling ? paragraphs(notes(telling)) : []));
       for (const name of ["go_on", "edit", "copy", "download"]) {
         const button = document.querySelector(`#${name}`);
         if (button) button.disabled = !telling;
       }
-      if (telling?.running) storyteller.announce("");
+      if (telling?.running) storyteller.announce(telling.ahead ? about.textContent : "");
       else if (telling && wasRunning && !telling.stopped) storyteller.announce(say("finished"));
       wasRunning = Boolean(telling?.running);
     });
@@ -240,14 +243,15 @@
       const tellings = storyteller.compared.filter(Boolean); // some may not have begun
       const lines = tellings.map((it) => [`${say("seed")}: ${it.settings.seed}`, ...notes(it)]);
       const common = (lines[0] ?? []).filter((line) => lines.every((all) => all.includes(line)));
-      shared.replaceChildren(...paragraphs(common));
+      const ahead = tellings[0]?.ahead; // the comparison waits
+      shared.replaceChildren(...paragraphs(ahead ? [say("ahead", { count: number(ahead) })] : common));
       for (const { name, card, given, told, about } of cards) {
         const i = tellings.findIndex(({ settings }) => settings.model === name);
         const { prompt = "", text = "", running = false, written, speed } = tellings[i] ?? {};
         card.setAttribute("aria-busy", String(running));
         grow(given, prompt);
         grow(told, text);
-        const figures = i < 0 ? [] : [say("compared_figures", { written: number(written), speed: number(speed) })];
+        const figures = i < 0 || ahead ? [] : [say("compared_figures", { written: number(written), speed: number(speed) })];
         const own = (lines[i] ?? []).filter((line) => !common.includes(line));
         about.replaceChildren(...paragraphs([...figures, ...own]));
       }

@@ -744,10 +744,10 @@ def test_a_visitor_who_leaves_frees_the_slot(browser, server):
         for teller in tellers:
             teller.wait_for_longer("Tom")
         for reader in waiting:
-            expect(reader.about).to_contain_text(re.compile("Waiting for [12] other stories, which come first."))
+            expect(reader.about).to_have_text(re.compile(r"^Waiting. Stories that come first: [12]\.$"))
         tellers[0].page.close()
         waiting[0].wait_for_longer("Ann")
-        expect(waiting[1].about).to_contain_text("Waiting for 1 other stories, which come first.")
+        expect(waiting[1].about).to_have_text("Waiting. Stories that come first: 1.")
         tellers[1].page.goto(server.url)
         waiting[1].wait_for_longer("Ann")
 

@@ -177,7 +177,7 @@ def test_compare_says_once_what_is_the_same_for_all(desktop):
     expect(desktop.page.get_by_text("classic and pocket are of the same size")).to_be_visible()
     desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), f"{TEXT}☃. {TEXT}.")
     desktop.press("Compare")
-    dropped = desktop.page.get_by_text("Dropped, because unknown: ☃")
+    dropped = desktop.page.get_by_text("Dropped, because the model does not know them: ☃")
     expect(dropped).to_have_count(1)
     cut = "longer than this model's context"
     expect(desktop.page.get_by_role("article", name="classic", exact=True)).to_contain_text(cut)
@@ -203,7 +203,7 @@ def test_dropped_characters_are_named_in_visible_form(desktop):
     desktop.enter("Look inside")
     desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom \x07☃")
     desktop.press("Colour this text")
-    expect(desktop.page.get_by_text("Dropped, because unknown: U+0007 ☃")).to_be_visible()
+    expect(desktop.page.get_by_text("Dropped, because the model does not know them: U+0007 ☃")).to_be_visible()
 
 
 def test_lines_are_about_65_characters_wide(desktop):

@@ -200,7 +200,7 @@ def test_a_story_may_end_sooner(client):
 def test_unknown_characters_are_dropped_and_named(client):
     story, about = tell(client, prompt="Tom ☃ \x07saw 7 café")
     assert story.startswith("Tom  saw  cafe")
-    assert about.splitlines()[2:] == ["Dropped, because unknown: ☃ U+0007 7"]
+    assert about.splitlines()[2:] == ["Dropped, because the model does not know them: ☃ U+0007 7"]
 
 
 def test_a_long_prompt_is_read_from_its_end(client):

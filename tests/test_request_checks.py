@@ -8,6 +8,8 @@ import http.server
 import json
 import socket
 import threading
+import time
+import tracemalloc
 import urllib.error
 import urllib.request
 from urllib.parse import quote
@@ -283,6 +285,30 @@ def test_a_body_without_end(server):
                 endless.sendall(b"10000\r\n" + b"a" * 2**16 + b"\r\n")
                 sent += 2**16
     assert sent < 2**26  # what the server reads before it closes, and a few buffers
+
+
+def test_a_cancellation_does_not_wait_for_the_body_of_another(server):
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), 20) as slow:
+        slow.sendall(b"POST /gradio_api/cancel HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.1)
+        started = time.monotonic()
+        body = json.dumps({"session_hash": "x", "fn_index": 0, "event_id": "x"})
+        assert ask(server, "POST", f"{API}/cancel", body)[0] == 200
+        assert time.monotonic() < started + 2
+
+
+def test_of_a_body_that_is_too_long_nothing_more_is_kept():
+    parts = [b"a" * 2**19] * 15
+
+    async def receive():
+        return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
+
+    tracemalloc.start()
+    with pytest.raises(request_checks.Refused, match="the body has more than 1,048,576 bytes"):
+        asyncio.run(request_checks.read_body(receive))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not parts and peak < 3 * 2**20
 
 
 def test_a_client_that_does_not_read_is_ended(monkeypatch):

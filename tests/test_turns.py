@@ -17,7 +17,7 @@ from fastapi import Request
 from serving import serve_tiny
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
-from page import turns
+from page import turns, unread
 from page.limits import Refusal
 from page.turns import AT_ONCE, SHARE, Turns
 from tests.torture.record import record
@@ -100,6 +100,51 @@ def test_a_call_begins_when_somebody_listens_and_counts_until_then(server):
         assert first_piece(client, stack) < 2
         for event in events[1:]:
             assert "event: complete" in client.get(f"/call/tell/{event}").text
+
+
+def test_calls_that_nobody_listens_to_take_no_place_from_others(server):
+    """Of three visitors, who together could fill all places."""
+    asked = {"data": ["tiny", "Tom ran."]}
+    with ExitStack() as stack:
+        for last in range(3):
+            client = stack.enter_context(visitor(server, f"198.51.100.{60 + last}"))
+            for _ in range(SHARE):
+                assert client.post("/call/score", json=asked).status_code == 200
+        assert first_piece(stack.enter_context(visitor(server, "198.51.100.70")), stack) < 2
+
+
+def test_unread_answers_have_a_limit(server):
+    """Gradio keeps each until it is read, also what it answers at once."""
+    functions = httpx.get(f"{server.url}/config").json()["dependencies"]
+    number = next(it["id"] for it in functions if it["api_name"] == "models")
+    asked = {"data": [], "fn_index": number, "session_hash": "unread"}
+    with visitor(server, "198.51.100.80") as hasty, visitor(server, "198.51.100.81") as other:
+        statuses = [hasty.post("/queue/join", json=asked).status_code for _ in range(unread.MOST + 1)]
+        assert statuses == [200] * unread.MOST + [429]
+        assert "answers for your address are unread" in hasty.post("/call/models", json={"data": []}).text
+        assert other.post("/call/models", json={"data": []}).status_code == 200
+        read = hasty.get("/queue/data", params={"session_hash": "unread"}).text
+        assert read.count('"msg":"process_completed"') == unread.MOST
+        assert hasty.post("/queue/join", json=asked).status_code == 200
+        for _ in range(2 * unread.MOST):  # who reads has no limit
+            event = hasty.post("/call/models", json={"data": []}).json()["event_id"]
+            assert "event: complete" in hasty.get(f"/call/models/{event}").text
+
+
+def test_unread_answers_count_for_a_minute_unless_somebody_listens(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(unread, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    queue = Turns()
+    answers = unread.Unread(queue)
+
+    async def send(message: object) -> None: ...
+
+    for session in "ab":
+        asyncio.run(answers.called("ann", session, send)({"body": b'{"event_id":"1"}'}))
+    assert {name: calls.unread for name, calls in answers.sessions.items()} == {"a": 1, "b": 1}
+    now[0] = unread.SECONDS + 1
+    with queue.listen("a"):
+        assert answers.room("ann") and answers.sessions.keys() == {"a"}
 
 
 def test_a_tool_call_counts_for_its_visitor(server):
@@ -185,19 +230,29 @@ def test_which_visitor_sent_a_request():
     assert turns.visitor(Request({"type": "http", "headers": [], "client": None})) == "unknown"
 
 
-def test_proxies_of_the_hub_are_trusted_only_on_a_space(monkeypatch):
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1")
+@pytest.mark.parametrize(
+    ("given", "space", "trusted"),
+    [
+        ("192.0.2.1", "", {"192.0.2.1", "127.0.0.1", "::1"}),
+        ("192.0.2.1", "ann/stories", {"192.0.2.1", "127.0.0.1", "::1"}),
+        ("", "", {"127.0.0.1", "::1"}),
+        ("", "ann/stories", {"10.16.3.80", "127.0.0.1", "::1"}),
+        ("*", "", {"10.16.3.80", "127.0.0.1", "198.51.100.7"}),
+    ],
+)
+def test_which_proxies_are_trusted(monkeypatch, given, space, trusted):
+    for name, value in (("FORWARDED_ALLOW_IPS", given), ("SPACE_ID", space)):
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
     turns.trust_proxies()
-    assert os.environ["FORWARDED_ALLOW_IPS"] == "192.0.2.1"
-    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    monkeypatch.delenv("SPACE_ID", raising=False)
-    turns.trust_proxies()
-    assert os.environ.pop("FORWARDED_ALLOW_IPS") == "127.0.0.1,::1"
-    monkeypatch.setenv("SPACE_ID", "ann/stories")
-    turns.trust_proxies()
-    trusted = _TrustedHosts(os.environ.pop("FORWARDED_ALLOW_IPS"))
-    assert "10.16.3.80" in trusted and "198.51.100.7" not in trusted
-    assert trusted.get_trusted_client_address("192.0.2.1, 198.51.100.7, 10.0.0.1")[0] == "198.51.100.7"
+    proxies = _TrustedHosts(os.environ["FORWARDED_ALLOW_IPS"])
+    assert {
+        host for host in ("192.0.2.1", "10.16.3.80", "127.0.0.1", "::1", "198.51.100.7") if host in proxies
+    } >= trusted
+    assert given == "*" or "198.51.100.7" not in proxies
+    if space and not given:
+        assert proxies.get_trusted_client_address("192.0.2.1, 198.51.100.7, 10.0.0.1")[0] == "198.51.100.7"
 
 
 def test_a_call_that_waits_too_long_is_refused(monkeypatch):
@@ -278,3 +333,19 @@ def test_a_look_that_is_stopped_while_it_waits_computes_nothing():
         with pytest.raises(Refusal, match="the call was stopped"):
             waiting.result(5)
     assert queue.waiting == queue.running == []
+
+
+def test_a_look_whose_reader_leaves_while_it_waits_leaves_its_place():
+    queue = Turns()
+    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        for _ in range(AT_ONCE["looks"]):
+            stack.enter_context(queue.take("looks", None))
+        reader = stack.enter_context(ExitStack())
+        reader.enter_context(queue.listen("s"))
+        waiting = thread.submit(lambda: queue.now("looks", request("127.0.0.1", "s")).__enter__())
+        while not queue.waiting:
+            time.sleep(0.001)
+        reader.close()
+        with pytest.raises(Refusal, match="did not start within 60 seconds"):
+            waiting.result(2)
+        assert queue.waiting == []
