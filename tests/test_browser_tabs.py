@@ -199,6 +199,31 @@ def test_a_selection_in_a_growing_story_stays(desktop):
     desktop.press("Stop all")
 
 
+def test_a_comparison_that_waits_says_so(browser, server, desktop):
+    with visit(browser, server.url) as other:
+        for reader in (desktop, other):
+            reader.set("Length, in characters", 4000)
+            reader.enter("Compare")
+        desktop.press("Compare")
+        expect(desktop.page.locator("article.card").first).to_have_attribute("aria-busy", "true")
+        other.press("Compare")
+        waits = other.page.get_by_text("Waiting. Stories that come first: 1.")
+        expect(waits).to_be_visible()
+        desktop.press("Stop all")
+        expect(waits).to_have_count(0)
+        expect(other.page.locator("article.card .told").first).not_to_be_empty()
+        other.press("Stop all")
+
+
+def test_dropped_characters_are_named_above_the_story(desktop):
+    desktop.set("Length, in characters", 60)
+    desktop.prompt.fill("你好 Tom")
+    desktop.press("Tell")
+    desktop.wait_until_told()
+    note = desktop.page.get_by_text("Dropped, because the model does not know them: 你 好")
+    assert note.bounding_box()["y"] < desktop.story.bounding_box()["y"]
+
+
 def test_dropped_characters_are_named_in_visible_form(desktop):
     desktop.enter("Look inside")
     desktop.fill(desktop.page.get_by_role("textbox", name="Text to look into"), "Tom \x07☃")
