@@ -58,6 +58,7 @@ class Reader:
 
     def show_settings(self) -> None:
         """Opens the settings, which a phone hides."""
+        self.page.locator("#settings_switch").wait_for(state="attached")  # else the page is still loading
         if (box := self.page.get_by_role("checkbox", name="Model and settings")).is_visible():
             box.check()
 
