@@ -17,7 +17,7 @@ import pytest
 from serving import ROOT, Server, save_tiny, serve
 
 from page.scheduler import STORIES
-from page.turns import WAIT_SECONDS
+from page.turns import WAIT_SECONDS, WAITING
 from tests.torture.reader import Reader, together
 from tests.torture.record import FULL, record
 
@@ -33,8 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not FULL:
         save_tiny(home / "artifacts" / "tiny", nats=1.0, ends=False)
     with serve(home, ROOT / "artifacts" if FULL else home / "artifacts", torch=not FULL) as server:
-        for _ in range(3):
-            together(server, STORIES, LENGTH, 0, PROMPT)
+        for readers in (STORIES, STORIES, STORIES + WAITING):  # a call that waits has a thread, which has memory
+            together(server, readers, LENGTH, 0, PROMPT)
         yield server
         assert server.complaints() == []
 
