@@ -185,20 +185,6 @@ def test_compare_says_once_what_is_the_same_for_all(desktop):
     expect(desktop.page.get_by_role("article").filter(has_text=cut)).to_have_count(2)
 
 
-def test_a_selection_in_a_growing_story_stays(desktop):
-    desktop.set("Length, in characters", 2000)
-    desktop.set("Drafts", 1)
-    desktop.enter("Compare")
-    desktop.press("Compare")
-    told = desktop.page.get_by_role("article", name="classic", exact=True).locator(".told")
-    expect(told).to_have_text(re.compile("..."))
-    told.evaluate("it => getSelection().setBaseAndExtent(it.firstChild, 0, it.firstChild, 3)")
-    begun = told.text_content()
-    expect(told).to_have_text(re.compile(rf"^{re.escape(begun)}.+", re.DOTALL), use_inner_text=False)
-    assert desktop.page.evaluate("String(getSelection())") == begun[:3]
-    desktop.press("Stop all")
-
-
 def test_a_comparison_that_waits_says_so(browser, server, desktop):
     with visit(browser, server.url) as other:
         for reader in (desktop, other):

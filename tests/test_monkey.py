@@ -11,7 +11,7 @@ from playwright.sync_api import Error, expect
 from reading import MARKUP, SIZES, chromium, visit
 from serving import ROOT, serve
 
-SECONDS = float(os.environ.get("MONKEY_SECONDS", "40")) / len(SIZES)
+SECONDS = float(os.environ.get("MONKEY_SECONDS", "30")) / len(SIZES)
 KEYS = ("Enter", "Escape", "Tab", "ArrowRight", "ArrowDown", "Shift+Enter", "Backspace")
 TEXTS = ("", "Once upon a time", "Tom ☃ saw\n7 cats", MARKUP, "a" * 4100)
 # The element has disappeared meanwhile, or another element covers it.
