@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from anyio.to_thread import current_default_thread_limiter
 from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -108,8 +109,8 @@ class RequestChecks:
             # Without this header the server would read the rest of the refused body.
             close = {"Connection": "close"} if refused.status in (408, 413) else None
             await JSONResponse({"detail": refused.detail}, refused.status, close)(scope, receive, sent)
-        except RuntimeError:
-            if session is None:
+        except RuntimeError as error:
+            if session is None or not isinstance(error.__cause__, HTTPException):
                 raise
             # Gradio has sent that the session is unknown, and then raises an error, which would cut the stream off.
             await sent({"type": "http.response.body", "body": b"", "more_body": False})

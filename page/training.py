@@ -1,4 +1,4 @@
-"""The tab "How it was trained": each run's figures, curves and command, which all come from its artifact."""
+"""The tab "Training": each run's figures, curves and command, which all come from its artifact."""
 
 from __future__ import annotations
 
