@@ -35,7 +35,7 @@ class ModelConfig:
             close = get_close_matches(str(self.architecture), ARCHITECTURES, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"architecture ({self.architecture!r}) must be one of {', '.join(ARCHITECTURES)}{hint}")
-        limits = {"vocab_size": 256, "context": 65536, "layers": 256, "heads": 256, "width": 16384, "loops": 64}
+        limits = {"vocab_size": 8192, "context": 65536, "layers": 256, "heads": 256, "width": 16384, "loops": 64}
         for name, limit in limits.items():
             value = getattr(self, name)
             if not _is_int(value) or not 1 <= value <= limit:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 END = "<|endoftext|>"
-_LARGEST = 256  # an id is stored as one byte
+LARGEST = 8_192  # symbols of a vocabulary
 
 # Mojibake is UTF-8 that was read as cp1252 (or as latin-1, where cp1252 has no character). The byte of each character:
 _BYTE = {c: b for b in range(0x80, 0x100) for c in (chr(b), bytes([b]).decode("cp1252", "ignore") or chr(b))}
@@ -75,25 +75,63 @@ def normalise(text: str) -> str:
     The function is idempotent. `normalise(a + b)` differs from `normalise(a) + normalise(b)` only if the cut is within
     mojibake or `\\r\\n`.
     """
-    text = _NOT_ASCII.sub(lambda run: run[0].translate(_TO_ASCII), repair(text))
+    if not text.isascii():
+        text = _NOT_ASCII.sub(lambda run: run[0].translate(_TO_ASCII), repair(text))
+    text = text.replace("\r\n", "\n")
     return text.translate(_TO_ASCII)  # fast, because all is ASCII now
 
 
+# What `compose` replaces or drops: controls, line ends of other systems, marks that turn the direction of what follows
+# around, halves of surrogate pairs, and codes that are no characters.
+_CONTROLS = re.compile(
+    "[\x00-\t\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
+_BLANKS = dict.fromkeys("\r\x85\u2028\u2029", "\n") | dict.fromkeys("\t\v\f\x1c\x1d\x1e\x1f", " ")
+
+
+def compose(text: str) -> str:
+    """Returns the text in Unicode's composed form (NFC), in which an accented letter is one character.
+
+    Line ends become `\\n` and tabs ' '. Other control characters are dropped, as are marks that turn the direction of
+    the text around and halves of characters. Everything else stays: quotes, dashes, blanks of any width.
+    """
+    if _CONTROLS.search(text):
+        text = _CONTROLS.sub(lambda match: _BLANKS.get(match[0], ""), text.replace("\r\n", "\n"))
+    return unicodedata.normalize("NFC", text)
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character is written on the one before it: a vowel sign, an accent."""
+    return unicodedata.category(character)[0] == "M"
+
+
+def visible(character: str) -> str:
+    """A character as it can be read alone: a mark stands on a dotted circle, an invisible one is its code (U+202E)."""
+    if is_mark(character):
+        return f"◌{character}"
+    return character if character.isprintable() else f"U+{ord(character):04X}"
+
+
 class Vocab:
-    """The symbols of a model, each a character or the end mark, numbered from 0."""
+    """The symbols of a model, each a character or the end mark, numbered from 0.
+
+    A vocabulary of ASCII characters reads any text as `normalise` turns it into ASCII. Another one, which was made of
+    a text with `of_counts`, reads text as `compose` writes it.
+    """
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        """`symbols` are 1 to 256 different ones; `END` among them is the end mark. Raises ValueError otherwise."""
+        """`symbols` are 1 to 8,192 different ones; `END` among them is the end mark. Raises ValueError otherwise."""
         self.itos = list(symbols)
         self.stoi = {symbol: i for i, symbol in enumerate(self.itos)}
-        if not 1 <= len(self.itos) <= _LARGEST:
-            raise ValueError(f"a vocabulary has 1 to {_LARGEST} symbols, not {len(self.itos)}")
+        if not 1 <= len(self.itos) <= LARGEST:
+            raise ValueError(f"a vocabulary has 1 to {LARGEST:,} symbols, not {len(self.itos):,}")
         for i, symbol in enumerate(self.itos):
             half = isinstance(symbol, str) and symbol.encode(errors="ignore") == b""  # a lone surrogate
             if half or not isinstance(symbol, str) or (len(symbol) != 1 and symbol != END):
                 raise ValueError(f"symbol {i} of a vocabulary must be one character or {END!r}, not {symbol!r}")
             if self.stoi[symbol] != i:
                 raise ValueError(f"symbol {symbol!r} is in the vocabulary twice, as {i} and {self.stoi[symbol]}")
+        self.is_ascii = all(map(str.isascii, self.itos))
         self.end: int | None = self.stoi.get(END)
         # the symbol that opens a text: the end mark, else a blank, else the first symbol
         self.start: int = self.stoi.get(" ", 0) if self.end is None else self.end
@@ -107,6 +145,11 @@ class Vocab:
     def from_text(cls, text: Iterable[str]) -> "Vocab":
         """Returns the vocabulary of a text: its characters, sorted, without an end mark."""
         return cls(sorted(set(text)))
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int]) -> "Vocab":
+        """Returns the vocabulary of counted characters: the most frequent one first, and the end mark as the last."""
+        return cls([*sorted(counts, key=lambda character: (-counts[character], character)), END])
 
     @classmethod
     def from_stoi(cls, stoi: Mapping[str, int]) -> "Vocab":
@@ -132,22 +175,33 @@ class Vocab:
         """Returns the text of ids, without end marks. Raises IndexError for an id outside the vocabulary."""
         return "".join(self.itos[i] for i in ids if i != self.end)
 
+    def clean(self, text: str) -> str:
+        """Returns the text as a model with this vocabulary learns it. Some characters may not be in the vocabulary."""
+        return normalise(text) if self.is_ascii else compose(text)
+
     def fit(self, text: str) -> tuple[str, list[str]]:
         """Returns the text as this vocabulary can encode it, and the characters of the original that were lost.
 
-        The text is normalised. If the vocabulary has no newline, a newline becomes a blank. Characters that are still
-        not in the vocabulary are dropped. Each lost character is listed once.
+        The text is cleaned. If the vocabulary has no newline, a newline becomes a blank. Characters that are still not
+        in the vocabulary are dropped. Each lost character is listed once.
         """
+        if not self.is_ascii:
+            plain = self._without_newlines(compose(text))
+            lost = [c for c in text if _CONTROLS.match(c) and c not in _BLANKS] + [
+                c for c in plain if c not in self.stoi
+            ]
+            return "".join(c for c in plain if c in self.stoi), list(dict.fromkeys(lost))
         kept, dropped = [], {}
         for original in repair(text):
-            plain = normalise(original)
-            if "\n" not in self.stoi:
-                plain = plain.replace("\n", " ")
+            plain = self._without_newlines(normalise(original))
             kept.append("".join(c for c in plain if c in self.stoi))
             # dropping an accent or an invisible character is not a loss
             if kept[-1] != plain or (not plain and unicodedata.category(original) not in ("Mn", "Cf")):
                 dropped[original] = None
         return "".join(kept), list(dropped)
+
+    def _without_newlines(self, text: str) -> str:
+        return text if "\n" in self.stoi else text.replace("\n", " ")
 
     def __len__(self) -> int:
         return len(self.itos)

@@ -230,7 +230,7 @@ def test_gpt_is_the_qwen3_of_transformers() -> None:
         ),
         ({"layers": 0}, "layers (0) must be a whole number from 1 to 256"),
         ({"context": 2.5}, "context (2.5) must be a whole number from 1 to 65536"),
-        ({"vocab_size": 257}, "vocab_size (257) must be a whole number from 1 to 256"),
+        ({"vocab_size": 8193}, "vocab_size (8193) must be a whole number from 1 to 8192"),
         ({"heads": True}, "heads (True) must be a whole number from 1 to 256"),
         ({"hidden": 0}, "hidden (0) must be a whole number from 1 to 65536, or None for the default"),
         ({"dropout": 1.0}, "dropout (1.0) must be a number from 0 up to, not including, 1"),

@@ -141,8 +141,8 @@ def test_errors_say_what_is_wrong() -> None:
         ASCII.encode("aé好")
     assert unknown.value.args == ("the vocabulary lacks 'é'",)
     for symbols, message in [
-        ([], "a vocabulary has 1 to 256 symbols, not 0"),
-        ([chr(i) for i in range(257)], "a vocabulary has 1 to 256 symbols, not 257"),
+        ([], "a vocabulary has 1 to 8,192 symbols, not 0"),
+        ([chr(i) for i in range(8_193)], "a vocabulary has 1 to 8,192 symbols, not 8,193"),
         (["a", "bc"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not 'bc'"),
         (["a", ""], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not ''"),
         (["a", "\ud800"], "symbol 1 of a vocabulary must be one character or '<|endoftext|>', not '\\ud800'"),
