@@ -4,6 +4,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 END = "<|endoftext|>"
 LARGEST = 8_192  # symbols of a vocabulary
@@ -100,6 +101,11 @@ def compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def dropped_controls(text: str) -> list[str]:
+    """The characters of a text that `compose` drops, in their order."""
+    return [character for character in _CONTROLS.findall(text) if character not in _BLANKS]
+
+
 def is_mark(character: str) -> bool:
     """Whether a character is written on the one before it: a vowel sign, an accent."""
     return unicodedata.category(character)[0] == "M"
@@ -175,6 +181,12 @@ class Vocab:
         """Returns the text of ids, without end marks. Raises IndexError for an id outside the vocabulary."""
         return "".join(self.itos[i] for i in ids if i != self.end)
 
+    @cached_property
+    def unknown(self) -> re.Pattern[str]:
+        """Finds the characters of a text that the vocabulary lacks."""
+        known = "".join(map(re.escape, (symbol for symbol in self.itos if symbol != END)))
+        return re.compile(f"[^{known}]")
+
     def clean(self, text: str) -> str:
         """Returns the text as a model with this vocabulary learns it. Some characters may not be in the vocabulary."""
         return normalise(text) if self.is_ascii else compose(text)
@@ -187,10 +199,8 @@ class Vocab:
         """
         if not self.is_ascii:
             plain = self._without_newlines(compose(text))
-            lost = [c for c in text if _CONTROLS.match(c) and c not in _BLANKS] + [
-                c for c in plain if c not in self.stoi
-            ]
-            return "".join(c for c in plain if c in self.stoi), list(dict.fromkeys(lost))
+            lost = dropped_controls(text) + self.unknown.findall(plain)
+            return self.unknown.sub("", plain), list(dict.fromkeys(lost))
         kept, dropped = [], {}
         for original in repair(text):
             plain = self._without_newlines(normalise(original))

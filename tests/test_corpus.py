@@ -13,6 +13,7 @@ import pytest
 
 from model.vocab import END, Vocab
 from train.text import corpus
+from train.text.alphabet import Alphabet
 from train.text.corpus import Corpus, CorpusError, prepare, read_stories, with_replay
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,9 @@ def test_a_text_in_given_symbols_has_a_cache_of_its_own(here: Path) -> None:
     assert len({made.report["fingerprint"] for made in (own, gpt, few)}) == 3
 
 
+ASCII = Alphabet("ascii")
+
+
 def leftovers(folder: Path) -> list[str]:
     return [p.name for p in folder.glob(".cache/corpus/*") if p.name != "sources.json"]
 
@@ -74,7 +78,7 @@ def test_streams_are_end_story_end(here: Path) -> None:
 def test_the_report_counts_everything(here: Path) -> None:
     write("train.txt", "One day, 好好.", "Two.", "one Two", "Two!", "THREE", "")
     write("valid.txt", "Three?")
-    made = prepare("train.txt", valid="valid.txt")
+    made = prepare("train.txt", valid="valid.txt", vocab=ASCII)
     assert json.loads(json.dumps(made.report)) == made.report
     assert made.report["train"] == {
         "stories": 4,
@@ -144,15 +148,15 @@ def test_a_limit_takes_the_first_stories(here: Path) -> None:
 def test_of_a_single_text_the_last_tenth_is_for_validation(here: Path) -> None:
     play = "To  be,\n\n\tor not.\nTo be é.\n" * 10
     Path("play.txt").write_text(play, encoding="utf-8")
-    made = prepare("play.txt")
+    made = prepare("play.txt", vocab=ASCII)
     plain = play.replace("\t", " ").replace("é", "e")
     cut = len(plain) * 9 // 10
     assert (text(made, "train"), text(made, "valid")) == (f"|{plain[:cut]}|", f"|{plain[cut:]}|")
     assert made.report["cleaning"] == "verbatim"
-    squeezed = prepare("play.txt", cleaning="story")
+    squeezed = prepare("play.txt", cleaning="story", vocab=ASCII)
     assert text(squeezed, "train").startswith("|To be,\nor not.\nTo be e.\nTo be,\n")
     Path("valid.txt").write_text("The end", encoding="utf-8")
-    made = prepare("play.txt", valid="valid.txt")
+    made = prepare("play.txt", valid="valid.txt", vocab=ASCII)
     assert (text(made, "train"), text(made, "valid")) == (f"|{plain}|", "|The end|")
 
 
@@ -201,8 +205,9 @@ def test_the_chunk_size_does_not_change_a_stream(here: Path, monkeypatch: pytest
     write("a.txt", "One é.", "", "“Two” lines\r\n\r\nof it", "Three", "Four")
     Path("play.txt").write_text("To be,\r\n“or” not\n\n to  be é.", encoding="utf-8")
     monkeypatch.setattr("train.text.reading._CHUNK", size)
-    assert text(prepare("a.txt"), "train") == '|One e.|"Two" lines\nof it|Three|'
-    made = prepare("play.txt")
+    assert text(prepare("a.txt", vocab=ASCII), "train") == '|One e.|"Two" lines\nof it|Three|'
+    assert text(prepare("a.txt"), "train") == "|One é.|“Two” lines\nof it|Three|"
+    made = prepare("play.txt", vocab=ASCII)
     assert text(made, "train")[1:-1] + text(made, "valid")[1:-1] == 'To be,\n"or" not\n\n to  be e.'
 
 
@@ -424,20 +429,26 @@ print(peak_memory() - before, time.process_time(), "huggingface_hub" in sys.modu
 
 HINDI = "एक बार की बात है, एक छोटा लड़का था। "
 ENGLISH = "Once upon a time there was a boy. "
-LOST = "the model learns ASCII: give a text in the Latin alphabet, or transliterate this one"
+CLASSIC = "classic keeps ASCII only: give another text, or --cleaning story and a preset such as pocket"
 
 
 @pytest.mark.parametrize("cleaning", ["story", "verbatim", "classic"])
 def test_a_text_that_is_mostly_dropped_is_refused(here: Path, cleaning: str) -> None:
     write("a.txt", *(f"{HINDI}{i}" for i in range(30)))
-    assert refused("a.txt", cleaning=cleaning) == (
-        f"a.txt: 67% of the characters are dropped (Devanagari 750, symbols 30); {LOST}"
+    assert refused("a.txt", cleaning=cleaning, vocab=ASCII) == (
+        "a.txt: 67% of the characters are dropped (Devanagari 750, symbols 30); "
+        + (CLASSIC if cleaning == "classic" else "give --vocab text")
     )
     Path("b.txt").write_text("从前有一个小男孩。他玩。" * 9, encoding="utf-8")
-    assert refused("b.txt").startswith("b.txt: 100% of the characters are dropped (Chinese 90, symbols 18); ")
+    assert refused("b.txt", vocab=ASCII).startswith(
+        "b.txt: 100% of the characters are dropped (Chinese 90, symbols 18); "
+    )
     write("c.txt", "Жил. " * 9)
     write("d.txt", *(f"{ENGLISH}{i}" for i in range(30)))
-    assert refused("d.txt", valid="c.txt").startswith("c.txt: 59% of the characters are dropped (Cyrillic 27); ")
+    assert refused("d.txt", valid="c.txt") == (
+        "c.txt: 59% of the characters are dropped (Cyrillic 27); "
+        "the text to train on has other characters: give another text to validate on"
+    )
     assert refused("d.txt", valid=write("e.txt", HINDI)).startswith("e.txt: 70% of the characters are dropped (Devana")
     few = Vocab(["\n", " ", "a", END])
     message = "the model's vocabulary has 4 symbols: train without it, or give another text"
@@ -447,19 +458,24 @@ def test_a_text_that_is_mostly_dropped_is_refused(here: Path, cleaning: str) -> 
 
 def test_accents_and_marks_of_any_kind_are_no_loss(here: Path) -> None:
     """Decomposed accents are half the characters here, and are dropped: their letters stay."""
-    made = prepare(write("a.txt", *("e\u0301" * (i + 9) for i in range(20))))
+    made = prepare(write("a.txt", *("e\u0301" * (i + 9) for i in range(20))), vocab=ASCII)
     assert made.report["dropped_characters"] == {} and text(made, "valid") == f"|{'e' * 28}|"
 
 
 def test_stories_are_compared_by_what_they_are(here: Path) -> None:
-    """Half of each story is dropped, and what is left is the same."""
-    names = "राम", "रमा", "सीता", "Łódź", "Lodz", "LÓDZ!", "Ло́дзь", "лодзь", "лодзи", "😀", "😂"
-    made = prepare(write("a.txt", *(f"{ENGLISH}{name}" for name in names)), valid=write("v.txt", ENGLISH + "лодзь"))
-    assert made.report["train"]["repeated_stories"] == 3  # Lodz, LÓDZ! and the smile that is no letter
+    """By the letters, digits and vowel signs that the model learns: in ASCII, the names in other scripts are gone."""
+    names = "राम", "रमा", "सीता", "Łódź", "Lodz", "ŁÓDŹ!", "Ло́дзь", "лодзь", "лодзи", "😀", "😂"
+    write("a.txt", *(f"{ENGLISH}{name}" for name in names))
+    write("v.txt", ENGLISH + "лодзь")
+    made = prepare("a.txt", valid="v.txt")
+    assert made.report["train"]["repeated_stories"] == 2  # ŁÓDŹ! and the smile that is no letter
     assert made.report["train"]["removed_as_in_validation"] == 2  # one of them has the accent of a dictionary
-    other = prepare(write("b.txt", f"{ENGLISH}Лодзь", f"{ENGLISH}Омск", "last"), exclude=made)
+    write("b.txt", f"{ENGLISH}Лодзь", f"{ENGLISH}Омск", "last")
+    other = prepare("b.txt", vocab=made.vocab, exclude=made)
     assert other.report["train"]["removed_as_in_validation"] == 1
-    made = prepare(write("c.txt", *["😀" * 2, "😂" * 2, "😀" * 2, *(f"{ENGLISH}{i}" for i in range(9))]))
+    made = prepare("a.txt", valid="v.txt", vocab=ASCII)
+    assert (made.report["train"]["stories"], made.report["train"]["repeated_stories"]) == (3, 2)  # all are Lodz
+    made = prepare(write("c.txt", *["😀" * 2, "😂" * 2, "😀" * 2, *(f"{ENGLISH}{i}" for i in range(9))]), vocab=ASCII)
     assert made.report["read"]["train"]["empty"] == 3
 
 

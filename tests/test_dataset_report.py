@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.stories import stories, write_stories
 from train.presets import PRESETS
+from train.text.alphabet import Alphabet
 from train.text.corpus import prepare
 from train.text.dataset_report import dataset_report
 
@@ -69,7 +70,7 @@ def test_it_says_what_is_lost_and_what_was_read(tmp_path: Path) -> None:
     (folder / "train.txt").write_text(lines, encoding="utf-8")
     (folder / "valid.jsonl").write_text('{"text": "One."}\n{"text": null}\n')
     (folder / "notes.md").write_text("x")
-    made = prepare(folder, cache=tmp_path / "cache", progress=False)
+    made = prepare(folder, vocab=Alphabet("ascii"), cache=tmp_path / "cache", progress=False)
     found = dataset_report(made, replace(PRESETS["debug"], steps=50))
     assert found[1] == "files: train.txt; to validate: valid.jsonl; skipped: notes.md"
     read = made.report["read"]["train"]
@@ -81,7 +82,7 @@ def test_it_says_what_is_lost_and_what_was_read(tmp_path: Path) -> None:
     ) in next(line for line in found if line.startswith("cleaning: "))
     share = 16 * 40 / read["characters"]
     assert 0.05 < share < 0.1
-    assert f"warning: texts: {share:.0%} of the characters are dropped (Cyrillic 640); the model learns ASCII" in found
+    assert f"warning: texts: {share:.0%} of the characters are dropped (Cyrillic 640); --vocab text keeps them" in found
     assert (
         f"warning: 200 of {read['lines']:,} lines began with blanks, which were removed: "
         "give --cleaning verbatim to keep them"

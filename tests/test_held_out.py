@@ -12,7 +12,7 @@ import pytest
 
 import model
 from model.parse import FILES, MIB
-from model.vocab import END
+from model.vocab import END, Vocab
 from tests.stories import write_stories
 from train import loop, report
 from train.checkpoint import CheckpointError
@@ -59,13 +59,16 @@ def test_a_classic_model_is_not_scored_on_the_text_that_it_learns(tmp_path: Path
     assert int(found[1]) > 80 and found[2] == config.valid and found[3] == "choose another text to validate on"
 
 
+ASCII = Vocab.ascii()
+
+
 def test_what_is_dropped_from_a_text_to_measure_on_is_no_secret(
     tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, out = tmp_path / "valid.txt", tmp_path / "out"
     write_stories(tmp_path / "text.txt", 40)
     classic = replace(CLASSIC, data=str(tmp_path / "text.txt"), valid=str(text))
-    russian = f"{text}: 78% of the characters are dropped (Cyrillic 140); the model learns ASCII: give a text in "
+    russian = f"{text}: 78% of the characters are dropped (Cyrillic 140); the model learned "
     for content, message in (
         ("Жилибыл. " * 20, russian),
         (" \n\n ", f"{text} holds no "),
@@ -97,7 +100,7 @@ def test_a_single_text_is_measured_as_the_run_measured_it(
     """With its blanks, empty lines and final newline where the model has learned them, and as one text."""
     play = tmp_path / "play.txt"
     play.write_text(PLAY)
-    whole = next(texts_of([play], {"cleaning": "verbatim" if config is DEBUG else config.cleaning, "train": {}}))
+    whole = next(texts_of([play], {"cleaning": "verbatim" if config is DEBUG else config.cleaning, "train": {}}, ASCII))
     tenth = whole[len(whole) * 9 // 10 :]
     recorded, measured = recorded_and_measured(replace(config, data=str(play)), tmp_path, tenth, capsys)
     assert measured == recorded and recorded["stories"] == 1
@@ -115,10 +118,10 @@ def test_other_texts_are_cleaned_as_stories(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("A  b\n\nc\n")
     for data in ({}, {"cleaning": "story", "train": {"stories": 7}}):  # of an old or a foreign artifact; of stories
-        assert list(texts_of([path], data)) == ["A b\nc"]
+        assert list(texts_of([path], data, ASCII)) == ["A b\nc"]
     path.write_text(f"A  b\n{END}\nc\n")
-    assert list(texts_of([path], {"cleaning": "classic", "train": {}})) == ["A b", "c"]
-    assert list(texts_of([path], {"cleaning": "verbatim", "train": {}})) == ["A  b", "c"]
+    assert list(texts_of([path], {"cleaning": "classic", "train": {}}, ASCII)) == ["A b", "c"]
+    assert list(texts_of([path], {"cleaning": "verbatim", "train": {}}, ASCII)) == ["A  b", "c"]
 
 
 def test_a_graph_is_measured_on_the_text_as_the_model_knows_it(
@@ -137,7 +140,8 @@ NO_TEXT = "{}/{}.txt holds no text to score the model on: give another --valid, 
 REFUSED = [
     (CLASSIC, {"valid": "missing.txt"}, "{}/missing.txt is not a file or a folder"),
     (CLASSIC, {"valid": "empty.txt"}, NO_TEXT.format("{}", "empty")),
-    (CLASSIC, {"valid": "signs.txt"}, NO_TEXT.format("{}", "signs")),
+    (CLASSIC, {"valid": "signs.txt"}, "{}/signs.txt: 100% of the characters are dropped (symbols 2); the model learned "
+     "42 symbols: give a text that is like its own"),
     (CLASSIC, {"valid": "bad.txt"}, "{}/bad.txt is not UTF-8: byte 0xEF at offset 2; convert it, for example by "
      "`iconv -f WINDOWS-1252 -t UTF-8`"),
     (DEBUG, {"data": "short.txt", "final_windows": 1}, "the text to validate on (32 symbols) must be longer than the "

@@ -17,7 +17,7 @@ MARK_EVERY = 8  # with `mark`, one row in so many begins with it
 
 
 class Batches:
-    """Random windows of an encoded text, which is one uint8 tensor on the training device.
+    """Random windows of an encoded text, which is one tensor of uint8 or int16 on the training device.
 
     A counter-based hash gives the offsets. It is computed on the device that holds the text. So there is no generator
     whose state must be saved or shared, every device draws the same windows, and a GPU never waits for the host.
@@ -108,12 +108,17 @@ class Batches:
 
 
 def to_device(stretches: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
-    """Joins stretches of text as one uint8 tensor. It copies in pieces, so that the host needs no second copy."""
-    whole = torch.empty(sum(map(len, stretches)), dtype=torch.uint8, device=device)
+    """Joins stretches of text (uint8 or uint16) as one tensor, in pieces, so that the host needs no second copy.
+
+    Two bytes are read as int16, because torch has few operations for uint16; ids are less than 2 ** 13.
+    """
+    narrow = np.result_type(*stretches) == np.uint8
+    dtype = torch.uint8 if narrow else torch.int16
+    whole = torch.empty(sum(map(len, stretches)), dtype=dtype, device=device)
     end = 0
     for stretch in stretches:
         for start in range(0, len(stretch), PIECE):
-            piece = torch.from_numpy(np.array(stretch[start : start + PIECE], dtype=np.uint8))
+            piece = torch.from_numpy(np.array(stretch[start : start + PIECE], np.uint8 if narrow else np.int16))
             whole[end : end + len(piece)] = piece
             end += len(piece)
     return whole

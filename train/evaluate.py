@@ -149,13 +149,13 @@ def text_of(storyteller: Storyteller) -> Mapping[str, Any]:
 
 def judge_stories(storyteller: Storyteller, args: Namespace) -> dict[str, Any]:
     """The figures of N told stories and of N held-out stories. Raises CorpusError if fewer than N are held out."""
-    held_out = texts_of(held_out_files(args.data), text_of(storyteller))
+    held_out = texts_of(held_out_files(args.data), text_of(storyteller), storyteller.vocab)
     real = [Told(story, True) for story in islice(held_out, args.stories)]
     if len(real) < args.stories:
         raise CorpusError(
             f"{args.data} holds {len(real)} stories, fewer than --stories {args.stories}: give a lower --stories"
         )
-    judge = Judge(texts_of(sources([args.train]).train, text_of(storyteller)))
+    judge = Judge(texts_of(sources([args.train]).train, text_of(storyteller), storyteller.vocab))
     if not judge.words:
         raise CorpusError(f"{args.train} holds no words: give the text that the artifact was trained on")
     sampling = replace(USUAL, **{name: getattr(args, name) for name in TOLD})

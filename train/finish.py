@@ -169,8 +169,11 @@ def comparisons(run: Run, network: nn.Module, held: HeldOut, stories: int) -> di
             found["windows"] = {"batches": count, "batch_size": windows.batch_size, "nats_per_character": nats}
     if run.base:
         found["base"] = report.origin(run.base)
-        scored = attempt(run, f"the score of {run.base.name}", lambda: base_score(run, held.sequences[:stories]))
-        if scored is not None:
+        same = run.base.vocab == run.text.vocab  # one with fewer symbols cannot read this text
+        scored = same and attempt(
+            run, f"the score of {run.base.name}", lambda: base_score(run, held.sequences[:stories])
+        )
+        if scored:
             found["base"]["nats_per_character"] = scored
     if run.teacher:
         found["teacher"] = report.origin(run.teacher)

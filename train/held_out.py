@@ -15,9 +15,9 @@ from model.vocab import Vocab
 from train.batches import Batches
 from train.run import Run
 from train.text.corpus import Corpus, CorpusError
-from train.text.encoded import stories_in
+from train.text.encoded import id_type, stories_in
 from train.text.files import sha256
-from train.text.losses import LATIN, LITTLE, Losses, dropped, share_dropped
+from train.text.losses import LITTLE, Losses, dropped, share_dropped
 from train.text.overlap import require_apart, share_found
 from train.text.reading import raw_texts
 from train.text.sources import held_out_files, listed
@@ -43,7 +43,7 @@ def held_out(run: Run) -> HeldOut:
         sources = [sha256(file) for file in held_out_files(path)]
         if not sequences:
             raise CorpusError(f"{path} holds no text to score the model on: give another --valid, or omit it")
-        scored = np.concatenate([np.array(ids, np.uint8) for ids in sequences])
+        scored = np.concatenate([np.array(ids, id_type(text.vocab)) for ids in sequences])
         require_apart(share_found(scored, text.train, text.vocab), str(path), text.name)
     else:
         sequences, name = stories_in(text.valid, text.vocab), held_out_name(text, config.valid)
@@ -63,9 +63,12 @@ def held_out_name(text: Corpus, given: str | None) -> str:
     return listed(files) or f"{text.name} (the part held out)"
 
 
-def sequence(vocab: Vocab, story: str) -> list[int]:
-    """The ids to score for a story: the start symbol, the characters, and the end mark if the vocabulary has one."""
-    ids = [vocab.start, *vocab.encode(vocab.fit(story)[0])]
+def sequence(vocab: Vocab, story: str, losses: Losses) -> list[int]:
+    """The ids to score for a clean story: the start symbol, the characters, and the end mark if there is one.
+
+    `losses` counts the characters that the vocabulary lacks.
+    """
+    ids = [vocab.start, *vocab.encode(losses.restricted(story, vocab))]
     return ids if vocab.end is None else [*ids, vocab.end]
 
 
@@ -77,15 +80,20 @@ def sequences_of(path: Path, vocab: Vocab, data: Mapping[str, Any], first: int |
     most of it was, and for a file that is not text.
     """
     losses = Losses()
-    found = (sequence(vocab, text) for text in texts_of(held_out_files(path), data, losses))
+    found = (sequence(vocab, text, losses) for text in texts_of(held_out_files(path), data, vocab, losses))
     sequences = list(islice((ids for ids in found if len(ids) > 1 + (vocab.end is not None)), first))
-    losses.require_most_kept(str(path), LATIN)
+    losses.require_most_kept(str(path), f"the model learned {learned(vocab)}: give a text that is like its own")
     if share_dropped(read := losses.report()) > LITTLE:
-        print(f"warning: {path}: {dropped(read)}; the model learned ASCII", file=sys.stderr)
+        print(f"warning: {path}: {dropped(read)}; the model learned {learned(vocab)}", file=sys.stderr)
     return sequences
 
 
-def texts_of(files: list[Path], data: Mapping[str, Any], losses: Losses | None = None) -> Iterator[str]:
+def learned(vocab: Vocab) -> str:
+    """Which characters a model has learned, in words."""
+    return "ASCII" if vocab == Vocab.ascii() else f"{len(vocab):,} symbols"
+
+
+def texts_of(files: list[Path], data: Mapping[str, Any], vocab: Vocab, losses: Losses | None = None) -> Iterator[str]:
     """The texts of files, cleaned as a model's own text was: stories, or one text if both are single texts.
 
     Stories are cleaned as stories also for a classic model, whose own were joined. `losses` counts what is read.
@@ -93,10 +101,10 @@ def texts_of(files: list[Path], data: Mapping[str, Any], losses: Losses | None =
     """
     cleaning = data.get("cleaning", "story")
     if "train" not in data or "stories" in data["train"] or has_stories(files):
-        return stories_of(files, "story" if cleaning == "classic" else cleaning, losses)
+        return stories_of(files, "story" if cleaning == "classic" else cleaning, vocab, losses)
     pieces = []
     for raw in raw_texts(files[0], whole=False):
         if losses:
-            losses.count(raw, cleaning)
-        pieces.append(clean(raw, cleaning, whole=False))
+            losses.count(raw, cleaning, vocab)
+        pieces.append(clean(raw, cleaning, vocab, whole=False))
     return filter(str.strip, ["".join(pieces)])

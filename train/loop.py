@@ -26,6 +26,7 @@ from train.progress import Progress, require_tracker
 from train.run import Run
 from train.step import TALLY, StepQueue
 from train.text import corpus
+from train.text.alphabet import Alphabet
 from train.text.dataset_report import dataset_report
 from train.text.sources import held_out_files
 
@@ -90,7 +91,10 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
     own_split = config.cleaning == "classic"
     if config.valid:
         held_out_files(Path(config.valid))  # is there one, before gigabytes are downloaded?
-    vocab = load(config.init).vocab if config.init else None
+    vocab = Alphabet(config.vocab, config.min_count)
+    if config.init:
+        base = load(config.init).vocab
+        vocab = Alphabet("text", config.min_count, grown=base) if config.grow_vocab else base
     prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
     text = prepare(
         config.data,

@@ -8,9 +8,11 @@ from typing import Any
 
 from model.config import ModelConfig
 from train.flags import nearest
+from train.text.alphabet import KINDS
 
 CHOICES = {
     "cleaning": ("auto", "story", "verbatim", "tales", "classic"),
+    "vocab": KINDS,
     "optimiser": ("adamw", "muon"),
     "schedule": ("constant", "onecycle", "wsd"),
     "precision": ("fp32", "bf16", "fp16"),
@@ -36,6 +38,11 @@ class TrainConfig:
     )
     valid: str | None = setting(None, "file of stories for validation, instead of a part of the data")
     cleaning: str = setting("auto", "how text is cleaned: auto, story, verbatim, tales or classic (the original's way)")
+    vocab: str = setting(
+        "auto", "characters of the model: text (its own), ascii, or auto: text where ASCII would lose over a hundredth"
+    )
+    min_count: int = setting(1, "with the vocabulary of a text: drop characters that occur less often")
+    grow_vocab: bool = setting(False, "with --init: add the characters of the text that its vocabulary lacks")
     stories: int | None = setting(None, "train on the first N stories only")
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
     replay: str | None = setting(None, "text to train on too, so that a model from --init does not forget it")
@@ -104,7 +111,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")
-        for name in ("batch_size", "accumulate", "eval_every", "eval_stories"):
+        for name in ("batch_size", "accumulate", "eval_every", "eval_stories", "min_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         for name in ("lr", "muon_lr", "checkpoint_minutes", "max_minutes", "div_factor", "final_div_factor"):
@@ -126,6 +133,14 @@ class TrainConfig:
             raise ValueError(f"window ({self.window}) must divide the context ({self.model.context})")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed ({self.seed}) must be from 0 to {2**31 - 1}")
+        if self.init and self.vocab != "auto":
+            raise ValueError(
+                f"vocab ({self.vocab}) cannot be set: --init {self.init} determines it; --grow-vocab adds to it"
+            )
+        if self.grow_vocab and (not self.init or self.cleaning == "classic"):
+            raise ValueError("--grow-vocab needs --init, and another --cleaning than classic")
+        if self.vocab == "text" and self.cleaning == "classic":
+            raise ValueError("vocab (text) needs another --cleaning than classic, which keeps ASCII only: give story")
         if self.steps is None and self.max_minutes is None:
             raise ValueError("a run needs an end: give --steps or --max-minutes")
 

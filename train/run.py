@@ -87,7 +87,7 @@ class Run:
         self.network = build(config.model).to(self.device)
         self.base = load(config.init) if config.init else None  # kept: its folder may change during the run
         if self.base:
-            self.network.load_state_dict(self.base.network.state_dict())
+            self.network.load_state_dict(grown(self.base.network.state_dict(), len(text.vocab)))
         self.teacher = load_teacher(config, text.vocab) if config.teacher else None
         taught = self.teacher.network.to(self.device) if self.teacher else None
         self.step = Step(self.network, config, self.device, taught, ranks)
@@ -206,6 +206,19 @@ def make_batches(
         mark=None if "stories" in text.report["train"] else text.vocab.end,
         part=(ranks.rank, ranks.count),
     )
+
+
+def grown(weights: dict[str, Tensor], symbols: int) -> dict[str, Tensor]:
+    """The weights of a model with more symbols: each new one begins as the mean of the embedding, as its head does."""
+
+    def rows(weight: Tensor) -> Tensor:
+        new = weight.mean(0, keepdim=True).expand(symbols - len(weight), *weight.shape[1:])
+        return torch.cat([weight, new])
+
+    return {
+        name: rows(weight) if name.split(".")[0] in ("embedding", "head") else weight
+        for name, weight in weights.items()
+    }
 
 
 def load_teacher(config: TrainConfig, vocab: Vocab) -> Storyteller:

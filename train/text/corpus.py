@@ -1,6 +1,5 @@
-"""Turns a corpus name or a file into clean stories on disk: one byte a character, memory-mapped and cached."""
+"""Turns a corpus name or a file into clean stories on disk: one or two bytes a character, memory-mapped and cached."""
 
-import errno
 import hashlib
 import json
 import os
@@ -9,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,12 +19,14 @@ from model.artifacts import utf8_safe
 from model.vocab import END, Vocab
 from train.flags import nearest
 from train.text import tales
+from train.text.alphabet import Alphabet
 from train.text.download import NAMES, named_files
-from train.text.files import cached_sha256, sha256
+from train.text.encoded import id_type
+from train.text.files import cached_sha256, disk_errors_explained, sha256
 from train.text.reading import KINDS, CorpusError
 from train.text.sources import held_out_files, sources
 from train.text.stories import has_stories, stories_of
-from train.text.streams import DIGESTS, STREAMS, Plan, Tally, write_stories, write_text
+from train.text.streams import DIGESTS, STREAMS, Plan, Tally, with_vocabulary, write_stories, write_text
 
 __all__ = ["NAMES", "Corpus", "CorpusError", "name_of", "named", "prepare", "read_stories"]
 
@@ -33,7 +34,8 @@ Data = str | Path | Sequence[str | Path]  # the name of a corpus, or one path or
 Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
 CACHE = Path(".cache/corpus")
-_VERSION = 2  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
+AUTO = Alphabet()
+_VERSION = 3  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
 _PREPARING = ".preparing-"  # prefix of the folder in which a corpus is prepared
 
 
@@ -46,17 +48,17 @@ class Corpus:
 
     name: str
     vocab: Vocab
-    train: np.ndarray  # uint8 ids (N,), memory-mapped
-    valid: np.ndarray  # uint8 ids (M,), memory-mapped
+    train: np.ndarray  # ids (N,), memory-mapped: uint8, or uint16 if the vocabulary has more than 256 symbols
+    valid: np.ndarray  # ids (M,), of the same type
     report: dict  # can be written as JSON: sources, cleaning, counts; for the model card
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (S,) of the validation stories
     files: str = ""  # which were read and which were left out, in words
-    replay: np.ndarray | None = None  # uint8 ids of an earlier text, trained on again so that the model keeps it
+    replay: np.ndarray | None = None  # ids of an earlier text, trained on again so that the model keeps it
 
 
-def read_stories(path: str | Path, cleaning: str = "story") -> Iterator[str]:
-    """The clean stories of a file, or of the held-out files of a folder, without the empty ones. Raises CorpusError."""
-    return stories_of(held_out_files(Path(path)), cleaning)
+def read_stories(path: str | Path) -> Iterator[str]:
+    """The stories of a file, or of the held-out files of a folder, in ASCII, without empty ones. Raises CorpusError."""
+    return stories_of(held_out_files(Path(path)), "story", Vocab.ascii())
 
 
 def prepare(
@@ -65,7 +67,7 @@ def prepare(
     valid: str | Path | None = None,
     cleaning: str = "auto",
     stories: int | None = None,
-    vocab: Vocab | None = None,
+    vocab: Vocab | Alphabet = AUTO,
     exclude: Corpus | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -81,17 +83,20 @@ def prepare(
         the stories with blanks into one text. The last tenth of that text is for validation, and its characters are
         the vocabulary.
     stories: use only the first N stories.
-    vocab: the symbols to encode in, instead of those that the cleaning implies. Characters outside it are dropped.
+    vocab: the symbols to encode in, or how to find them in the text. Other characters are dropped. A named corpus is
+        ASCII unless you ask for the characters of its text.
     exclude: another corpus. Its validation stories are removed from the training text here.
     progress: show a progress bar on a terminal.
     A training story that equals a validation story in all but case and punctuation is removed (not in classic).
     Raises CorpusError naming the file and the fix. The cache is then unchanged.
     """
     cache = Path(cache or CACHE)
-    with _disk_errors_explained(data, cache), cached_sha256(cache) as digest:
+    with disk_errors_explained(_shown(data), cache), cached_sha256(cache) as digest:
         plan, files = _plan(data, valid, cleaning, stories, cache, digest)
-        if vocab and (plan.cleaning == "classic" or vocab != Vocab.ascii()):  # not the one that the cleaning implies
-            plan = replace(plan, vocab=vocab)
+        if isinstance(vocab, Vocab):
+            plan = replace(plan, vocab=vocab, alphabet=None)
+        elif not (vocab == AUTO and (data in NAMES or plan.cleaning == "classic")):
+            plan = replace(plan, alphabet=vocab)
         if exclude:
             plan = replace(plan, excluded=exclude.digests)
         about = _fingerprinted(plan, exclude, digest)
@@ -101,23 +106,11 @@ def prepare(
                 raise CorpusError(f"{_shown(data)} is the validation text: choose another text to train on")
         folder = cache / f"{plan.name[:40]}-{about['fingerprint']}"
         report = _cached(folder, about["fingerprint"], digest) or _build(plan, about, folder, progress)
-        train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
-        digests = np.fromfile(folder / DIGESTS, np.uint64)
         vocab, name = Vocab(report.pop("vocabulary")), report["name"]
+        train, valid = (np.memmap(folder / name, id_type(vocab), "r") for name in STREAMS)
+        digests = np.fromfile(folder / DIGESTS, np.uint64)
         del report["files"]
         return Corpus(name=name, vocab=vocab, train=train, valid=valid, report=report, digests=digests, files=files)
-
-
-@contextmanager
-def _disk_errors_explained(data: Data, cache: Path) -> Iterator[None]:
-    """Turns an error of the disk into a CorpusError that says how to fix it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fix = "free some space, or put the cache on another disk"
-            raise CorpusError(f"no space left to prepare {_shown(data)} in {cache}: {fix}") from None
-        raise CorpusError(f"{error.filename or cache}: {error.strerror or error}") from None
 
 
 def with_replay(text: Corpus, other: Corpus) -> Corpus:
@@ -179,6 +172,8 @@ def _plan(
         stories=stories,
         single=single,
         tales=books,
+        vocab=None,
+        alphabet=Alphabet("ascii"),
     )
     return plan, str(found)
 
@@ -232,8 +227,12 @@ def _fingerprinted(plan: Plan, exclude: Corpus | None, digest: Digest) -> dict:
         "cleaning": plan.cleaning,
         "limit": plan.stories,
     }
-    fitted_to, apart_from = plan.vocab and plan.vocab.itos, exclude and exclude.report["fingerprint"]
-    optional = {"tales": plan.tales, "fitted_to": fitted_to, "apart_from": apart_from}
+    optional = {
+        "tales": plan.tales,
+        "fitted_to": plan.vocab.itos if plan.drops else None,
+        "alphabet": plan.alphabet and plan.alphabet.described(),
+        "apart_from": exclude and exclude.report["fingerprint"],
+    }
     about |= {name: value for name, value in optional.items() if value}
     return about | {"fingerprint": _sha256_of([_VERSION, about])[:16]}
 
@@ -269,14 +268,15 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
-    reads = [(plan.files, (1 if plan.valid else 2) + plan.as_text), (plan.valid, 1 + plan.as_text)]
+    counting = plan.vocab is None and plan.alphabet.counts
+    reads = [(plan.files, (1 if plan.valid else 2) + plan.as_text + counting), (plan.valid, 1 + plan.as_text)]
     size = sum(times * path.stat().st_size for files, times in reads for path in files)
     disable = None if progress else True  # None: tqdm hides the bar where there is no terminal
     with tempfile.TemporaryDirectory(prefix=_PREPARING, dir=folder.parent) as temporary:
         unfinished = Path(temporary, "corpus")
         unfinished.mkdir()
         with tqdm(total=size, desc=f"preparing {plan.name}", unit="B", unit_scale=True, disable=disable) as bar:
-            tally = Tally(bar)
+            tally, plan = Tally(bar), with_vocabulary(plan, bar)
             counts = (write_text if plan.as_text else write_stories)(plan, unfinished, tally)
         report = about | counts | tally.report()
         report["files"] = {path.name: sha256(path) for path in sorted(unfinished.iterdir())}

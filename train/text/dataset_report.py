@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from model.vocab import END, visible
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
 from train.text.encoded import symbol_counts
-from train.text.losses import LITTLE, dropped, share_dropped
+from train.text.losses import LITTLE, _script, dropped, share_dropped
 from train.writable import on_one_line
 
-SHOWN = 12  # characters that are listed with their counts
+SHOWN, RARE = 12, 40  # characters that are listed with their counts, and rare ones without
 FEW = 10_000  # characters: the loss of a smaller validation text says little
 MOST_PASSES = 40  # over a text; with more, the model memorises it
 CHANGES = {  # other counts of `losses`, and what they are called
@@ -43,13 +45,16 @@ def dataset_report(text: Corpus, config: TrainConfig) -> list[str]:
         )
     found = symbol_counts(text.train, len(text.vocab)).tolist()
     occur = (+Counter(dict(zip(text.vocab.itos, found, strict=True)))).most_common()
-    lines.append(f"characters: {len(occur)} of the {len(found)} symbols occur: {_counted(occur)} ...")
-    if rare := " ".join(repr(symbol) for symbol, count in occur[SHOWN:] if count < SHOWN):
-        lines.append(f"under {SHOWN} times each: {rare}")
+    lines.append(f"characters: {len(occur):,} of the {len(found):,} symbols occur: {_counted(occur)} ...")
+    if rare := [_shown(symbol) for symbol, count in occur[SHOWN:] if count < SHOWN]:
+        more = f" and {len(rare) - RARE:,} more" if len(rare) > RARE else ""
+        lines.append(f"under {SHOWN} times each: {' '.join(rare[:RARE])}{more}")
+    if not text.vocab.is_ascii:
+        lines.append(_vocabulary(text, config))
     lost = report["dropped_characters"]
     read = {name: sum(report["read"][part][name] for part in report["read"]) for name in CHANGES}
     changes = [
-        f"{report['normalised_characters']:,} characters converted to ASCII",
+        *([f"{report['normalised_characters']:,} characters converted to ASCII"] if text.vocab.is_ascii else []),
         f"{sum(lost.values()):,} dropped" + (f" ({_counted(list(lost.items()))})" if lost else ""),
         *(f"{read[name]:,} {what}" for name, what in CHANGES.items() if read[name]),
     ]
@@ -66,13 +71,29 @@ def _amount(part: dict[str, Any]) -> str:
 
 
 def _counted(characters: list[tuple[str, int]]) -> str:
-    return " ".join(f"{character!r} {count:,}" for character, count in characters[:SHOWN])
+    return " ".join(f"{_shown(character)} {count:,}" for character, count in characters[:SHOWN])
+
+
+def _shown(symbol: str) -> str:
+    return repr(symbol if symbol.isascii() else visible(symbol))
+
+
+def _vocabulary(text: Corpus, config: TrainConfig) -> str:
+    """The scripts of a vocabulary that was made of a text, and what its embedding costs."""
+    symbols, width = len(text.vocab), config.model.width
+    parameters = sum(math.prod(size) for size in replace(config.model, vocab_size=symbols).shapes().values())
+    counts = Counter(_script(symbol) for symbol in text.vocab.itos if symbol != END)
+    scripts = ", ".join(f"{script} {count:,}" for script, count in counts.most_common())
+    return (
+        f"vocabulary: {symbols:,} symbols ({scripts}), {8 * text.train.itemsize} bits each in the encoded text; their "
+        f"embedding takes {symbols * width:,} of {parameters:,} parameters ({symbols * width / parameters:.0%})"
+    )
 
 
 def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     characters, shape = len(text.train), config.model
     parameters = sum(math.prod(size) for size in shape.shapes().values())
-    found = _warnings_of_losses(text)
+    found = _warnings_of_losses(text, config)
     if len(text.valid) < FEW:
         found.append(
             f"{len(text.valid):,} characters of validation text are few: the loss on it will fluctuate; "
@@ -94,7 +115,7 @@ def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     return found
 
 
-def _warnings_of_losses(text: Corpus) -> list[str]:
+def _warnings_of_losses(text: Corpus, config: TrainConfig) -> list[str]:
     """Warnings of what cleaning took away, and of validation text that is trained on."""
     report, found = text.report, []
     parts = [(text.name, report["read"]["train"]), ("the validation text", report["read"]["validation"])]
@@ -102,7 +123,9 @@ def _warnings_of_losses(text: Corpus) -> list[str]:
         parts.append((replay["name"], replay["read"]["train"]))
     for name, read in parts:
         if share_dropped(read) > LITTLE:
-            found.append(f"{name}: {dropped(read)}; the model learns ASCII")
+            ascii_only = text.vocab.is_ascii and not config.init
+            flag = "--grow-vocab" if config.init else "--vocab text" if ascii_only else "a lower --min-count"
+            found.append(f"{name}: {dropped(read)}; {flag} keeps them")
     read = report["read"]["train"]
     if read["indented"] > LITTLE * read["lines"]:
         found.append(

@@ -7,9 +7,23 @@ from itertools import pairwise
 
 import numpy as np
 
-from model.vocab import Vocab
+from model.vocab import END, Vocab, is_mark
+from train.text.losses import is_accent
 
 PIECE = 1 << 17  # symbols in a piece: np.bincount makes an int64 of each, and these still fit in the CPU cache
+
+
+def id_type(vocab: Vocab) -> type[np.uint8 | np.uint16]:
+    """The type of the ids of an encoded text: one byte each, or two in a vocabulary of more than 256 symbols."""
+    return np.uint8 if len(vocab) <= 256 else np.uint16
+
+
+def letter_numbers(vocab: Vocab) -> np.ndarray:
+    """For each symbol the number of its letter, digit or vowel sign from 1, without case; 0 for others: uint16 (V,)."""
+    written = [s != END and (s.isalnum() or (is_mark(s) and not is_accent(s))) for s in vocab.itos]
+    letters = [s.lower() if is_letter else "" for s, is_letter in zip(vocab.itos, written, strict=True)]
+    numbers = {"": 0} | {letter: i for i, letter in enumerate(dict.fromkeys(filter(None, letters)), 1)}
+    return np.array([numbers[letter] for letter in letters], np.uint16)
 
 
 def symbol_counts(stream: np.ndarray, symbols: int) -> np.ndarray:

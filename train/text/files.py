@@ -1,11 +1,14 @@
-"""Files of the cache: replacing one atomically, and knowing its SHA-256 without reading it again."""
+"""Files of the cache: replacing one atomically, knowing its SHA-256 without reading it again, errors of the disk."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from train.text.reading import CorpusError
 
 
 @contextmanager
@@ -51,3 +54,15 @@ def replace_file(path: Path, data: bytes) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors_explained(data: str, cache: Path) -> Iterator[None]:
+    """Turns an error of the disk into a CorpusError that says how to fix it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free some space, or put the cache on another disk"
+            raise CorpusError(f"no space left to prepare {data} in {cache}: {fix}") from None
+        raise CorpusError(f"{error.filename or cache}: {error.strerror or error}") from None

@@ -6,11 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.vocab import normalise, repair
+from model.vocab import Vocab, dropped_controls, normalise, repair
 from train.text.reading import CorpusError
 
 LITTLE, HALF = 0.05, 0.5  # of a text: losing more than this is a warning, or a refusal
-LATIN = "the model learns ASCII: give a text in the Latin alphabet, or transliterate this one"
 _PRINTABLE = bytes([10, *range(32, 127)])
 _INDENTED = re.compile(r"^ +(?=\S)", re.MULTILINE)
 
@@ -28,9 +27,13 @@ class Losses:
     indented: int = 0  # lines that lost the blanks before them
     empty: int = 0  # records without text, and stories of which nothing is left
 
-    def count(self, raw: str, cleaning: str) -> None:
-        """Counts the characters of a raw text that cleaning replaces, and those that it drops."""
+    def count(self, raw: str, cleaning: str, vocab: Vocab | None) -> None:
+        """Counts the characters of a raw text that cleaning for a vocabulary replaces, and those that it drops."""
         self.characters += len(raw)
+        if cleaning != "classic" and not vocab.is_ascii:
+            self.dropped.update(dropped_controls(raw))
+            self.tabs += raw.count("\t")
+            return
         ascii_only = raw.encode("ascii", "ignore")
         if len(ascii_only) == len(raw) and not ascii_only.translate(None, _PRINTABLE):
             return
@@ -40,6 +43,15 @@ class Losses:
         self.dropped.update(gone)
         self.normalised += len(raw) - len(ascii_only) - sum(n for c, n in gone.items() if not c.isascii())
         self.tabs += sum(count for c, count in others.items() if c.isascii() and c != "\r" and c not in gone)
+
+    def restricted(self, plain: str, vocab: Vocab) -> str:
+        """A clean text with the symbols of `vocab` only. A missing newline becomes a blank, others are dropped."""
+        if "\n" not in vocab.stoi:
+            plain = plain.replace("\n", " ")
+        if unknown := vocab.unknown.findall(plain):
+            self.dropped.update(unknown)
+            plain = vocab.unknown.sub("", plain)
+        return plain
 
     def count_squeezed(self, plain: str, squeezed: str) -> None:
         """Counts the blanks and line ends that a text lost, and the lines that were indented."""

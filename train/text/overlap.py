@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from model.vocab import Vocab
-from train.text.encoded import PIECE, pieces
+from train.text.encoded import PIECE, letter_numbers, pieces
 from train.text.losses import HALF
 from train.text.reading import CorpusError
 
@@ -22,7 +22,7 @@ def share_found(text: np.ndarray, other: np.ndarray, vocab: Vocab) -> float:
     Both are streams of ids (N,). Case, punctuation, line ends and the bounds of stories make no difference. Of a long
     text, passages at equal distances are looked for. A text without a whole passage has a share of 0.
     """
-    table = np.array([ord(s.lower()) if len(s) == 1 and s.isalnum() else 0 for s in vocab.itos], np.uint8)
+    table = letter_numbers(vocab)
 
     def letters(stream: np.ndarray) -> np.ndarray:
         found = table[stream]
@@ -30,7 +30,7 @@ def share_found(text: np.ndarray, other: np.ndarray, vocab: Vocab) -> float:
 
     starts = np.linspace(0, len(text), min(_MOST, 1 + len(text) // _REACH), endpoint=False, dtype=np.int64)
     passages = [letters(text[at : at + 2 * _REACH]) for at in starts.tolist()]
-    shares = np.bincount(np.concatenate(passages), minlength=128) / max(1, sum(map(len, passages)))
+    shares = np.bincount(np.concatenate(passages), minlength=1) / max(1, sum(map(len, passages)))
     first = int(np.argmin(np.where(shares > 0, np.abs(shares - _RARE), np.inf)))
     hashes = [_hashes(passage, first)[:1] for passage in passages]
     sought, counts = np.unique(np.concatenate(hashes), return_counts=True)

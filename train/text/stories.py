@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from model.vocab import END, normalise
+from model.vocab import END, Vocab
 from train.text.losses import Losses
 from train.text.reading import CorpusError, has_marks, lines_of, raw_texts
 
@@ -15,14 +15,14 @@ def has_stories(files: list[Path]) -> bool:
     return len(files) > 1 or files[0].suffix.lower() != ".txt" or has_marks(files[0])
 
 
-def plain(text: str, cleaning: str) -> str:
-    """A raw text in ASCII, with the blanks and line ends that it has.
+def plain(text: str, cleaning: str, vocab: Vocab | None) -> str:
+    """A raw text as models of a vocabulary learn it, with the blanks and line ends that it has.
 
-    classic drops characters outside ASCII and turns each newline into a blank. All others use `normalise`.
+    classic drops characters outside ASCII and turns each newline into a blank. All others use `vocab.clean`.
     """
     if cleaning == "classic":
         return text.replace("\r\n", "\n").encode("ascii", "ignore").translate(_CLASSIC, _CONTROLS).decode()
-    return normalise(text)
+    return vocab.clean(text)
 
 
 _CLASSIC = bytes.maketrans(b"\t\n\v\f\r", b"     ")
@@ -47,23 +47,23 @@ def trimmed(text: str, cleaning: str, whole: bool = True) -> str:
     return re.sub(r"\A(?: *\n)+", "", text).rstrip(" \n") if cleaning == "verbatim" else text.strip(" \n")
 
 
-def clean(text: str, cleaning: str, whole: bool = True) -> str:
-    """Cleans a raw story, or a piece of a single text. Returns '' if nothing is left.
+def clean(text: str, cleaning: str, vocab: Vocab, whole: bool = True) -> str:
+    """Cleans a raw story, or a piece of a single text, for a vocabulary. Returns '' if nothing is left.
 
-    story: normalises it, and turns a run of blanks into one blank and a paragraph break into one newline.
-    verbatim: normalises it, and keeps blanks and newlines.
+    story: `vocab.clean`, and a run of blanks becomes one blank and a paragraph break one newline.
+    verbatim: `vocab.clean`, which keeps blanks and newlines.
     classic: drops characters outside ASCII, and turns each newline into a blank.
     """
-    text = plain(text, cleaning)
+    text = plain(text, cleaning, vocab)
     return trimmed(squeezed(text) if cleaning == "story" else text, cleaning, whole)
 
 
-def stories_of(files: Iterable[Path], cleaning: str = "story", losses: Losses | None = None) -> Iterator[str]:
+def stories_of(files: Iterable[Path], cleaning: str, vocab: Vocab, losses: Losses | None = None) -> Iterator[str]:
     """The clean stories of files, without the empty ones. `losses` counts what is read. Raises CorpusError."""
     for raw in chain.from_iterable(map(raw_texts, files)):
         if losses:
-            losses.count(raw, cleaning)
-        if story := clean(raw, cleaning):
+            losses.count(raw, cleaning, vocab)
+        if story := clean(raw, cleaning, vocab):
             yield story
 
 

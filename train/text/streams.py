@@ -1,11 +1,9 @@
 """Writes clean stories as two encoded streams on disk, one for training and one for validation."""
 
-import re
-import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
@@ -13,18 +11,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from model.vocab import END, Vocab, normalise, repair
-from train.text.losses import LATIN, Losses, is_accent
+from model.vocab import END, Vocab
+from train.text.alphabet import Alphabet, vocabulary
+from train.text.encoded import id_type, letter_numbers
+from train.text.losses import Losses
 from train.text.overlap import require_apart, share_found
 from train.text.reading import CorpusError, raw_texts
 from train.text.stories import plain, squeezed, trimmed
 
 STREAMS, DIGESTS = ("train.bin", "valid.bin"), "held-out.bin"  # the files of a prepared corpus
 _EVERY = 20  # without a validation file, every 20th story is for validation
-_MARK = b"\x7f"  # represents END while text is ASCII bytes: no clean text contains this byte
-_LOWER = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
-_NO_LETTERS = bytes(b for b in range(128) if not chr(b).isalnum())
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_MARK = "\x7f"  # represents END in clean text, which does not contain this character
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,8 @@ class Plan:
     cleaning: str
     stories: int | None
     single: bool  # whether it is one text without stories
-    vocab: Vocab | None = None  # that of the model to fine-tune; characters outside it are dropped
+    vocab: Vocab | None  # characters outside it are dropped; None: that of the text, which `alphabet` finds
+    alphabet: Alphabet | None  # None: the vocabulary is that of a model
     tales: dict | None = None  # how the books were cut into tales
     excluded: np.ndarray | None = None  # the digests of stories that must not be in the training text
 
@@ -45,6 +43,20 @@ class Plan:
     def as_text(self) -> bool:
         """Whether the streams are one long text each."""
         return self.single or self.cleaning == "classic"
+
+    @cached_property
+    def drops(self) -> bool:
+        """Whether a clean text may hold characters that the vocabulary lacks."""
+        return self.vocab is not None and (self.cleaning == "classic" or self.vocab != Vocab.ascii())
+
+    @property
+    def advice(self) -> str:
+        """What to do if most of the training text is dropped."""
+        if self.alphabet is None:
+            return f"the model's vocabulary has {len(self.vocab)} symbols: train without it, or give another text"
+        if self.cleaning == "classic":
+            return "classic keeps ASCII only: give another text, or --cleaning story and a preset such as pocket"
+        return "give --vocab text" if self.vocab.is_ascii else "give a lower --min-count"
 
 
 @dataclass
@@ -67,11 +79,21 @@ class Tally:
 
     def require_most_kept(self, plan: Plan) -> None:
         """Raises CorpusError if more than half of the training files or of the validation files was dropped."""
-        fix = LATIN
-        if plan.vocab:
-            fix = f"the model's vocabulary has {len(plan.vocab)} symbols: train without it, or give another text"
-        for losses, files in ((self.train, plan.files), (self.valid, plan.valid)):
-            losses.require_most_kept(name_of(files) if files else "", fix)
+        self.train.require_most_kept(name_of(plan.files), plan.advice)
+        if plan.valid:
+            other = "the text to train on has other characters: give another text to validate on"
+            self.valid.require_most_kept(name_of(plan.valid), other if plan.alphabet else plan.advice)
+
+
+def with_vocabulary(plan: Plan, bar: tqdm) -> Plan:
+    """The plan with the vocabulary that its alphabet finds in the training files. Raises CorpusError.
+
+    classic has none yet: it takes the characters of its own clean text.
+    """
+    if plan.vocab or plan.cleaning == "classic":
+        return plan
+    texts = (raw for path in plan.files for raw in raw_texts(path, not plan.single, bar.update))
+    return replace(plan, vocab=vocabulary(islice(texts, plan.stories), plan.alphabet, name_of(plan.files)))
 
 
 def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
@@ -87,7 +109,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
             f"{name_of(plan.files)} holds one story, but training and validation need at least two: "
             f"separate stories by lines {END}"
         )
-    vocab = plan.vocab or Vocab.ascii()
+    vocab = plan.vocab
     if vocab.end is None:
         raise CorpusError(
             f"{name_of(plan.files)} holds stories, but the vocabulary to encode them in has no end mark: "
@@ -98,14 +120,17 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
     held_out: set[int] = set()
     trained_on = array("Q")
     removed = 0
+    encode, letters = _encoder(vocab), _letters(vocab)
+    mark = encode(_MARK)
 
     def stories(files: list[Path], validating: bool) -> Iterator[bytes]:
         nonlocal removed
-        yield _MARK
-        for number, (story, raw) in enumerate(_read(plan, files, tally), 1):
+        yield mark
+        for number, story in enumerate(_read(plan, files, tally), 1):
             if not plan.valid and (number % every == 0) != validating:
                 continue
-            digest = _story_digest(raw)
+            ids = encode(story)
+            digest = _digest(ids, letters)
             if validating:
                 held_out.add(digest)
             elif digest in held_out or digest in excluded:
@@ -113,7 +138,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
                 continue
             else:
                 trained_on.append(digest)
-            yield story + _MARK
+            yield ids + mark
 
     validation = _write(folder / STREAMS[1], stories(plan.valid or plan.files, validating=True), vocab)
     train = _write(folder / STREAMS[0], stories(plan.files, validating=False), vocab)
@@ -135,7 +160,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
 
 def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
     """Writes train.bin and valid.bin of one long text. Returns their counts. Raises CorpusError."""
-    characters: set[int] = set()
+    characters: set[str] = set()
     parts = []
     for files in filter(None, (plan.files, plan.valid)):
         found, length = set(), 0
@@ -143,17 +168,17 @@ def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
             found.update(text)
             length += len(text)
         tally.require_most_kept(plan)
-        if found <= set(b" \n") or length < 2:
+        if found <= set(" \n") or length < 2:
             raise CorpusError(f"{name_of(files)} holds no text")
         characters |= found
         parts.append((files, 0, length))
     if not plan.valid:
         cut = length * 9 // 10
         parts = [(plan.files, 0, cut), (plan.files, cut, length)]
-    vocab = plan.vocab or (Vocab.from_text(map(chr, characters)) if plan.cleaning == "classic" else Vocab.ascii())
-    end = [] if vocab.end is None else [_MARK]
+    vocab = plan.vocab or Vocab.from_text(characters)
+    encode, end = _encoder(vocab), [] if vocab.end is None else [_MARK]
     train, validation = (
-        _write(folder / name, chain(end, _joined(plan, tally, *part), end), vocab)
+        _write(folder / name, map(encode, chain(end, _joined(plan, tally, *part), end)), vocab)
         for name, part in zip(STREAMS, parts, strict=True)
     )
     (folder / DIGESTS).touch()  # a text has no stories
@@ -166,90 +191,90 @@ def _in_both(plan: Plan, folder: Path, vocab: Vocab) -> float:
 
     Raises CorpusError if that is most of a validation text that is a file of its own.
     """
-    train, valid = (np.memmap(folder / name, np.uint8, "r") for name in STREAMS)
+    train, valid = (np.memmap(folder / name, id_type(vocab), "r") for name in STREAMS)
     share = share_found(valid, train, vocab)
     if plan.valid and not plan.tales:
         require_apart(share, name_of(plan.valid), name_of(plan.files))
     return round(share, 3)
 
 
-def _joined(plan: Plan, tally: Tally, files: list[Path], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+def _joined(plan: Plan, tally: Tally, files: list[Path], start: int = 0, stop: int | None = None) -> Iterator[str]:
     """The characters from `start` to `stop` of one long text: a single text, or stories joined with blanks."""
     at = 0
-    for text, _ in _read(plan, files, tally):
-        piece = b" " + text if at and not plan.single else text
+    for text in _read(plan, files, tally):
+        piece = " " + text if at and not plan.single else text
         yield piece[max(0, start - at) : None if stop is None else max(0, stop - at)]
         at += len(piece)
 
 
-def _read(plan: Plan, files: list[Path], tally: Tally) -> Iterator[tuple[bytes, str]]:
-    """The clean stories of files as ASCII bytes, without the empty ones, or the pieces of a single text.
-
-    Each comes with the raw text that it was made of.
-    """
+def _read(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
+    """The clean stories of files, without the empty ones, or the pieces of a single text."""
     return islice(_texts(plan, files, tally), plan.stories if files is plan.files else None)
 
 
-def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[tuple[bytes, str]]:
+def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
     for path in files:
         losses = tally.valid if files is plan.valid else tally.train
         if path in tally.files:  # its losses are counted already
             losses = Losses()
         tally.files.add(path)
         for raw in raw_texts(path, not plan.single, tally.bar.update):
-            losses.count(raw, plan.cleaning)
-            text = plain(raw, plan.cleaning)
+            losses.count(raw, plan.cleaning, plan.vocab)
+            text = plain(raw, plan.cleaning, plan.vocab)
             if plan.cleaning == "story":
                 indented, text = text, squeezed(text)
                 losses.count_squeezed(indented, text)
-            if plan.vocab:
-                text = _restricted(text, plan.vocab, losses)
+            if plan.drops:
+                text = losses.restricted(text, plan.vocab)
             if text := trimmed(text, plan.cleaning, whole=not plan.single):
-                yield text.encode("ascii"), raw
+                yield text
             else:
                 losses.empty += 1
 
 
-def _restricted(text: str, vocab: Vocab, losses: Losses) -> str:
-    """A clean text with the symbols of `vocab` only. A missing newline becomes a blank, others are dropped."""
-    if "\n" not in vocab.stoi:
-        text = text.replace("\n", " ")
-    unknown = set(text) - vocab.stoi.keys()
-    losses.dropped.update({c: text.count(c) for c in unknown})
-    return text.translate(dict.fromkeys(map(ord, unknown))) if unknown else text
-
-
-def _story_digest(raw: str) -> int:
-    """A 64-bit digest of the letters and digits of a raw story in any script. Case and punctuation do not change it.
+def _digest(ids: bytes, letters: Callable[[bytes], bytes]) -> int:
+    """A 64-bit digest of an encoded story's letters and digits. Case and punctuation do not change it.
 
     Of a story without any, the story itself is digested.
     """
-    text = raw if raw.isascii() else _NOT_ASCII.sub(lambda run: _letters(run[0]), repair(raw)).casefold()
-    letters = text.encode(errors="surrogatepass").translate(_LOWER, _NO_LETTERS)
-    return int.from_bytes(blake2b(letters or raw.strip().encode(errors="surrogatepass"), digest_size=8).digest())
-
-
-@lru_cache(4096)  # most runs are typographic quotes
-def _letters(text: str) -> str:
-    """The letters and digits of a text outside ASCII, in ASCII where `normalise` can, and the marks that are vowels."""
-    return "".join(normalise(c) or c * _is_letter(c) for c in unicodedata.normalize("NFKD", text))
-
-
-def _is_letter(character: str) -> bool:
-    return character.isalnum() or (unicodedata.category(character)[0] == "M" and not is_accent(character))
+    return int.from_bytes(blake2b(letters(ids) or ids, digest_size=8).digest())
 
 
 def _write(path: Path, texts: Iterable[bytes], vocab: Vocab) -> dict[str, int]:
-    """Writes ASCII texts as ids and returns their counts. `_MARK` becomes the end mark, which is not a character."""
-    table = bytearray(256)
-    for symbol, i in vocab.stoi.items():
-        table[ord(_MARK if symbol == END else symbol)] = i
-    symbols = marks = 0
+    """Writes encoded texts and returns their counts. An end mark, at the end of a text, is no character."""
+    id_of = id_type(vocab)
+    end, size, marks = () if vocab.end is None else id_of(vocab.end).tobytes(), 0, 0
     with path.open("wb") as file:
         for text in texts:
-            symbols += file.write(text.translate(table))
-            marks += text.count(_MARK)
+            size += file.write(text)
+            marks += text.endswith(end)  # nothing ends with ()
+    symbols = size // id_of().itemsize
     return {"characters": symbols - marks, "symbols": symbols}
+
+
+def _encoder(vocab: Vocab) -> Callable[[str], bytes]:
+    """A function from a clean text, of characters of the vocabulary and `_MARK`, to its ids as bytes."""
+    codes = {ord(_MARK if symbol == END else symbol): i for symbol, i in vocab.stoi.items()}
+    table = np.zeros(1 + max(*codes, 255), id_type(vocab))
+    table[list(codes)] = list(codes.values())
+    if vocab.is_ascii:
+        narrow = bytes(table)
+        return lambda text: text.encode("ascii").translate(narrow)
+    return lambda text: table[np.frombuffer(text.encode("utf-32-le"), np.uint32)].tobytes()
+
+
+def _letters(vocab: Vocab) -> Callable[[bytes], bytes]:
+    """A function from the ids of a text to those of its letters, digits and marks, without case."""
+    numbers = letter_numbers(vocab)
+    if id_type(vocab) == np.uint8:
+        table, others = bytes(numbers.astype(np.uint8)).ljust(256, b"\0"), bytes(np.flatnonzero(numbers == 0))
+        return lambda ids: ids.translate(table, others)
+
+    def letters(ids: bytes) -> bytes:
+        found = numbers[np.frombuffer(ids, np.uint16)]
+        return found[found > 0].tobytes()
+
+    return letters
 
 
 def name_of(files: list[Path]) -> str:
