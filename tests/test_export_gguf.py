@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGUFReader, dequantize
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import model
 from model import artifacts
 from model.artifacts import ArtifactError
 from model.config import ModelConfig
 from model.sampling import USUAL
+from model.vocab import END, Vocab
 from tests.conftest import parts
-from train.export.gguf import write
+from train.export.gguf import tokens_and_merges, write
 
 CONFIG = ModelConfig(context=64, layers=2, heads=2, width=64, hidden=96, loops=2)
 
@@ -76,6 +79,26 @@ def test_the_head_describes_a_qwen3_of_characters(
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,
     }
+
+
+TEXT = "„Süße Äpfel“ — क़लम, कहानी। 从前有座山。 שלום 🐍👩‍👧 'll n't\n\n  \u0301"
+
+
+def test_the_bytes_of_a_character_become_its_token() -> None:
+    """The library tokenizers merges bytes by the same rule as llama.cpp, but wants a token for each merge."""
+    assert tokens_and_merges(Vocab([*"aü\n🐍", END])) == (
+        ["a", "Ã¼", "Ċ", "ðŁĲį", END],
+        ["Ã ¼", "ð Ł", "ðŁ Ĳ", "ðŁĲ į"],
+    )
+    vocab = Vocab.of_counts(Counter(TEXT))
+    tokens, merges = tokens_and_merges(vocab)
+    pieces = dict.fromkeys([*tokens, *map("".join, map(str.split, merges)), *pre_tokenizers.ByteLevel.alphabet()])
+    numbered = {piece: number for number, piece in enumerate(pieces)}
+    engine = Tokenizer(models.BPE(numbered, [tuple(merge.split()) for merge in merges]))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in (TEXT, "üöß", "🐍🐎x", "कखŁĲ", TEXT[::-1]):  # ö, 🐎 and ख begin with the bytes of known characters
+        known = [id for id in engine.encode(text).ids if id < len(vocab)]
+        assert known == vocab.encode("".join(c for c in text if c in vocab.stoi))
 
 
 def test_float32_holds_the_weights_as_they_are(storyteller: model.Storyteller, folder: Path) -> None:

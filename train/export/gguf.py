@@ -13,15 +13,17 @@ from model.config import ROPE_THETA
 from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
-from model.vocab import END
+from model.vocab import END, Vocab
 from train.export.transformers import qwen3_weights
 
 KINDS = {
     "F32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "Q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-# GPT-2 writes each byte as a printable character: most of ASCII as it is, other bytes as characters from 256 upwards.
-GPT2_CHARACTERS = {"\n": "Ċ", " ": "Ġ"}
+# GPT-2 writes each byte as a printable character: that of its own code, or else one of the codes from 256 upwards.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
+GPT2_CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
 UNUSED_MERGE = "Ā Ā"  # merges two zero bytes: loaders refuse a vocabulary without merges, and no text contains these
 
 
@@ -82,15 +84,28 @@ def _describe(writer: gguf.GGUFWriter, storyteller: Storyteller) -> None:
     writer.add_vocab_size(len(vocab))
     writer.add_tokenizer_model("gpt2")  # byte-level: a byte that is not in the vocabulary is dropped
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([GPT2_CHARACTERS.get(symbol, symbol) for symbol in vocab.itos])
+    tokens, merges = tokens_and_merges(vocab)
+    writer.add_token_list(tokens)
     kinds = {END: gguf.TokenType.CONTROL}
     writer.add_token_types([kinds.get(symbol, gguf.TokenType.NORMAL) for symbol in vocab.itos])
-    writer.add_token_merges([UNUSED_MERGE])
+    writer.add_token_merges(merges)
     writer.add_bos_token_id(vocab.end)
     writer.add_eos_token_id(vocab.end)
     writer.add_pad_token_id(vocab.end)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
+
+
+def tokens_and_merges(vocab: Vocab) -> tuple[list[str], list[str]]:
+    """Returns the symbols in GPT-2's characters, one for each byte of UTF-8, and the merges that join these bytes.
+
+    A merge adds the next byte to the first ones of a character. So a known character becomes its token. What becomes
+    of another one, its first bytes perhaps, is no token and is dropped.
+    """
+    tokens = ["".join(GPT2_CHARACTERS[byte] for byte in symbol.encode()) for symbol in vocab.itos]
+    characters = [token for token, symbol in zip(tokens, vocab.itos, strict=True) if symbol != END]
+    merges = dict.fromkeys(f"{token[:n]} {token[n]}" for token in characters for n in range(1, len(token)))
+    return tokens, list(merges) or [UNUSED_MERGE]
 
 
 def _modelfile(storyteller: Storyteller) -> str:
