@@ -9,6 +9,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer, pipeline
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
@@ -100,6 +101,22 @@ def test_every_character_becomes_what_we_make_of_it() -> None:
         row = known[start : start + 256]
         if clean("|".join(row)) != "|".join(vocab.fit(c)[0] for c in row):
             assert {c: clean(c) for c in row} == {c: vocab.fit(c)[0] for c in row}
+
+
+def test_a_vocabulary_of_any_script_reads_what_we_read() -> None:
+    """Signs of regular expressions, accents, vowel signs, jamo and syllables, controls; composed or not."""
+    blocks = (32, 0x180), (0x300, 0x370), (0x5D0, 0x660), (0x900, 0x980), (0x1100, 0x1200), (0x4E00, 0x6200)
+    blocks += (0x1F300, 0x1F700), (0xAC00, 0xB000)
+    vocab = Vocab.of_counts({chr(code): 1 for block in blocks for code in range(*block)} | {"\n": 1, "\u200d": 1})
+    read = Tokenizer.from_str(tokenizer(vocab).to_str())
+    known = [c for c in map(chr, range(0x20000)) if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs")]
+    known += "\ufdd0\uffff\u2067\x85"
+    rows = ["|".join(known[start : start + 256]) for start in range(0, len(known), 256)]
+    marks = "".join(f"{c}\u202e\u0323{c}\u0301\u093c\u0947" for c in "eßक日ㅏᄀع")
+    for text in (*rows, *(unicodedata.normalize("NFD", row) for row in rows), marks, "\ta\r\n\rb\u2028\0c", ODD, "क़"):
+        fitted, ids = vocab.fit(text)[0], read.encode(text).ids
+        assert ids == [vocab.end, *vocab.encode(fitted)], ascii(text)
+        assert read.decode(ids) == fitted
 
 
 def test_a_vocabulary_without_newline_reads_a_blank() -> None:

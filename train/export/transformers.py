@@ -18,7 +18,7 @@ from model.config import ROPE_THETA
 from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
-from model.vocab import END, Vocab, normalise
+from model.vocab import END, Vocab
 
 BLOCK_NAMES = {  # the matrices and norms of a block that only get another name
     "attention_norm": "input_layernorm",
@@ -29,7 +29,8 @@ BLOCK_NAMES = {  # the matrices and norms of a block that only get another name
     "mlp.down": "mlp.down_proj",
 }
 MARKS = "bos_token", "eos_token", "pad_token"  # all three are our end mark
-_LAST_MAPPED = 0x3000  # above this code, `normalise` only uses the decompositions of Unicode
+_LAST_MAPPED = 0x3000  # from this code on, `normalise` only uses the decompositions of Unicode
+_LAST_CONTROL = 0x10000  # from this code on, `compose` only composes
 
 
 def names(storyteller: Storyteller) -> list[str]:
@@ -84,16 +85,15 @@ def qwen3_weights(storyteller: Storyteller) -> dict[str, np.ndarray]:
 def tokenizer(vocab: Vocab) -> Tokenizer:
     """Returns a tokenizer with one token per character. The end mark opens each text.
 
-    Text is cleaned as by `Vocab.fit`, but mojibake is not repaired.
+    Text is cleaned as by `Vocab.fit`, but mojibake is not repaired, and the library's Unicode is older than Python's:
+    where two marks on a letter have another order, those of Unicode 10 and later, all of rare scripts, keep theirs.
     """
     characters = "".join(f"\\x{{{ord(symbol):x}}}" for symbol in vocab.itos if symbol != END)
     built = Tokenizer(models.BPE(vocab.stoi, []))  # without merges each character stays its own token
     built.normalizer = normalizers.Sequence(
         [
             normalizers.Replace("\r\n", "\n"),
-            normalizers.Replace("´", "'"),  # noqa: RUF001 (else it decomposes to a blank and an accent)
-            normalizers.NFKD(),
-            *_replacements(),
+            *(_to_ascii() if vocab.is_ascii else [*_replacements(vocab), normalizers.NFC()]),
             *([] if "\n" in vocab.stoi else [normalizers.Replace("\n", " ")]),
             normalizers.Replace(Regex(f"[^{characters}]"), ""),
         ]
@@ -106,12 +106,22 @@ def tokenizer(vocab: Vocab) -> Tokenizer:
     return built
 
 
-def _replacements() -> list[normalizers.Replace]:
-    """Returns the replacements of `normalise` that Unicode does not have, one step for each replacement text."""
+def _to_ascii() -> list[normalizers.Normalizer]:
+    acute = normalizers.Replace("´", "'")  # noqa: RUF001 (else it decomposes to a blank and an accent)
+    return [acute, normalizers.NFKD(), *_replacements(Vocab.ascii())]
+
+
+def _replacements(vocab: Vocab) -> list[normalizers.Replace]:
+    """Returns what cleaning replaces beyond Unicode's normal form, one step for each replacement text.
+
+    In ASCII the steps leave out what is dropped, because all that is not in the vocabulary is.
+    """
+    form, last = ("NFKD", _LAST_MAPPED) if vocab.is_ascii else ("NFC", _LAST_CONTROL)
     table = []
-    for character in map(chr, range(_LAST_MAPPED)):
-        plain = normalise(character)
-        if plain not in ("", character) and unicodedata.normalize("NFKD", character) == character:
+    for character in map(chr, range(last)):
+        plain = vocab.clean(character)
+        kept = plain == character or unicodedata.category(character) == "Cs"  # halves of characters are no text there
+        if not kept and (plain or not vocab.is_ascii) and unicodedata.normalize(form, character) == character:
             table.append((plain, f"\\x{{{ord(character):x}}}"))
     groups = groupby(sorted(table), key=lambda pair: pair[0])
     return [normalizers.Replace(Regex(f"[{''.join(code for _, code in group)}]"), plain) for plain, group in groups]
