@@ -26,9 +26,12 @@ from model import artifacts, graph
 from model.artifacts import ArtifactError
 from model.config import ModelConfig
 from model.decoder import OnnxDecoder, TorchDecoder
+from model.drafts import OnnxDrafts, TorchDrafts
 from model.graph import OnnxGraph
 from model.network import build
 from model.sampling import Sampling
+from model.teller import story_pieces
+from model.vocab import Vocab
 from train.export import formats as export
 from train.export import onnx as export_onnx
 from train.export import onnx_graph
@@ -65,6 +68,7 @@ SHAPES = [
     CLASSIC,
     ModelConfig(context=48, layers=1, heads=4, width=64, hidden=96),  # a context that is not a power of two
     ModelConfig(context=16, layers=2, heads=1, width=96),  # one head, and a width that is not a multiple of the block
+    ModelConfig(vocab_size=3000, context=16, layers=1, heads=1, width=32),
     ModelConfig(architecture="classic", vocab_size=5, context=8, layers=1, heads=4, width=32),
 ]
 
@@ -82,6 +86,23 @@ def test_graphs_of_every_shape_compute_the_same_as_the_network(config: ModelConf
     np.testing.assert_allclose(decoder.logits(ids), expected, rtol=0, atol=close)
     stepped = np.stack([decoder.feed([id]) for id in ids])
     np.testing.assert_allclose(stepped, expected, rtol=0, atol=close)
+
+
+def test_thousands_of_characters_without_a_blank_are_exported(tmp_path: Path) -> None:
+    config, vocab = replace(GPT, vocab_size=3000), Vocab.of_counts({chr(0x4E00 + n): 1 for n in range(2999)})
+    small, folder = small_weights(config), tmp_path / "many"
+    silent = {name: array * (not name.endswith(("out.weight", "down.weight"))) for name, array in small.items()}
+    silent["embedding.weight"][:] = 0.1  # each character is as likely, and the end mark as likely as all together:
+    silent["embedding.weight"][vocab.end] = 0.35  # some of its stories are empty
+    artifacts.save(folder, **parts(config) | {"vocab": vocab, "weights": silent})
+    assert "8 bits, " in export_onnx.write(model.load(folder), bits=8)
+    artifacts.save(folder, **parts(config) | {"vocab": vocab, "weights": small})
+    assert "32 bits, " in export_onnx.write(model.load(folder), bits=32)
+    storyteller, sampling = model.load(folder), Sampling(length=60, drafts=3, beams=2, seed=1)
+    teller = storyteller.teller("从前有", sampling)
+    assert isinstance(storyteller.decoder_of(teller), OnnxDrafts)
+    told = "".join(story_pieces(teller, TorchDrafts(storyteller.network)))
+    assert told == "".join(storyteller.tell("从前有", sampling)) and len(set(told)) > 10
 
 
 def edited(graph: bytes, change: Callable[[onnx.NodeProto], object]) -> bytes:

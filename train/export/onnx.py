@@ -97,12 +97,12 @@ def check_close(
 
 
 def _own_stories(storyteller: Storyteller, decoder: OnnxDecoder) -> list[list[int]]:
-    """Returns ten stories that the model tells, each with its start symbol."""
-    stories = []
+    """Returns ten stories that the model tells, each with its start symbol. An empty one is the start symbol twice."""
+    vocab, stories = storyteller.vocab, []
     for seed in range(10):
         decoder.reset()
         teller, story = storyteller.teller("", Sampling(length=1000, temperature=1, seed=seed)), ""
         while not teller.over:
             story += teller.step(decoder)
-        stories.append([storyteller.vocab.start, *storyteller.vocab.encode(story or " ")])
+        stories.append([vocab.start, *(vocab.encode(story) or [vocab.start])])
     return stories
