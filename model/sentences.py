@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
 from model.drafts import Origin
+from model.writing import CLOSING, QUOTES, STOPS, quotation_marks, words_in
 
 MIN_SYMBOLS = 12  # a shorter text is likely only because it is short: it is scored as if it had this length
 MIN_NATS = 0.2  # nats per symbol: a sentence that costs less is a stock phrase, and is scored as if it cost this
 REPEAT_WEIGHT = 2.0  # weight in the score: nats per symbol for each repeat per word
 NGRAM = 4  # words in a row that count as a repeat if they come again
-SENTENCE_END = re.compile(r"[.!?\n]\"?$")
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,9 @@ class Beam:
 class Draft:
     """A sentence that continues a beam, while it is drawn.
 
-    It ends after `.`, `!` or `?`; if a quotation is open, a quotation mark that follows belongs to it. It also ends at
-    the end of a line that is not empty, at the end of the story, and after `limit` symbols.
+    It ends after `.`, `!`, `?` or what ends a sentence in its script; if a quotation is open, a quotation mark that
+    follows belongs to it. It also ends at the end of a line that is not empty, at the end of the story, and after
+    `limit` symbols.
     """
 
     parent: Beam
@@ -74,16 +73,17 @@ class Draft:
 
     def write(self, id: int, symbol: str, nats: float) -> None:
         """Adds the next symbol, with its cost in nats. The symbol is empty at the end of the story."""
-        if self.closing and symbol != '"':
+        if self.closing and symbol not in CLOSING:
             self.done = self.read_ahead = True
             return
         self.ids.append(id)
         self.text += symbol
         self.nats += nats
         self.ended = not symbol
-        stop = symbol in (".", "!", "?")
+        stop = not self.ended and symbol in STOPS
         line_ends = symbol == "\n" and not self.text.isspace()
-        self.done = self.ended or self.closing or line_ends or len(self.ids) == self.limit
+        closed = self.closing and symbol in QUOTES
+        self.done = self.ended or closed or line_ends or len(self.ids) == self.limit
         if stop and not self.done:
             self.closing = self.quotation_is_open
             self.done = not self.closing
@@ -91,7 +91,7 @@ class Draft:
     @property
     def quotation_is_open(self) -> bool:
         line = (self.parent.text + self.text).rpartition("\n")[2]
-        return line.count('"') % 2 == 1
+        return quotation_marks(line) % 2 == 1
 
     def extended(self, read: int) -> Beam:
         """Returns the beam, continued by this draft, whose row has read `read` symbols since the last branch."""
@@ -119,14 +119,14 @@ def repeated_pairs(sentence: str) -> int:
 
     Examples: "the cat saw the cat" (a word pair), "Tom and Tom" (a name).
     """
-    words = WORD.findall(sentence)
+    words = words_in(sentence)
     pairs = [(a.lower(), b.lower()) for a, b in pairwise(words)]
     names = [word for word in words if word[0].isupper() and len(word) > 1]
     return sum(len(each) - len(set(each)) for each in (pairs, names))
 
 
 def words_of(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+    return words_in(text.lower())
 
 
 def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -14,8 +14,9 @@ import numpy as np
 from model.decoder import CHUNK, Decoder
 from model.drafts import MAX_UNSETTLED, Drafts, Origin
 from model.sampling import Sampling, pick, pick_each
-from model.sentences import SENTENCE_END, Beam, Draft
+from model.sentences import Beam, Draft
 from model.vocab import Vocab
+from model.writing import SENTENCE_END
 
 SENTENCE = 220  # symbols after which a draft ends, even within a sentence
 

@@ -1,4 +1,5 @@
 """Tellers: where a sentence ends, which draft is kept, when it is settled, and how a story ends."""
+# ruff: noqa: RUF001 (Chinese punctuation looks like ASCII)
 
 from __future__ import annotations
 
@@ -42,6 +43,12 @@ def drawn(text: str, before: str = "", limit: int = 220) -> str:
         (' He said, "No." x', ' He said, "No."'),
         (" The end|", " The end|"),
         ("|", "|"),
+        (" „Geh!“, sagte er. x", " „Geh!“"),
+        (" «Va\u202f!\u00a0» Il y va.", " «Va\u202f!\u00a0»"),
+        (" «Va\u00a0!\u00a0Il y va.", " «Va\u00a0!\u00a0"),
+        (" वह गया। वह आया।", " वह गया।"),
+        ("他说：“好！”她说", "他说：“好！”"),
+        ("「好。行」", "「好。"),
     ],
 )
 def test_where_a_sentence_ends(text: str, taken: str) -> None:
