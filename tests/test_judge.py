@@ -1,4 +1,5 @@
 """Judging stories: each figure is computed for stories with a known result."""
+# ruff: noqa: RUF001 (Chinese punctuation looks like ASCII)
 
 from __future__ import annotations
 
@@ -63,6 +64,20 @@ def test_figures_of_known_stories(judge: Judge) -> None:
     assert (figures["stories"], figures["ended"], figures["closed_quotes"]) == (2, 0.5, 0.5)
     assert figures["known_words"] == pytest.approx(10 / 13, abs=1e-4)  # unknown: oh, no, zorp
     assert figures["name_returns"] == 0.5
+
+
+def test_figures_in_other_scripts() -> None:
+    """A script without case has no names; Chinese words are pairs; a copy is as long as its characters."""
+    hindi = "एक छोटी चिड़िया पेड़ पर रहती थी। “कौन है?” उसने कहा।"
+    chinese = "从前，森林里住着一只小狐狸。\n“你好！”小狐狸高兴地说。"
+    german = "Käthe fand einen süßen Apfel. „Schau!“, rief Käthe."
+    judge = Judge([hindi, chinese, german])
+    figures = judge.figures(told("एक बड़ी चिड़िया", "“你好！”小狐狼说。\n“你", german))
+    # unknown: बड़ी, 狐狼, 狼说, and 你 alone
+    assert figures["known_words"] == pytest.approx(12 / 16, abs=1e-4)
+    assert (figures["closed_quotes"], figures["copied_worst"], figures["name_returns"]) == (0.6667, len(german), True)
+    assert judge.names == {"Käthe", "Apfel", "Schau"}
+    assert judge.figures(told(hindi, chinese))["name_returns"] is None
 
 
 def test_shares_of_nothing_are_none() -> None:

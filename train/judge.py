@@ -19,11 +19,11 @@ from model.sampling import Sampling
 from model.sentences import ngrams, words_of
 from model.storyteller import Storyteller
 from model.teller import story_pieces
+from model.writing import PLAIN_WORD, STOPS, quotation_marks, words_in
 
 LONGEST = 2_000  # characters at most in a told story; 98 % of the training stories are shorter
 SEED_LENGTH = 16  # a shorter run in common with the training text is not a copy and counts as 0
-WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
-SENTENCE_END = re.compile(r"[.!?]")
+STOP = re.compile(f"[{STOPS}]")
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Judge:
 
     def __init__(self, training: Iterable[str]) -> None:
         text = "\n\n".join(training)  # no story holds an empty line, so no run extends into the next story
-        counts = Counter(WORD.findall(text))
+        counts = Counter(plain_words(text))
         self.words = {word.lower() for word in counts}
-        # a name is a word that is almost never written in lower case
+        # a name is a word that is almost never written in lower case; a script without case has none
         self.names = {word for word, n in counts.items() if word.istitle() and n > 20 * counts[word.lower()]}
         self.ids = characters(text)
         hashes = run_hashes(self.ids)
@@ -61,8 +61,8 @@ class Judge:
     def figures(self, stories: Sequence[Told]) -> dict[str, Any]:
         """The figures of stories: shares from 0 to 1, and `copied_*` in characters."""
         texts = [story.text for story in stories]
-        words = [word.lower() for text in texts for word in WORD.findall(text)]
-        lines = [line for text in texts for line in text.splitlines() if '"' in line]
+        words = [word.lower() for text in texts for word in plain_words(text)]
+        marks = [quotation_marks(line) for text in texts for line in text.splitlines()]
         returns = [returned for text in texts if (returned := self.name_returns(text)) is not None]
         copied = [self.copied(text) for text in texts]
         return {
@@ -71,7 +71,7 @@ class Judge:
             "known_words": share(word in self.words for word in words),
             **{f"distinct_{n}": distinct(words, n) for n in (1, 2, 3)},
             "repeated": repeated(texts),
-            "closed_quotes": share(line.count('"') % 2 == 0 for line in lines),
+            "closed_quotes": share(count % 2 == 0 for count in marks if count),
             "ended": share(story.ended for story in stories),
             "name_returns": share(returns),
             "copied_median": round(statistics.median(copied)),
@@ -80,9 +80,9 @@ class Judge:
 
     def name_returns(self, text: str) -> bool | None:
         """Whether a name of the first sentence occurs in the last third; None if that sentence has no name."""
-        first = SENTENCE_END.split(text, maxsplit=1)[0]
-        names = self.names.intersection(WORD.findall(first))
-        return bool(names.intersection(WORD.findall(text[len(text) * 2 // 3 :]))) if names else None
+        first = STOP.split(text, maxsplit=1)[0]
+        names = self.names.intersection(plain_words(first))
+        return bool(names.intersection(plain_words(text[len(text) * 2 // 3 :]))) if names else None
 
     def copied(self, text: str) -> int:
         """Length of the longest run of characters that also occurs in the training text."""
@@ -133,8 +133,12 @@ def repeated(texts: Sequence[str]) -> float | None:
     return round(1 - sum(map(len, counts)) / total, 4) if total else None
 
 
+def plain_words(text: str) -> list[str]:
+    return words_in(text, PLAIN_WORD)
+
+
 def characters(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def run_hashes(ids: np.ndarray) -> np.ndarray:
