@@ -139,6 +139,8 @@ class TrainConfig:
             )
         if self.grow_vocab and (not self.init or self.cleaning == "classic"):
             raise ValueError("--grow-vocab needs --init, and another --cleaning than classic")
+        if self.vocab == "ascii" and self.min_count > 1:
+            raise ValueError(f"min_count ({self.min_count}) is for the characters of a text: give --vocab text")
         if self.vocab == "text" and self.cleaning == "classic":
             raise ValueError("vocab (text) needs another --cleaning than classic, which keeps ASCII only: give story")
         if self.steps is None and self.max_minutes is None:

@@ -78,10 +78,14 @@ def _shown(symbol: str) -> str:
     return repr(symbol if symbol.isascii() else visible(symbol))
 
 
+def _parameters(text: Corpus, config: TrainConfig) -> int:
+    shapes = replace(config.model, vocab_size=len(text.vocab)).shapes()
+    return sum(math.prod(size) for size in shapes.values())
+
+
 def _vocabulary(text: Corpus, config: TrainConfig) -> str:
     """The scripts of a vocabulary that was made of a text, and what its embedding costs."""
-    symbols, width = len(text.vocab), config.model.width
-    parameters = sum(math.prod(size) for size in replace(config.model, vocab_size=symbols).shapes().values())
+    symbols, width, parameters = len(text.vocab), config.model.width, _parameters(text, config)
     counts = Counter(_script(symbol) for symbol in text.vocab.itos if symbol != END)
     scripts = ", ".join(f"{script} {count:,}" for script, count in counts.most_common())
     return (
@@ -91,8 +95,7 @@ def _vocabulary(text: Corpus, config: TrainConfig) -> str:
 
 
 def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
-    characters, shape = len(text.train), config.model
-    parameters = sum(math.prod(size) for size in shape.shapes().values())
+    characters, shape, parameters = len(text.train), config.model, _parameters(text, config)
     found = _warnings_of_losses(text, config)
     if len(text.valid) < FEW:
         found.append(

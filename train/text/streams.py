@@ -56,7 +56,7 @@ class Plan:
             return f"the model's vocabulary has {len(self.vocab)} symbols: train without it, or give another text"
         if self.cleaning == "classic":
             return "classic keeps ASCII only: give another text, or --cleaning story and a preset such as pocket"
-        return "give --vocab text" if self.vocab.is_ascii else "give a lower --min-count"
+        return "give a lower --min-count" if self.alphabet.min_count > 1 else "give --vocab text"
 
 
 @dataclass
@@ -92,7 +92,8 @@ def with_vocabulary(plan: Plan, bar: tqdm) -> Plan:
     """
     if plan.vocab or plan.cleaning == "classic":
         return plan
-    texts = (raw for path in plan.files for raw in raw_texts(path, not plan.single, bar.update))
+    raw = (raw for path in plan.files for raw in raw_texts(path, not plan.single, bar.update))
+    texts = (trimmed(each, plan.cleaning, whole=not plan.single) for each in raw)
     return replace(plan, vocab=vocabulary(islice(texts, plan.stories), plan.alphabet, name_of(plan.files)))
 
 
