@@ -111,6 +111,11 @@ def is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] == "M"
 
 
+def is_accent(character: str) -> bool:
+    """Whether a character is an accent that stands behind its letter, as in decomposed text, and not a vowel sign."""
+    return unicodedata.name(character, "").startswith("COMBINING ")
+
+
 def visible(character: str) -> str:
     """A character as it can be read alone: a mark stands on a dotted circle, an invisible one is its code (U+202E)."""
     if is_mark(character):

@@ -241,6 +241,10 @@ class Handler(BaseHTTPRequestHandler):
         errors = [f'"{key}" must be one of [{", ".join(COLOURS)}]' for key in coloured]
         if len(fields.get("short_description", "")) > 60:
             errors.append('"short_description" is too long')
+        languages = fields.get("language", [])
+        for language in [languages] if isinstance(languages, str) else languages:
+            if not re.fullmatch("[a-z]{2,3}", str(language)):
+                errors.append(f'"language" ({language}) must be a code of ISO 639, see "language_bcp47"')
         status = 400 if errors else 200
         if self.headers.get("Accept") == "text/plain":
             return status, "\n".join(f"- Error: {error}" for error in errors).encode(), {"Content-Type": "text/plain"}

@@ -149,6 +149,17 @@ def test_the_modelfile_has_the_settings_of_the_page(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("prompts", "example"), [(["ROMEO:\nO"], ' "ROMEO:\\nO"'), (["एक „शेर“"], ' "एक „शेर“"'), ([], "")]
+)
+def test_the_modelfile_begins_a_story_as_its_text_does(tmp_path: Path, prompts: list[str], example: str) -> None:
+    made = parts(CONFIG)
+    artifacts.save(tmp_path / "m", **made | {"metrics": made["metrics"] | {"language": "hi", "prompts": prompts}})
+    write(model.load(tmp_path / "m"), tmp_path / "out")
+    first = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8").splitlines()[0]
+    assert first == f"# ollama create m -f Modelfile && ollama run m{example}"
+
+
 def test_classic_has_no_counterpart(tiny_classic: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"^tiny-classic is a classic: .* have no counterpart in other engines; "):
         write(model.load(tiny_classic), tmp_path / "counterpart")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import unicodedata
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -18,7 +22,7 @@ from model import artifacts
 from model.config import ModelConfig
 from model.sampling import USUAL
 from model.vocab import END, Vocab
-from tests.conftest import parts
+from tests.conftest import parts, random_weights
 from train.export.__main__ import main
 from train.export.transformers import tokenizer, write
 
@@ -179,6 +183,32 @@ def test_the_card_says_how_to_serve_the_model(storyteller: model.Storyteller, fo
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "vllm serve PATH/OF/THIS/FOLDER --served-model-name tiny" in card
     assert f"{storyteller.metrics['nats_per_character']:.4f} nats per character" in card
+
+
+def test_a_model_of_another_language_tells_the_same_and_its_card_says_so(tmp_path: Path) -> None:
+    vocab = Vocab.of_counts(Counter("„Der Bär isst süße Äpfel“ 从前有座山 शेर\n"))
+    config, made = replace(CONFIG, vocab_size=len(vocab)), parts(CONFIG)
+    made |= {"config": config, "vocab": vocab, "weights": random_weights(config)}
+    for language, prompts, prompt, languages in (
+        ("no", ["Der »Bär« isst's"], "Der »Bär« isst's", "language: 'no'\n"),
+        ("zh-Hans", [], "", "language: zh\nlanguage_bcp47:\n- zh-Hans\n"),
+        (None, [], "", ""),
+    ):
+        more = {"language": language, "prompts": prompts}
+        artifacts.save(tmp_path / "tiny", **made | {"metrics": made["metrics"] | more})
+        storyteller = model.load(tmp_path / "tiny")
+        write(storyteller, tmp_path / "out")
+        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert card.startswith(f"---\nlicense: mit\n{languages}library_name: transformers\n")
+        assert "- A letter and its accent become one character (NFC). Characters that the model does" in card
+        request = shlex.split(card.split("-H 'Content-Type: application/json' \\\n")[1].split("\n```")[0])[1]
+        assert json.loads(request) == {"model": "tiny", "prompt": prompt, "max_tokens": 128}
+        assert f'\nprint(tell("{prompt}")[0]["generated_text"])\n' in card
+    tell = pipeline("text-generation", str(tmp_path / "out"))
+    settings = {"do_sample": False, "max_new_tokens": 40, "temperature": None, "top_p": None, "top_k": None}
+    for prompt in ("Der »Ba\u0308r«", ""):
+        told = tell(prompt, return_full_text=False, **settings)[0]["generated_text"]
+        assert told == greedy(storyteller, prompt, 40)
 
 
 def test_a_folder_is_replaced_and_keeps_other_files(storyteller: model.Storyteller, tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
+from conftest import GPT, parts
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 from serving import ROOT, save_tiny
@@ -17,8 +20,11 @@ from stand_in_hub import ADDRESS, Account, Fault, Hub
 
 import model
 from model import ArtifactError, Sampling, Storyteller
-from model.artifacts import file_bytes
+from model.artifacts import file_bytes, save
 from model.hub import upload
+from model.vocab import Vocab
+from train import report
+from train.push.contents import check, gather
 
 TOKEN = "hf_" + "Poiuytrewq" * 3 + "Lkjh"  # belongs to nobody
 STORY = Sampling(length=60, seed=7)
@@ -192,6 +198,27 @@ def test_the_hub_can_read_the_results_in_a_card(name: str) -> None:
     assert results["bits_per_character"].metric_value == metrics["bits_per_character"]
     assert {result.task_type for result in results.values()} == {"text-generation"}
     assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation"
+
+
+def test_a_model_of_another_language_is_published_with_its_card(hub: Hub, tmp_path: Path) -> None:
+    """The Hub wants a language without country and script, and sees no other as one."""
+    folder, vocab = tmp_path / "山", Vocab.of_counts(Counter("从前有座山。"))
+    config = replace(GPT, vocab_size=len(vocab))
+    known = model.load(ROOT / "artifacts" / "pocket").metrics | {"name": "山"}
+    for language, front in (("zh-Hans", ("zh", ["zh-Hans"])), ("no", ("no", None)), (None, (None, None))):
+        made = parts(config) | {"vocab": vocab, "metrics": known | {"language": language, "steps": 2}}
+        save(folder, **made | {"card": report.card(made["metrics"], config, "从前有座山。")})
+        publish(folder, "ann/mountain")
+        files = hub.repos["models", "ann/mountain"].files()
+        assert {name: files[name] for name in file_bytes(folder)} == file_bytes(folder)
+        loaded = model.load("ann/mountain")
+        assert loaded.vocab == vocab and "\n从前有座山。\n" in loaded.card
+        card = ModelCard(loaded.card)
+        assert (card.data.get("language"), card.data.get("language_bcp47")) == front
+        assert (card.data.model_name, "English" in loaded.card) == ("山", False)
+    push = gather([folder])
+    check(push)
+    assert push.artifacts == ["山"] and push.files["artifacts/山/README.md"] == loaded.card.encode()
 
 
 def test_the_client_talks_to_the_stand_in() -> None:

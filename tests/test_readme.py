@@ -26,6 +26,7 @@ from model.__main__ import build_parser
 from model.decoder import OnnxDecoder, TorchDecoder
 from model.graph import OnnxGraph
 from model.sampling import USUAL
+from model.vocab import Vocab
 from page.words import TABLE
 from train import report
 from train.__main__ import configure, flags
@@ -243,14 +244,14 @@ def test_only_a_corpus_given_by_name_is_recorded_as_one() -> None:
     state = {"network": nn.Linear(2, 1), "log": [{"train": 1.0, "val": 1.0}], "steps": 1, "characters": 1, "best": None}
     state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "commit": None}
     state["step"] = SimpleNamespace(objective=SimpleNamespace(precision="fp32"))
-    text = SimpleNamespace(report={"name": "x", "replay": {"name": "y"}})
+    text = SimpleNamespace(report={"name": "x", "replay": {"name": "y"}}, vocab=Vocab.ascii(), train=None)
     named = replace(PRESETS["shakespeare"], replay="tinystories", replay_share=0.25)
     figures = {"nats_per_character": 1.0, "bits_per_character": 1.4427}
     made = report.metrics(SimpleNamespace(config=named, text=text, **state), "out", figures, 1.0, "")
     replay = {"name": "tinystories", "corpus": "tinystories", "share": 0.25}
     assert made["data"] == {"name": "shakespeare", "corpus": "shakespeare", "replay": replay}
     assert made["prompts"] == list(PROMPTS["shakespeare"]) and made["parameters"] == 3
-    assert made["device"].startswith("2 x cpu")
+    assert made["device"].startswith("2 x cpu") and "language" not in made
     own = replace(named, data="/home/ann/my/shakespeare.txt", replay=None)
     made = report.metrics(SimpleNamespace(config=own, text=text, **state), "out", figures, 1.0, "")
     assert made["data"] == text.report | {"name": "my/shakespeare.txt"} and "prompts" not in made

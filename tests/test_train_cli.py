@@ -71,6 +71,7 @@ def test_where_only_the_page_is_installed_the_command_is_named(
         (["--steps", "5", "--lr", "nan"], "lr (nan) must be a finite number above 0"),
         (["--heads", "3"], "width (64) must be a multiple of heads (3)"),
         (["--cooldown", "0.9", "--warmup", "0.2"], "warmup + cooldown (1.1) must be at most 1, the whole run"),
+        (["--language", "German"], "language ('German') must be a code of BCP 47, such as de or zh-Hans"),
         (["--stop-after", "0"], "--stop-after (0) must be above 0, in minutes"),
         (["--max-minutes", "none"], "a run needs an end: give --steps or --max-minutes"),
         (["--seed", "-1"], "seed (-1) must be from 0 to 2147483647"),

@@ -91,17 +91,15 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
     own_split = config.cleaning == "classic"
     if config.valid:
         held_out_files(Path(config.valid))  # is there one, before gigabytes are downloaded?
-    vocab = Alphabet(config.vocab, config.min_count)
-    if config.init:
-        base = load(config.init).vocab
-        vocab = Alphabet("text", config.min_count, grown=base) if config.grow_vocab else base
+    base = load(config.init).vocab if config.init else None
+    alphabet = Alphabet(config.vocab, config.min_count, base if config.grow_vocab else None)
     prepare = partial(ranks.in_turn, corpus.prepare, cache=cache, progress=ranks.leads)
     text = prepare(
         config.data,
         valid=None if own_split else config.valid,
         cleaning=config.cleaning,
         stories=config.stories,
-        vocab=vocab,
+        vocab=base if base and not config.grow_vocab else alphabet,
     )
     if config.replay:
         text = corpus.with_replay(text, prepare(config.replay, vocab=text.vocab, exclude=text))

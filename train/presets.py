@@ -43,6 +43,7 @@ class TrainConfig:
     )
     min_count: int = setting(1, "with the vocabulary of a text: drop characters that occur less often")
     grow_vocab: bool = setting(False, "with --init: add the characters of the text that its vocabulary lacks")
+    language: str | None = setting(None, "code of the text's language for the card, such as de; default: by its script")
     stories: int | None = setting(None, "train on the first N stories only")
     init: str | None = setting(None, "start from this artifact: its weights, shape and vocabulary")
     replay: str | None = setting(None, "text to train on too, so that a model from --init does not forget it")
@@ -107,6 +108,8 @@ class TrainConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             hint = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
             raise ValueError(f"device ({self.device!r}) must be auto, cpu, cuda, cuda:N or mps{hint}")
+        if self.language is not None and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*", self.language):
+            raise ValueError(f"language ({self.language!r}) must be a code of BCP 47, such as de or zh-Hans")
         for name in ("steps", "stories", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -28,6 +28,7 @@ from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
 from train.text.corpus import named
+from train.text.scripts import card_language, hub_language, recorded_language
 from train.writable import cell, code, on_one_line, shortened
 
 SAMPLE = replace(USUAL, seed=7)
@@ -92,6 +93,7 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
+        **recorded_language(config.language, run.text.vocab, run.text.train),
         **({"prompts": list(PROMPTS[config.data])} if config.data in PROMPTS else {}),
         "versions": versions,
         "environment": machine,
@@ -143,8 +145,8 @@ def sample(metrics: dict[str, Any], network: nn.Module, vocab: Vocab) -> str:
 
 
 def prompt_of(metrics: dict[str, Any]) -> str:
-    """Returns the prompt of the sample: the first of the corpus's own prompts, or the usual one."""
-    return metrics.get("prompts", [SAMPLE_PROMPT])[0]
+    """Returns the prompt of the sample: the first of the text's own prompts; else the usual one in English, or ""."""
+    return (metrics.get("prompts") or [SAMPLE_PROMPT if card_language(metrics) == "en" else ""])[0]
 
 
 def tell_command(model: str, prompt: str = SAMPLE_PROMPT) -> str:
@@ -158,6 +160,7 @@ def card(metrics: dict[str, Any], shape: ModelConfig, story: str) -> str:
     data, figures = metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
+    english = "English " if card_language(metrics) == "en" else ""
     tuned = f", fine-tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
 # {metrics["name"]}
@@ -180,8 +183,9 @@ of the context that advance by half a context; the sum of nats is divided by the
 
 {reading(metrics)}## A story
 
-Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min_p}, seed {SAMPLE.seed}, at most \
-{SAMPLE.length:,} characters, each sentence the best of {SAMPLE.drafts} drafts behind each of {SAMPLE.beams} beginnings:
+Prompt {json.dumps(prompt, ensure_ascii=False)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min_p}, \
+seed {SAMPLE.seed}, at most {SAMPLE.length:,} characters, each sentence the best of {SAMPLE.drafts} drafts behind \
+each of {SAMPLE.beams} beginnings:
 
 ```
 {story}
@@ -199,7 +203,8 @@ Prompt {json.dumps(prompt)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min
 
 ## Limits
 
-It writes English in the manner of its training text and knows nothing else. It is small: names change, plots drift, and
+It writes {english}in the manner of its training text and knows nothing else. It is small: names change, plots drift, \
+and
 what it says is not true. It is meant for fiction, for fun and for learning how such a model works; it knows no facts.
 Nothing filters what it writes.
 """
@@ -212,7 +217,7 @@ def front_matter(metrics: dict[str, Any]) -> str:
     results = [EvalResult(metric_type=name, metric_value=metrics[name], **text) for name in names]
     data = ModelCardData(
         license="mit",
-        language="en",
+        **hub_language(metrics),
         library_name="pytorch",
         pipeline_tag="text-generation",
         tags=["character-level", "gpt", "from-scratch"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END, Vocab
 from train.export.transformers import qwen3_weights
+from train.report import prompt_of
 
 KINDS = {
     "F32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -109,9 +111,12 @@ def tokens_and_merges(vocab: Vocab) -> tuple[list[str], list[str]]:
 
 
 def _modelfile(storyteller: Storyteller) -> str:
-    name, context = storyteller.name, storyteller.config.context
+    name, context, prompt = storyteller.name, storyteller.config.context, prompt_of(storyteller.metrics)
+    example = (
+        f" {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
+    )  # Ollama tells nothing after an empty prompt
     return f"""\
-# ollama create {name} -f Modelfile && ollama run {name} "Once upon a time"
+# ollama create {name} -f Modelfile && ollama run {name}{example}
 FROM ./{name}-Q8_0.gguf
 # the story continues the prompt directly: there is no chat template
 # each sentence is drawn once; the page of this model's project draws several drafts and keeps the best

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import save as to_safetensors
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
@@ -19,6 +21,8 @@ from model.gpt import NORM_EPS
 from model.sampling import USUAL
 from model.storyteller import Storyteller
 from model.vocab import END, Vocab
+from train.report import prompt_of
+from train.text.scripts import hub_language
 
 BLOCK_NAMES = {  # the matrices and norms of a block that only get another name
     "attention_norm": "input_layernorm",
@@ -175,10 +179,14 @@ def _settings(storyteller: Storyteller) -> dict[str, dict[str, Any]]:
 
 def _card(storyteller: Storyteller) -> str:
     name, config, nats = storyteller.name, storyteller.config, storyteller.metrics["nats_per_character"]
+    prompt, languages = prompt_of(storyteller.metrics), hub_language(storyteller.metrics)
+    request = {"model": name, "prompt": prompt, "max_tokens": config.context // 2}
+    dropped = "Quotes and dashes become their ASCII counterparts, and accents are removed. Other unknown characters are"
+    if not storyteller.vocab.is_ascii:
+        dropped = "A letter and its accent become one character (NFC). Characters that the model does not know are"
     return f"""---
 license: mit
-language: en
-library_name: transformers
+{yaml.safe_dump(languages) if languages else ""}library_name: transformers
 pipeline_tag: text-generation
 tags:
 - character-level
@@ -198,7 +206,7 @@ Its architecture is Qwen3's ({config.layers * config.loops} layers, width {confi
 from transformers import pipeline
 
 tell = pipeline("text-generation", "PATH/OF/THIS/FOLDER")
-print(tell("Once upon a time")[0]["generated_text"])
+print(tell({json.dumps(prompt, ensure_ascii=False)})[0]["generated_text"])
 ```
 
 ## vLLM
@@ -207,7 +215,7 @@ print(tell("Once upon a time")[0]["generated_text"])
 vllm serve PATH/OF/THIS/FOLDER --served-model-name {name} --dtype float32 \\
     --override-generation-config '{{"max_new_tokens": {config.context}}}'
 curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{name}", "prompt": "Once upon a time", "max_tokens": {config.context // 2}}}'
+    -d {shlex.quote(json.dumps(request, ensure_ascii=False))}
 ```
 
 This needs a GPU. `--dtype float32` gives the same stories as the original; `--dtype float16` is faster.
@@ -215,7 +223,7 @@ This needs a GPU. `--dtype float32` gives the same stories as the original; `--d
 ## What to know
 
 - The end mark `{END}` opens every prompt (the tokenizer adds it) and closes every story.
-- Quotes and dashes become their ASCII counterparts, and accents are removed. Other unknown characters are dropped.
+- {dropped} dropped.
 - Prompt and story together must fit into {config.context} characters. It is no chat model: it has no chat template.
 - Stories are drawn once, symbol by symbol. The page of this model's project draws several drafts of each sentence and
   keeps the best. That makes better stories. It is a part of the page, not of the model.

@@ -11,7 +11,8 @@ from model.vocab import END, visible
 from train.presets import TrainConfig
 from train.text.corpus import Corpus
 from train.text.encoded import symbol_counts
-from train.text.losses import LITTLE, _script, dropped, share_dropped
+from train.text.losses import LITTLE, dropped, share_dropped
+from train.text.scripts import script_of
 from train.writable import on_one_line
 
 SHOWN, RARE = 12, 40  # characters that are listed with their counts, and rare ones without
@@ -86,7 +87,7 @@ def _parameters(text: Corpus, config: TrainConfig) -> int:
 def _vocabulary(text: Corpus, config: TrainConfig) -> str:
     """The scripts of a vocabulary that was made of a text, and what its embedding costs."""
     symbols, width, parameters = len(text.vocab), config.model.width, _parameters(text, config)
-    counts = Counter(_script(symbol) for symbol in text.vocab.itos if symbol != END)
+    counts = Counter(script_of(symbol) for symbol in text.vocab.itos if symbol != END)
     scripts = ", ".join(f"{script} {count:,}" for script, count in counts.most_common())
     return (
         f"vocabulary: {symbols:,} symbols ({scripts}), {8 * text.train.itemsize} bits each in the encoded text; their "

@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from model.vocab import END, Vocab, is_mark
-from train.text.losses import is_accent
+from model.vocab import END, Vocab, is_accent, is_mark
 
 PIECE = 1 << 17  # symbols in a piece: np.bincount makes an int64 of each, and these still fit in the CPU cache
 

@@ -1,13 +1,13 @@
 """Counts what cleaning changes in a text, so that nothing is lost unsaid."""
 
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.vocab import Vocab, dropped_controls, normalise, repair
+from model.vocab import Vocab, dropped_controls, is_accent, normalise, repair
 from train.text.reading import CorpusError
+from train.text.scripts import script_of
 
 LITTLE, HALF = 0.05, 0.5  # of a text: losing more than this is a warning, or a refusal
 _PRINTABLE = bytes([10, *range(32, 127)])
@@ -64,7 +64,7 @@ class Losses:
         """The counts, as the report of a corpus holds them: what was dropped by script."""
         scripts: Counter[str] = Counter()
         for character, count in self.dropped.items():
-            scripts[_script(character)] += count
+            scripts[script_of(character)] += count
         names = "characters", "tabs", "squeezed", "lines", "indented", "empty"
         return {name: getattr(self, name) for name in names} | {"dropped": dict(scripts.most_common())}
 
@@ -91,16 +91,3 @@ def _is_dropped(character: str, cleaning: str) -> bool:
     if cleaning == "classic":
         return not character.isascii() or not (character.isspace() or character.isprintable())
     return not normalise(character) and not is_accent(character)
-
-
-def is_accent(character: str) -> bool:
-    """Whether a character is an accent that stands behind its letter, as in decomposed text."""
-    return unicodedata.name(character, "").startswith("COMBINING ")
-
-
-def _script(character: str) -> str:
-    """The script of a letter, as the first word of its Unicode name has it; "symbols" for all else."""
-    if unicodedata.category(character)[0] not in "LM":
-        return "symbols"
-    name = unicodedata.name(character, "symbols").split()[0]
-    return "Chinese" if name == "CJK" else name.capitalize()
