@@ -157,20 +157,29 @@ def test_a_grown_vocabulary_keeps_its_symbols_and_begins_new_ones_at_the_mean(he
     assert all(torch.equal(grown(weights, 9)[name], weights[name]) for name in weights)
 
 
+MIN_COUNT = "min_count (2) is for the characters of a text: give --vocab text, or --init with --grow-vocab"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"vocab": "utf8"}, "vocab ('utf8') must be one of auto, text, ascii"),
         ({"min_count": 0}, "min_count (0) must be at least 1"),
-        ({"vocab": "ascii", "min_count": 2}, "min_count (2) is for the characters of a text: give --vocab text"),
-        ({"grow_vocab": True}, "--grow-vocab needs --init, and another --cleaning than classic"),
+        ({"vocab": "ascii", "min_count": 2}, MIN_COUNT),
+        ({"cleaning": "classic", "min_count": 2}, MIN_COUNT),
+        ({"init": "artifacts/pocket", "min_count": 2}, MIN_COUNT),
+        ({"grow_vocab": True}, "--grow-vocab needs --init, the model to add characters to"),
         (
             {"init": "artifacts/pocket", "vocab": "text"},
             "vocab (text) cannot be set: --init artifacts/pocket determines it; --grow-vocab adds to it",
         ),
         (
             {"vocab": "text", "cleaning": "classic"},
-            "vocab (text) needs another --cleaning than classic, which keeps ASCII only: give story",
+            "cleaning (classic) keeps ASCII only: give --cleaning story with --vocab text",
+        ),
+        (
+            {"init": "artifacts/pocket", "grow_vocab": True, "cleaning": "classic"},
+            "cleaning (classic) keeps ASCII only: give --cleaning story with --grow-vocab",
         ),
     ],
 )

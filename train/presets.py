@@ -140,12 +140,17 @@ class TrainConfig:
             raise ValueError(
                 f"vocab ({self.vocab}) cannot be set: --init {self.init} determines it; --grow-vocab adds to it"
             )
-        if self.grow_vocab and (not self.init or self.cleaning == "classic"):
-            raise ValueError("--grow-vocab needs --init, and another --cleaning than classic")
-        if self.vocab == "ascii" and self.min_count > 1:
-            raise ValueError(f"min_count ({self.min_count}) is for the characters of a text: give --vocab text")
-        if self.vocab == "text" and self.cleaning == "classic":
-            raise ValueError("vocab (text) needs another --cleaning than classic, which keeps ASCII only: give story")
+        if self.grow_vocab and not self.init:
+            raise ValueError("--grow-vocab needs --init, the model to add characters to")
+        if self.cleaning == "classic" and (self.vocab == "text" or self.grow_vocab):
+            flag = "--grow-vocab" if self.grow_vocab else "--vocab text"
+            raise ValueError(f"cleaning (classic) keeps ASCII only: give --cleaning story with {flag}")
+        fixed = self.vocab == "ascii" or self.cleaning == "classic" or (self.init and not self.grow_vocab)
+        if self.min_count > 1 and fixed:
+            raise ValueError(
+                f"min_count ({self.min_count}) is for the characters of a text: give --vocab text, or --init with "
+                "--grow-vocab"
+            )
         if self.steps is None and self.max_minutes is None:
             raise ValueError("a run needs an end: give --steps or --max-minutes")
 
