@@ -225,9 +225,10 @@ def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
             if plan.cleaning == "story":
                 indented, text = text, squeezed(text)
                 losses.count_squeezed(indented, text)
+            text = trimmed(text, plan.cleaning, whole=not plan.single)
             if plan.drops:
-                text = losses.restricted(text, plan.vocab)
-            if text := trimmed(text, plan.cleaning, whole=not plan.single):
+                text = trimmed(losses.restricted(text, plan.vocab), plan.cleaning, whole=not plan.single)
+            if text:
                 yield text
             else:
                 losses.empty += 1
