@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import languages
+
 from model.vocab import END
 
 NAMES = ("Lily", "Tom", "Mia", "Sam", "Anna", "Ben")
@@ -26,6 +28,8 @@ def stories(count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def write_stories(path: Path, count: int, seed: int = 0) -> Path:
-    path.write_text("".join(f"{story}\n{END}\n" for story in stories(count, seed)), encoding="utf-8")
+def write_stories(path: Path, count: int, seed: int = 0, language: str | None = None) -> Path:
+    """Writes stories in English, or in one of `languages.LANGUAGES`."""
+    texts = languages.stories(count, seed, language) if language else stories(count, seed)
+    path.write_text("".join(f"{story}\n{END}\n" for story in texts), encoding="utf-8")
     return path
