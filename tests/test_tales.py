@@ -93,6 +93,14 @@ def test_a_text_without_headings_is_one_tale() -> None:
     assert tales(PROSE, Counter()) == [("", LINE)]
 
 
+def test_a_book_in_another_script_has_tales_too() -> None:
+    prose = "एक वन में एक बंदर रहता था। वह बहुत चतुर था।\n" * 12
+    book = f"बंदर और मगर\n\n\n{prose}\nबंदर हँसा।\n\n\n{prose}\n\n\nकौआ और साँप\n\n\n{prose}"
+    found = tales(book, Counter())
+    assert [title for title, _ in found] == ["बंदर और मगर", "कौआ और साँप"]
+    assert found[0][1].splitlines()[1] == "बंदर हँसा।"  # a short sentence is no heading
+
+
 def test_of_hindu_literature_only_the_hitopadesa_is_taken() -> None:
     book = f"THE BOOK\n\n{PROSE}\n\nHONOR TO GUNESH\n\n{PROSE}\n\nNALA AND DAMAYANTI\n\n{PROSE}"
     assert tales(book, Counter()) == [("HONOR TO GUNESH", LINE)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from model.command import path, run_command
 from model.vocab import END
+from model.writing import QUOTES, STOPS
 from train.flags import Parser, refuse
 from train.text.files import replace_file
 from train.text.reading import CorpusError
@@ -122,13 +123,13 @@ def _paragraphs(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _is_heading(paragraph: str, before: int, after: int, below_another: bool) -> bool:
-    if len(paragraph) > 80 or not re.search(r"[A-Za-z]", paragraph):
+    if len(paragraph) > 80 or not any(map(str.isalpha, paragraph)):
         return False
     if paragraph.isupper():
         return True
-    if paragraph[-1] in ",;:!?\"')-":
+    if paragraph[-1] in ",;:!?')-" + QUOTES:
         return False
-    return before >= 3 or (after >= 2 and (below_another or not paragraph.endswith(".")))
+    return before >= 3 or (after >= 2 and (below_another or paragraph[-1] not in STOPS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
