@@ -62,15 +62,20 @@ def describe(storyteller: Storyteller) -> str:
 
 def print_story(storyteller: Storyteller, text: str, sampling: Sampling) -> None:
     """Prints the prompt and the story on stdout as it is told, and on stderr the settings and the lost characters."""
+    from model.vocab import visible
+
     teller = storyteller.teller(text, sampling)
     prompt = teller.prompt
     settings = ", ".join(f"{name.replace('_', '-')} {getattr(sampling, name)}" for name in model.SETTINGS)
     print(f"{storyteller.repo_id or storyteller.folder}: {describe(storyteller)}; {settings}", file=sys.stderr)
     if prompt.dropped:
-        print(f"left out, because the model does not know them: {' '.join(map(repr, prompt.dropped))}", file=sys.stderr)
-    if prompt.cut:
-        read = len(prompt.text) - prompt.cut
-        print(f"the model reads the last {read} characters of the prompt, not the {prompt.cut} before", file=sys.stderr)
+        dropped = " ".join(map(visible, prompt.dropped))
+        print(f"left out, because the model does not know them: {dropped}", file=sys.stderr)
+    if prompt.kept == 0:
+        print("no letter of the prompt is left: the story begins from the start", file=sys.stderr)
+    elif prompt.cut:
+        read = f"the last {prompt.kept} characters of the prompt, not the {prompt.cut} before"
+        print(f"the model reads {read}", file=sys.stderr)
     print(prompt.text, end="", flush=True)
     for piece in storyteller.tell(text, sampling):
         print(piece, end="", flush=True)

@@ -29,10 +29,21 @@ class Prompt(NamedTuple):
     dropped: list[str]  # the characters that the vocabulary does not have, once each
     cut: int  # how many characters at the start of `text` do not fit into `ids`
 
+    @property
+    def kept(self) -> int | None:
+        """How many characters of the text the model reads: 0 if it knows none, None if it reads all that it knows."""
+        return 0 if self.dropped and not self.text else len(self.text) - self.cut if self.cut else None
+
 
 def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
-    """Returns the prompt as a model with this vocabulary and context reads it, and which parts of it are lost."""
+    """Returns the prompt as a model with this vocabulary and context reads it, and which parts of it are lost.
+
+    A prompt of which no letter or digit is left, or only blanks, counts as none: its story begins from the start.
+    """
     text, dropped = vocab.fit(prompt)
+    count = str.isalnum if any(map(str.isalnum, prompt)) else str.strip
+    if any(map(count, prompt)) and not any(map(count, text)):
+        text, dropped = "", dropped or list(dict.fromkeys("".join(prompt.split())))
     ids = [vocab.start, *vocab.encode(text)][-context:]
     return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
 

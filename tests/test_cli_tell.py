@@ -95,7 +95,7 @@ def test_lost_parts_of_the_prompt_are_named(tell) -> None:
         result = tell("a☃b" + "c" * 40, "--model", "artifacts/better", "--length", "1", "--beams", "1", given)
         assert result[1].startswith("ab" + "c" * 40)
         assert result[2].splitlines()[1:] == [
-            "left out, because the model does not know them: '☃'",
+            "left out, because the model does not know them: ☃",
             f"the model reads the last {read} characters of the prompt, not the {before} before",
         ]
 
@@ -104,6 +104,12 @@ def test_no_prompt_is_a_story_from_its_start(tell) -> None:
     status, story, _ = tell("--length", "12", "--seed", "2")
     assert status == 0
     assert story == tell("", "--length", "12", "--seed", "2")[1]
+    again = tell("\u0915\u093f, \u202e\udc80", "--length", "12", "--seed", "2")  # known is only the comma
+    assert again[:2] == (0, story)
+    assert again[2].splitlines()[2:] == [
+        "left out, because the model does not know them: \u0915 \u25cc\u093f U+DC80",
+        "no letter of the prompt is left: the story begins from the start",
+    ]
 
 
 def test_lists_the_models(tell) -> None:
@@ -144,7 +150,7 @@ def test_reads_the_prompt_from_standard_input(home: Path) -> None:
     story, notes = process.communicate("Tom\nand L\xfc\n".encode("latin-1"))
     assert process.returncode == 0
     assert story.startswith(b"Tom\nand L")
-    assert "left out, because the model does not know them: '\ufffd'\n" in notes.decode()
+    assert "left out, because the model does not know them: \ufffd\n" in notes.decode()
 
 
 SHORT = "--length", "20", "--seed", "1", "--drafts", "1", "--beams", "1"
