@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 
 from model import TorchDecoder
+from model.vocab import visible
 from page.endpoints import LIKELIEST, Endpoints, expected
 from page.limits import MAX_STORY, MAX_TEXT, Refusal, check_sampling, check_text, check_whole
-from page.models import HAS_TORCH, Models, check_prompt
+from page.models import HAS_TORCH, Models
 from page.scheduler import at_low_priority
-from page.telling import Telling, in_turn, named, stream, stream_together
+from page.telling import Telling, in_turn, language, stream, stream_together
 from page.words import ENGLISH
 
 
@@ -48,8 +49,7 @@ class Answers:
         """Tells the stories of all models at the same time, from one prompt and one seed."""
         sampling = check_sampling(*settings)
         storytellers = [self.models.storytellers[name] for name in self.models.side_by_side()]
-        check_prompt(prompt, *storytellers)
-        told = at_low_priority(stream_together(storytellers, prompt, sampling))
+        told = at_low_priority(stream_together(storytellers, check_text("prompt", prompt), sampling))
         return in_turn(self.models.turns.take("comparisons", request), told)
 
     def colours(self, request: gr.Request, model: object, text: object) -> dict[str, Any]:
@@ -58,7 +58,9 @@ class Answers:
         Gradio copies a list number by number at each event: with thousands of numbers a click took 0.2 seconds.
         """
         scored = self.endpoints.score(model, text, request)
-        return scored | {"bits": json.dumps(scored["bits"]), "dropped": named(scored["dropped"])}
+        dropped = [visible(each) for each in scored["dropped"]]
+        spoken = language(self.models.storyteller(model))
+        return scored | {"bits": json.dumps(scored["bits"]), "dropped": dropped, "language": spoken}
 
     def look(
         self, request: gr.Request, model: object, text: object, index: object, *settings: object
@@ -67,7 +69,9 @@ class Answers:
         storyteller, sampling = self.models.storyteller(model), check_sampling(1, *settings, 0)
         text = check_text("text", text)
         index = check_whole("index", index, 0, len(text))
-        before, after = (storyteller.vocab.fit(part)[0] for part in (text[:index], text[index:]))
+        # Not fitted again: that could compose a letter and an accent between which something was dropped.
+        parts = text[:index], text[index:]
+        before, after = ("".join(c for c in part if c in storyteller.vocab.stoi) for part in parts)
         with self.models.turns.now("looks", request):
             logits = self.models.read(storyteller.name, before + after)[len(before)]
         rows = expected(storyteller, logits, sampling)
@@ -93,6 +97,7 @@ class Answers:
         opened = len(read.ids) > len(read.text)  # the context still holds the mark that opens a story
         return {
             "text": read.text[read.cut :],
+            "language": language(storyteller),
             "weights": [round(float(weight), 4) for weight in weights[opened:]],
             "opening": float(weights[0]) if opened else 0.0,
             "outside": read.cut,

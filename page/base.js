@@ -25,9 +25,16 @@ storyteller.words = storyteller.once(() => {
   return { ...tables.en, ...tables[storyteller.language()] };
 });
 
-// The text of this key in the visitor's language, with its braces filled in. Inserted values stay plain text.
+// The blocks that Unicode reserves for scripts that are written from right to left.
+const fromRight = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+// The text of this key in the visitor's language, with its braces filled in. Inserted values stay plain text. One from
+// right to left is isolated, else it would also turn around the numbers and signs beside it.
 storyteller.say = (key, values = {}) =>
-  storyteller.words()[key].replace(/\{(\w+)\}/g, (braces, name) => values[name] ?? braces);
+  storyteller.words()[key].replace(/\{(\w+)\}/g, (braces, name) => {
+    const value = values[name] ?? braces;
+    return fromRight.test(value) ? `\u2068${value}\u2069` : value;
+  });
 
 storyteller.numbers = storyteller.once(
   (digits) =>
@@ -82,11 +89,17 @@ storyteller.make = (name, attributes = {}, ...children) => {
   return element;
 };
 
-// A character in visible form.
+// A character as it can be read alone: a mark stands on a dotted circle, an invisible one is its code (U+202E).
 storyteller.visible = (character) => {
   const names = { " ": "blank", "\n": "line_break", "<|endoftext|>": "end_of_story" };
-  return character in names ? storyteller.say(names[character]) : character;
+  if (character in names) return storyteller.say(names[character]);
+  if (/^\p{M}/u.test(character)) return `◌${character}`;
+  const code = () => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  return /^[\p{C}\p{Z}]/u.test(character) ? code() : character;
 };
+
+// The last characters of a text. JavaScript's `slice` and `length` count an emoji twice, and cut it in half.
+storyteller.last = (text, count) => [...text].slice(-count).join("");
 
 // Gradio shows some errors, such as a full queue, in a toast that vanishes. This shows them in the open tab instead,
 // until the next click or key.

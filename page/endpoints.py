@@ -11,7 +11,7 @@ from model import Sampling, Storyteller
 from model.sampling import USUAL
 from model.storyteller import log_softmax
 from page.limits import Refusal, check_sampling, check_text, check_whole
-from page.models import EXAMPLES, Models
+from page.models import Models
 from page.telling import figures, figures_line
 from page.words import ENGLISH
 
@@ -42,7 +42,7 @@ class Endpoints:
         beams: int = USUAL.beams,
         request: gr.Request = None,
     ) -> tuple[str, str, dict[str, Any]]:
-        """Tells a story that begins with the prompt, in simple English, as for small children.
+        """Tells a story that begins with the prompt, in the language that the model has learned.
 
         Args:
             model: Name of the model that tells, as `models` lists it; empty for the first of them.
@@ -61,18 +61,19 @@ class Endpoints:
             the figures as text, which the next release leaves out
             the figures: model, seed, characters (how many it wrote), per_second (how many of them in a second), ahead
             (how many stories come first), running, stopped, ended (whether the model ended it), dropped (characters of
-            the prompt that the model does not know), kept (how many characters it read, if not all).
+            the prompt that the model does not know), kept (how many characters it read, if not all; 0 if it knows none
+            of the prompt, and so tells from the start).
         """
         settings = length, temperature, top_k, top_p, min_p, seed, drafts, beams
         for telling in self._models.telling(request, model, prompt, *settings):
             yield telling["prompt"] + telling["text"], figures_line(telling), figures(telling)
 
-    def score(self, model: str = "", text: str = EXAMPLES[1], request: gr.Request = None) -> dict[str, Any]:
+    def score(self, model: str = "", text: str | None = None, request: gr.Request = None) -> dict[str, Any]:
         """Says how well a model predicts a text, character by character.
 
         Args:
             model: Name of the model that reads, as `models` lists it; empty for the first of them.
-            text: The text, 1 to 4,000 characters; it is read as a story from its start.
+            text: The text, 1 to 4,000 characters, read as a story from its start. Default: an example of the model's.
 
         Returns:
             model (its name)
@@ -83,7 +84,8 @@ class Endpoints:
             dropped (the characters that the model does not know).
         """
         storyteller = self._models.storyteller(model)
-        characters, dropped = storyteller.vocab.fit(check_text("text", text))
+        text = self._models.example(model) if text is None else check_text("text", text)
+        characters, dropped = storyteller.vocab.fit(text)
         if not characters:
             raise Refusal(ENGLISH["refused_letters"].format(name="text"), "text")
         check_text("text", characters)  # normalising can lengthen a text: an ellipsis becomes three characters
@@ -102,7 +104,7 @@ class Endpoints:
     def next_characters(
         self,
         model: str = "",
-        prompt: str = EXAMPLES[1][:-1],
+        prompt: str | None = None,
         temperature: float = USUAL.temperature,
         top_k: int = USUAL.top_k,
         top_p: float = USUAL.top_p,
@@ -114,7 +116,7 @@ class Endpoints:
 
         Args:
             model: Name of the model, as `models` lists it; empty for the first of them.
-            prompt: The text so far, up to 4,000 characters.
+            prompt: The text so far, up to 4,000 characters. Default: an example of the model's.
             temperature: 0 always takes the likeliest character, 2 is very random.
             top_k: Only the k likeliest characters may come next; 0 for all.
             top_p: Only the likeliest characters that together reach this probability may come next; 1 for all.
@@ -129,7 +131,7 @@ class Endpoints:
         storyteller = self._models.storyteller(model)
         sampling = check_sampling(1, temperature, top_k, top_p, min_p, 0)
         count = check_whole("count", count, 1, 256)
-        check_text("prompt", prompt)
+        prompt = self._models.example(model) if prompt is None else check_text("prompt", prompt)
         with self._models.turns.now("looks", request):
             logits = storyteller.decoder().feed(storyteller.prepare(prompt).ids)
         return expected(storyteller, logits, sampling)[:count]

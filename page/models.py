@@ -19,7 +19,7 @@ from page.turns import Turns
 from page.words import ENGLISH
 
 READ = 8  # texts whose logits are cached, up to 4 MB each: looking at another character of one then costs nothing
-EXAMPLES = [  # prompts for a model that has none of its own
+EXAMPLES = [  # prompts for a model of English that has none of its own
     "Once upon a time, there was a little robot.",
     "The dragon was afraid of the dark.",
     "Lily found a tiny door behind the big tree.",
@@ -64,10 +64,15 @@ class Models:
         return self.storytellers[name]
 
     def prompts(self, name: object) -> list[str]:
-        """Prompts that suit a model, as many as `EXAMPLES` has. The prompts in its metrics.json come first."""
-        own = self.storyteller(name).metrics.get("prompts")
+        """Prompts that suit a model, at most as many as `EXAMPLES` has. Those in its metrics.json come first."""
+        storyteller = self.storyteller(name)
+        own = storyteller.metrics.get("prompts")
         own = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
-        return [*own, *EXAMPLES][: len(EXAMPLES)]
+        return [*own, *(EXAMPLES if storyteller.vocab.is_ascii else [])][: len(EXAMPLES)]
+
+    def example(self, name: object) -> str:
+        """The first of these prompts; "", which begins a story from its start, where there is none."""
+        return next(iter(self.prompts(name)), "")
 
     def side_by_side(self) -> list[str]:
         """All models; `classic` and `pocket` first, which compare the recipes of 2023 and of today at one size."""
@@ -83,13 +88,5 @@ class Models:
     def telling(self, request: gr.Request, model: object, prompt: object, *settings: object) -> Iterator[Telling]:
         """The story as it grows, with its figures. The parameters are those of /tell. Raises Refusal."""
         storyteller, sampling = self.storyteller(model), check_sampling(*settings)
-        check_prompt(prompt, storyteller)
-        told = stream(storyteller, prompt, sampling, scheduler=self.scheduler)
+        told = stream(storyteller, check_text("prompt", prompt), sampling, scheduler=self.scheduler)
         return in_turn(self.turns.take("stories", request), told)
-
-
-def check_prompt(prompt: object, *storytellers: Storyteller) -> None:
-    """Raises Refusal for a prompt of which no model knows a letter: each would tell a story of its own."""
-    written = check_text("prompt", prompt).strip()
-    if written and not any(storyteller.vocab.fit(written)[0].strip() for storyteller in storytellers):
-        raise Refusal(ENGLISH["refused_letters"].format(name="prompt"), "prompt")

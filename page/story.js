@@ -92,12 +92,12 @@ storyteller.continuing = (model, telling, again, ...settings) => {
   // The next step of a link, or else the current settings with a new seed: the same seed would repeat the same text.
   const [teller, ...how] = storyteller.coming.shift() ?? [model, ...storyteller.reseeded(settings)];
   const paragraph = telling?.ended && !telling.text.endsWith("\n") ? "\n" : ""; // else the model ends the story again
-  return [teller, storyteller.whole(telling) + paragraph, telling ? telling.prompt.length : 0, ...how];
+  return [teller, storyteller.whole(telling) + paragraph, [...(telling?.prompt ?? "")].length, ...how];
 };
 
 storyteller.edit = () => {
   const whole = storyteller.whole(storyteller.current);
-  const end = whole.slice(-storyteller.limit);
+  const end = storyteller.last(whole, storyteller.limit);
   const written = end === whole ? whole : end.slice(end.search(/\s/) + 1);
   const box = document.querySelector("#prompt textarea");
   setTimeout(() => {
@@ -152,7 +152,7 @@ storyteller.download = () => {
 };
 
 // For the tab "Look inside".
-storyteller.lastPart = () => storyteller.whole(storyteller.current).slice(-storyteller.limit);
+storyteller.lastPart = () => storyteller.last(storyteller.whole(storyteller.current), storyteller.limit);
 // The model that told the story reads it, whichever is chosen now.
 storyteller.lookingAtStory = (model, text) => [storyteller.current?.settings.model ?? model, text];
 storyteller.looking = (model, colours, again, ...sampler) => [
@@ -163,7 +163,7 @@ storyteller.looking = (model, colours, again, ...sampler) => [
 ];
 storyteller.attending = (model, colours, again, layer, head) => {
   const characters = colours ? colours.characters : "";
-  return [colours ? colours.model : model, characters, storyteller.index ?? characters.length, layer, head];
+  return [colours ? colours.model : model, characters, storyteller.index ?? [...characters].length, layer, head];
 };
 storyteller.attendAgain = () => storyteller.attended && document.querySelector("#attend").click();
 storyteller.reselect = () => storyteller.index !== undefined && storyteller.lookAgain();

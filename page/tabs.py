@@ -200,7 +200,7 @@ def compare_tab(answers: Answers, settings: dict) -> None:
     if len(models.storytellers) == 1:
         gr.Markdown(WORDS("compare_one"))
     prompt = gr.Textbox(
-        models.prompts(models.default)[0],
+        models.example(models.default),
         label=WORDS("compare_prompt"),
         info=WORDS("prompt_info"),
         max_lines=8,

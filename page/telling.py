@@ -11,6 +11,7 @@ from typing import TypedDict, TypeVar
 from model import Sampling, Storyteller
 from model.sampling import SETTINGS
 from model.teller import story_pieces
+from model.vocab import visible
 from page.scheduler import Scheduler, grouped
 from page.turns import Turn
 from page.words import ENGLISH
@@ -21,6 +22,7 @@ class Telling(TypedDict):
 
     prompt: str  # what the visitor wrote, as the page shows it
     text: str  # what the model wrote
+    language: str  # of the text: an HTML `lang`
     settings: dict[str, object]  # model, prompt, length, ..., seed: these tell the same story again
     written: int  # characters that the model wrote in this telling
     speed: float  # characters per second
@@ -29,7 +31,7 @@ class Telling(TypedDict):
     stopped: bool  # the visitor stopped it
     ended: bool  # the model closed the story by itself
     dropped: list[str]  # characters of the prompt that the model does not know
-    kept: int | None  # how many characters the model read, where the text is longer than its context
+    kept: int | None  # how many characters the model read, where it could not read all; 0: it knows none of them
 
 
 Told = TypeVar("Told", Telling, list[Telling])
@@ -54,6 +56,7 @@ def stream(
     telling = Telling(
         prompt=read.text if shown is None else shown,
         text=before,
+        language=language(storyteller),
         settings=dict(model=storyteller.name, prompt=prompt, **{name: getattr(sampling, name) for name in SETTINGS}),
         written=0,
         speed=0.0,
@@ -61,8 +64,8 @@ def stream(
         running=True,
         stopped=False,
         ended=False,
-        dropped=named(read.dropped),
-        kept=len(read.text) - read.cut if read.cut else None,
+        dropped=[visible(each) for each in read.dropped],
+        kept=read.kept,
     )
     yield telling.copy()
     started = time.monotonic()
@@ -116,9 +119,10 @@ def _marked(told: Told, **changes: object) -> Told:
     return told | changes if told["running"] else told
 
 
-def named(characters: Iterable[str]) -> list[str]:
-    """The characters in visible form."""
-    return [each if each.isprintable() else f"U+{ord(each):04X}" for each in characters]
+def language(storyteller: Storyteller) -> str:
+    """The language of a model's stories, as HTML's `lang` has it: "" where it is not known."""
+    known = storyteller.metrics.get("language", "en" if storyteller.vocab.is_ascii else "")
+    return known if isinstance(known, str) else ""
 
 
 def figures(telling: Telling) -> dict[str, object]:
@@ -135,7 +139,8 @@ def figures_line(telling: Telling) -> str:
     if not telling["running"]:
         lines.append(ENGLISH["ended" if telling["ended"] else "limit"])
     if telling["dropped"]:
-        lines.append(ENGLISH["dropped"].format(characters=" ".join(telling["dropped"])))
-    if telling["kept"] is not None:
+        key = "from_start" if telling["kept"] == 0 else "dropped"
+        lines.append(ENGLISH[key].format(characters=" ".join(telling["dropped"])))
+    if telling["kept"]:
         lines.append(ENGLISH["kept"].format(kept=f"{telling['kept']:,}"))
     return "\n".join(lines)

@@ -50,15 +50,16 @@
 
   // What a reader must know of a text: the characters that were dropped, and what did not fit into the context.
   function notes({ dropped = [], kept }) {
-    const lines = dropped.length ? [say("dropped", { characters: dropped.join(" ") })] : [];
-    return kept == null ? lines : [...lines, say("kept", { kept: number(kept) })];
+    const key = kept === 0 ? "from_start" : "dropped";
+    const lines = dropped.length ? [say(key, { characters: dropped.join(" ") })] : [];
+    return kept ? [...lines, say("kept", { kept: number(kept) })] : lines;
   }
 
   // The figures of a story, with those of its earlier steps.
   function aboutLines(telling, earlier = []) {
     const seed = [...earlier, telling.settings].map(({ seed }) => seed).join(", ");
     if (telling.ahead) return [say("ahead", { count: number(telling.ahead) })];
-    const lines = [say("figures", { written: number(telling.text.length), speed: number(telling.speed), seed })];
+    const lines = [say("figures", { written: number([...telling.text].length), speed: number(telling.speed), seed })];
     const { drafts, beams } = telling.settings;
     if (telling.running && drafts * beams > 1) lines.push(say("weighing", { drafts: number(drafts * beams) }));
     if (!telling.running && !telling.stopped) lines.push(say(telling.ended ? "ended" : "limit"));
@@ -76,7 +77,7 @@
   views.story = (element, props, watch) => {
     const given = make("span", { class: "given" });
     const told = make("span", { class: "told" });
-    const article = make("article", { "aria-label": say("story"), class: "story", lang: "en" }, given, told);
+    const article = make("article", { "aria-label": say("story"), class: "story", dir: "auto" }, given, told);
     const about = make("div", { role: "group", "aria-label": say("about"), class: "about" });
     const above = make("div", { class: "about" });
     const status = make("div", { role: "status", class: "unseen" });
@@ -86,6 +87,7 @@
     drawn(element, props, watch, (_, telling) => {
       storyteller.current = telling;
       article.classList.toggle("empty", !telling);
+      article.lang = telling ? (telling.language ?? "en") : storyteller.language(); // older stories are in English
       article.setAttribute("aria-busy", String(Boolean(telling?.running)));
       const { drafts, beams } = telling?.settings ?? {};
       article.classList.toggle("weighing", Boolean(telling?.running) && !telling.ahead && drafts * beams > 1);
@@ -94,11 +96,13 @@
       const earlier = telling?.steps?.slice(0, -1) ?? storyteller.continued;
       about.replaceChildren(...(telling ? paragraphs(aboutLines(telling, earlier)) : []));
       above.replaceChildren(...(telling ? paragraphs(notes(telling)) : []));
+      const warning = telling?.kept === 0 ? above.textContent : "";
+      above.classList.toggle("warning", warning !== "");
       for (const name of ["go_on", "edit", "copy", "download"]) {
         const button = document.querySelector(`#${name}`);
         if (button) button.disabled = !telling;
       }
-      if (telling?.running) storyteller.announce(telling.ahead ? about.textContent : "");
+      if (telling?.running) storyteller.announce(telling.ahead ? about.textContent : warning);
       else if (telling && wasRunning && !telling.stopped) storyteller.announce(say("finished"));
       wasRunning = Boolean(telling?.running);
     });
@@ -107,7 +111,7 @@
   views.history = (element, props, watch, trigger) => {
     drawn(element, props, watch, (root, kept) => {
       const items = (kept ?? []).map((telling) => {
-        const start = make("span", { lang: "en" }, storyteller.whole(telling).slice(0, 60));
+        const start = make("bdi", { lang: telling.language ?? "en" }, [...storyteller.whole(telling)].slice(0, 60).join(""));
         const { model, seed } = telling.settings;
         const about = say("history_item", { model, seed });
         const button = make("button", { type: "button", class: "link" }, start, about);
@@ -133,17 +137,31 @@
 
   // A legend, and a text in six shades as a list, of which one character can be chosen. Each character has a value and a
   // share. Only one character is in the tab order; arrow keys move between them.
-  function shaded(name, { legend, label, steps, write }, { text, values, shares, choose, chosen }) {
+  // A vowel sign, or a letter of a ligature, is drawn together with the letter before it, and has no width of its own. Its
+  // shade is in a strip below that letter, and another click on the letter chooses it.
+  const isPart = (option) => option?.classList.contains("part");
+  const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+  function shaded(name, { legend, label, steps, write }, { text, language, values, shares, choose, chosen }) {
     const ranges = steps.map((step, i) => (i < 5 ? `${write(step)} – ${write(steps[i + 1])}` : `≥ ${write(step)}`));
     const shades = ranges.map((range, i) => make("li", { class: `shade-${i}` }, range));
     const option = (shown, title, shade) => {
       const attributes = { role: "option", "aria-selected": "false", "aria-label": title, title, tabindex: "-1" };
       return make("span", { ...attributes, class: `shade-${shade}` }, shown);
     };
+    const starts = new Set(Array.from(graphemes.segment(text), ({ index }) => index));
+    let [at, letter, strip] = [0];
     const options = [...text].map((each, i) => {
       const means = { character: visible(each), bits: number(values[i], 2), percent: percent(shares[i]) };
       const shade = steps.findLastIndex((step) => values[i] >= step);
-      return option(each === "\n" ? "⏎\n" : each, say(label, means), shade);
+      const made = option(each === "\n" ? "⏎\n" : each, say(label, means), shade);
+      if (letter && !starts.has(at)) {
+        strip.push(`var(--shade-${shade}, transparent)`);
+        const bands = strip.map((colour, n) => `${colour} ${(100 * n) / strip.length}% ${(100 * (n + 1)) / strip.length}%`);
+        letter.style.setProperty("--strip", `linear-gradient(to right, ${bands})`);
+        made.classList.add("part");
+      } else [letter, strip] = [made, []];
+      at += each.length;
+      return made;
     });
     if (choose) options.push(option("▁", say("what_next"), 0));
     options[0].tabIndex = 0;
@@ -158,14 +176,18 @@
       options[here].setAttribute("aria-selected", "true");
       choose?.(here);
     };
-    const attributes = { role: "listbox", "aria-label": name, class: "story colours", translate: "no" };
-    const list = make("div", attributes, ...options);
+    const attributes = { role: "listbox", "aria-label": name, class: "story colours", translate: "no", dir: "auto" };
+    const list = make("div", { ...attributes, lang: language ?? "en" }, ...options);
     list.addEventListener("click", ({ target }) => {
       const index = options.indexOf(target.closest("[role=option]")); // a translator puts elements into it
-      if (index >= 0) go(index, true);
+      const isAgain = index <= here && options.slice(index + 1, here + 2).every(isPart) && isPart(options[here + 1]);
+      const wasChosen = options[here].getAttribute("aria-selected") === "true";
+      if (index >= 0) go(isAgain && wasChosen ? here + 1 : index, true);
     });
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
+    const moves = { ArrowUp: -20, ArrowDown: 20, Home: -Infinity, End: Infinity };
     list.addEventListener("keydown", (event) => {
+      moves.ArrowRight = getComputedStyle(list).direction === "rtl" ? -1 : 1;
+      moves.ArrowLeft = -moves.ArrowRight;
       const isChosen = event.key === "Enter" || event.key === " ";
       if (storyteller.isTaken(event) || !(isChosen || event.key in moves)) return;
       event.preventDefault();
@@ -179,19 +201,20 @@
     storyteller.lookAgain = () => trigger("select");
     storyteller.index = undefined;
     if (!scored) return [];
-    const { characters: text, model, bits_per_character: bits, average_bits_per_character: average } = scored;
+    const { characters: text, language, model, bits_per_character: bits, average_bits_per_character: average } = scored;
     const values = JSON.parse(scored.bits);
     const choose = (index) => {
       storyteller.index = index;
       trigger("select");
     };
     const shares = values.map((bits) => 2 ** -bits);
-    const shown = { text, values, shares, choose, chosen: storyteller.reopened };
+    const shown = { text, language, values, shares, choose, chosen: storyteller.reopened };
     const list = shaded(say("colours"), SURPRISE, shown);
     storyteller.reopened = undefined; // the next text is another one
     const means = { bits: number(bits, 2), average: number(average, 2), count: number(values.length), model };
     const status = make("p", { role: "status" }, say("bits", means));
-    return [status, ...paragraphs(notes(scored)), make("p", { class: "note" }, say("colours_hint")), ...list];
+    const hint = say("colours_hint") + (list[1].querySelector(".part") ? ` ${say("colours_parts")}` : "");
+    return [status, ...paragraphs(notes(scored)), make("p", { class: "note" }, hint), ...list];
   });
 
   views.chances = redrawn((look) => {
@@ -215,11 +238,11 @@
   views.attention = redrawn((attention) => {
     storyteller.attended = Boolean(attention);
     if (!attention) return [];
-    const { text, weights, layer, head, opening, outside } = attention;
-    const name = say("attention_title", { layer, head, before: text.slice(-20) });
+    const { text, language, weights, layer, head, opening, outside } = attention;
+    const name = say("attention_title", { layer, head, before: storyteller.last(text, 20) });
     const lines = [say("attention_opening", { percent: percent(opening) })];
     if (outside) lines.push(say("attention_outside", { count: number(outside) }));
-    const list = text ? shaded(name, ATTENTION, { text, values: weights, shares: weights }) : [];
+    const list = text ? shaded(name, ATTENTION, { text, language, values: weights, shares: weights }) : [];
     return [make("h2", {}, name), ...paragraphs(lines), ...list];
   });
 
@@ -228,11 +251,11 @@
     const cards = props.models.map(({ name, parameters, nats_per_character: nats, evaluation_text: text }) => {
       const size = { count: number(parameters / 1e6, 2), choices: number(Math.exp(nats), 1) };
       const [given, told] = ["given", "told"].map((name) => make("span", { class: name }));
-      const about = make("div", { class: "about" });
+      const [above, about] = ["note", "about"].map((name) => make("div", { class: name }));
       const head = [make("h2", {}, name), make("p", { class: "note" }, say(text === usual ? "compared" : "compared_own", size))];
-      const story = make("div", { class: "story", lang: "en" }, given, told);
-      const card = make("article", { "aria-label": name, class: "card" }, ...head, story, about);
-      return { name, card, given, told, about };
+      const story = make("div", { class: "story", dir: "auto" }, given, told);
+      const card = make("article", { "aria-label": name, class: "card" }, ...head, above, story, about);
+      return { name, card, story, given, told, above, about };
     });
     const shared = make("div", { class: "about" });
     const group = make("div", { role: "group", "aria-label": say("compare_stories"), class: "cards" });
@@ -245,15 +268,18 @@
       const common = (lines[0] ?? []).filter((line) => lines.every((all) => all.includes(line)));
       const ahead = tellings[0]?.ahead; // the comparison waits
       shared.replaceChildren(...paragraphs(ahead ? [say("ahead", { count: number(ahead) })] : common));
-      for (const { name, card, given, told, about } of cards) {
+      for (const { name, card, story, given, told, above, about } of cards) {
         const i = tellings.findIndex(({ settings }) => settings.model === name);
-        const { prompt = "", text = "", running = false, written, speed } = tellings[i] ?? {};
+        const { prompt = "", text = "", language = "en", running = false, written, speed, kept } = tellings[i] ?? {};
+        story.lang = language;
         card.setAttribute("aria-busy", String(running));
         grow(given, prompt);
         grow(told, text);
         const figures = i < 0 || ahead ? [] : [say("compared_figures", { written: number(written), speed: number(speed) })];
         const own = (lines[i] ?? []).filter((line) => !common.includes(line));
-        about.replaceChildren(...paragraphs([...figures, ...own]));
+        above.replaceChildren(...paragraphs(own));
+        above.classList.toggle("warning", kept === 0);
+        about.replaceChildren(...paragraphs(figures));
       }
     });
   };

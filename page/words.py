@@ -1,7 +1,7 @@
 """The texts of the page, from the table words.json: a new language is one more column there.
 
-Python or the browser fills in the words in braces. What a model writes stays English. The server's refusals are in
-English, because programs read them too; the browser translates them into the visitor's language.
+Python or the browser fills in the words in braces. What a model writes is in the language that it has learned. The
+server's refusals are in English, because programs read them too; the browser translates them.
 """
 
 from __future__ import annotations

@@ -77,14 +77,23 @@ class Server:
 
 
 def save_tiny(
-    folder: Path, *, nats: float, ends: bool, prompts: object = None, graph: bool = False, heads: int = 2
+    folder: Path,
+    *,
+    nats: float,
+    ends: bool,
+    prompts: object = None,
+    graph: bool = False,
+    heads: int = 2,
+    vocab: Vocab | None = None,
+    **metrics: object,
 ) -> None:
-    """Saves an artifact with random weights.
+    """Saves an artifact with random weights, and with more `metrics`.
 
     With `ends`, it ends its stories itself after about a hundred characters. Otherwise it is slower, has no end mark,
     fills every length, and its vocabulary has no digits. With a `graph` it is wider, and just as slow.
     """
-    vocab = Vocab.ascii() if ends else Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    letters = Vocab.from_text(" !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    vocab = vocab or (Vocab.ascii() if ends else letters)
     shape = dict(vocab_size=len(vocab), context=64, layers=2 if ends else 8, heads=heads, width=192 if graph else 32)
     config = ModelConfig(architecture="gpt" if ends else "classic", **shape)
     generator = np.random.default_rng(0)
@@ -93,7 +102,7 @@ def save_tiny(
         for name, shape in config.shapes().items()
     }
     parameters = sum(array.size for array in weights.values())
-    metrics = dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=2, command="train <b>1</b>")
+    metrics |= dict(name=folder.name, nats_per_character=nats, parameters=parameters, steps=2, command="train <b>1</b>")
     metrics |= {} if prompts is None else {"prompts": prompts}
     log = [dict(step=step, train=4 / (step + 1), val=4.4 / (step + 1), lr=0.001) for step in range(3)]
     save(folder, config=config, vocab=vocab, weights=weights, metrics=metrics, log=log, card="# tiny\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,10 +19,13 @@ from playwright.sync_api import expect
 from reading import MARKUP, Reader, visit
 from serving import save_broken, save_tiny, serve
 
-from model import load
+from model import Vocab, load
 from model.sampling import USUAL, Sampling
+from model.vocab import visible
 
 LONG = "Once upon a time"
+HINDI, ARABIC, EMOJI = "एक बार हिंदी", "كَان 3", "👩‍👧🐢"
+MANY = Vocab.of_counts(Counter(f"{HINDI}{ARABIC}{EMOJI}从前有"))
 WEIGHING = f"Choosing the best of {USUAL.drafts * USUAL.beams} drafts of each sentence…"
 
 
@@ -30,6 +34,8 @@ def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("browser")
     save_tiny(home / "artifacts" / "endless", nats=2.0, ends=False, prompts=["ROMEO:", {"no": "text"}])
     save_tiny(home / "artifacts" / "ending", nats=1.0, ends=True)
+    prompts = [HINDI, ARABIC, "从前有", "☃"]
+    save_tiny(home / "artifacts" / "many", nats=3.0, ends=True, vocab=MANY, prompts=prompts, language="hi")
     with serve(home, home / "artifacts") as server:
         yield server
         assert server.complaints() == []
@@ -416,12 +422,70 @@ def test_without_a_story_there_is_nothing_to_continue_to_copy_or_to_download(des
         expect(button).to_be_disabled()
 
 
-def test_a_prompt_of_which_nothing_is_left_tells_no_other_story(desktop):
+def test_a_prompt_of_which_nothing_is_left_tells_from_the_start_and_says_so(desktop):
+    says = "This model knows none of these characters, so the story begins from the start: 你 好 ☃"
     desktop.prompt.fill("你好 ☃")
     desktop.press("Tell")
-    expect(desktop.alert).to_have_text("prompt has no character that this model knows: write some letters")
-    expect(desktop.prompt).to_have_attribute("aria-invalid", "true")
-    expect(desktop.story).to_have_text("Your story appears here.")
+    desktop.wait_until_told()
+    note = desktop.page.get_by_text(says, exact=True)
+    assert note.bounding_box()["y"] < desktop.story.bounding_box()["y"]
+    assert note.evaluate("it => getComputedStyle(it).fontWeight") == "600"
+    expect(desktop.story.locator(".given")).to_have_text("")
+    expect(desktop.story.locator(".told")).not_to_be_empty()
+
+    desktop.enter("Compare")
+    desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), "从前☃")
+    desktop.press("Compare")
+    for name, note in (("ending", "begins from the start: 从 前 ☃"), ("many", "does not know them: ☃")):
+        expect(desktop.page.get_by_role("article", name=name)).to_contain_text(note)
+
+
+def test_any_script_is_told_linked_continued_and_downloaded(browser, server):
+    prompt = f"{EMOJI} {HINDI}\u202e\0☃"
+    link = f"#model=many&prompt={quote(prompt)}&length=30&seed=5"
+    with visit(browser, server.url, link) as reader:
+        story = reader.wait_until_told()
+        expect(reader.prompt).to_have_value(prompt)
+        expect(reader.story).to_have_attribute("lang", "hi")
+        expect(reader.story.locator(".given")).to_have_text(f"{EMOJI} {HINDI}")
+        expect(reader.page.get_by_text("does not know them: U+202E U+0000 ☃")).to_be_visible()
+        told = reader.page.evaluate("[...storyteller.current.text].length")
+        expect(reader.about).to_contain_text(f"{told} characters ·")
+        reader.page.reload()
+        expect(reader.story).to_have_text(story, use_inner_text=False)
+        expect(reader.prompt).to_have_value(prompt)
+        with reader.page.expect_download() as download:
+            reader.press("Download")
+        text = Path(download.value.path()).read_text()
+        assert text.startswith(f"{story}\n\n---\n") and f"\nprompt: {json.dumps(prompt, ensure_ascii=False)}\n" in text
+        reader.press("Continue")
+        reader.wait_for_longer(story)
+        reader.page.wait_for_function("location.hash.includes('then=')")
+        expect(reader.story.locator(".given")).to_have_text(f"{EMOJI} {HINDI}")  # cut where it was, behind two emoji
+        assert reader.page.evaluate("storyteller.last('🐢🐢a', 2)") == "🐢a"
+
+
+def test_arabic_reads_from_the_right_and_its_neighbours_do_not(browser, server):
+    with visit(browser, server.url, f"#model=many&prompt={quote(ARABIC)}&length=30&seed=5") as reader:
+        reader.wait_until_told()
+        chip = reader.page.get_by_role("button", name=ARABIC)
+        for element, direction in ((reader.story, "rtl"), (reader.about, "ltr"), (chip, "ltr")):
+            assert element.evaluate("it => getComputedStyle(it).direction") == direction
+        assert reader.prompt.evaluate("it => getComputedStyle(it).unicodeBidi") == "plaintext"
+        expect(reader.button("One rainy day, Tom and his cat")).to_have_count(0)  # it is English
+        reader.enter("Look inside")
+        options = reader.page.get_by_role("listbox").get_by_role("option")
+        options.first.click()
+        expect(options.first).to_have_attribute("aria-selected", "true")
+        options.first.click()  # again: the vowel that is drawn on it
+        expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+        assert re.match(r"^\u2068◌\u064e\u2069, [\d.]+ bits", options.nth(1).get_attribute("title"))
+        expect(reader.page.get_by_role("caption")).to_have_text("The ten likeliest characters after “\u2068ك\u2069”")
+        reader.page.keyboard.press("ArrowLeft")  # the next one, as it reads
+        reader.page.keyboard.press("Enter")
+        expect(options.nth(2)).to_have_attribute("aria-selected", "true")
+        named = [reader.page.evaluate("it => storyteller.visible(it)", each) for each in "ि\u200d\u3000\u202e\0a"]
+        assert named == [visible(each) for each in "ि\u200d\u3000\u202e\0a"]
 
 
 def test_after_continue_the_figures_are_those_of_the_whole_story(desktop):
@@ -597,7 +661,7 @@ def test_a_bad_link_is_refused_in_place(browser, server):
         expect(reader.alert).to_have_text("length (-5) must be a whole number from 1 to 4,000")
         expect(reader.prompt).to_have_value("Tom")
     with visit(browser, server.url, "#prompt=Tom&model=gpt-4&seed=1") as reader:
-        expect(reader.alert).to_have_text("model must be one of ending, endless")
+        expect(reader.alert).to_have_text("model must be one of ending, endless, many")
         expect(reader.prompt).to_have_value("Tom")
         reader.troubles.clear()  # Gradio warns of a model that is not in its list
 
