@@ -8,17 +8,22 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import GPT, parts, random_weights
 from serving import ROOT, save_broken, save_tiny
 
+import model
 from model import find
-from model.artifacts import ArtifactError
+from model.artifacts import ArtifactError, save
+from model.sampling import USUAL
+from model.vocab import Vocab
 from page import zerogpu
 from train.push.contents import Contents, PushError, check, gather, secrets
-from train.push.rehearsal import PROMPT, rehearse, tell
+from train.push.rehearsal import SEED, rehearse, tell
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # belongs to nobody
@@ -202,7 +207,7 @@ def test_the_page_is_rehearsed_from_its_files_alone(contents: Contents, monkeypa
 
 
 def test_the_rehearsal_uses_nothing_of_this_machine_s_network(
-    contents: Contents, monkeypatch: pytest.MonkeyPatch
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -211,8 +216,13 @@ def test_the_rehearsal_uses_nothing_of_this_machine_s_network(
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
     monkeypatch.setenv("GRADIO_ROOT_PATH", "nonsense")
     monkeypatch.setenv("GRADIO_NUM_WORKERS", "many")
-    stories = rehearse(contents, length=20)
-    assert list(stories) == ["tiny"] and stories["tiny"].startswith(PROMPT)
+    vocab = Vocab.of_counts(Counter("从前有座山,山里有座庙。"))
+    config = replace(GPT, vocab_size=len(vocab))
+    save(tmp_path / "山", **parts(config) | {"vocab": vocab, "weights": random_weights(config)})
+    folders = [tiny_onnx, tmp_path / "山"]
+    settings = replace(USUAL, length=20, seed=SEED)
+    expected = {folder.name: "".join(model.load(folder).tell("", settings)) for folder in folders}
+    assert rehearse(gather(folders), length=20) == expected
 
 
 def test_a_page_is_sent_a_token_only_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
