@@ -139,7 +139,7 @@ among {math.exp(nats):.1f} equally likely ones. Without training it would be amo
 
 {indented}
 
-Tell another:   {report.tell_command(str(out))}
+Tell another:   {report.tell_command(str(out), report.prompt_of(metrics))}
 Open the page:  .venv/bin/python app.py{page_flag(out)}"""
 
 
