@@ -382,7 +382,8 @@ def test_a_rollback_needs_a_space(hub: Hub, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(("story", "first"), [
     ("Once upon a time. Then", "Once upon a time."), ('"Hi!" he said', '"Hi!"'), ("No end here", "No end here ..."),
-    ("Mr.Fox ran\nhome. The", "Mr.Fox ran home."),
+    ("Mr.Fox ran\nhome. The", "Mr.Fox ran home."), ("从前有一只狐狸。它说", "从前有一只狐狸。"),
+    ("“बस।” वह", "“बस।”"),
 ])  # fmt: skip
 def test_the_first_sentence(story: str, first: str) -> None:
     assert push.sentence(story) == first

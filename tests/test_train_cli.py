@@ -181,6 +181,7 @@ def test_a_text_of_the_user_s_has_a_folder_of_its_name(tmp_path: Path) -> None:
         ("tinystories", "artifacts/pocket"),
         ("texts/my stories.txt", "artifacts/my-stories"),
         (str(tmp_path / "my.tales"), "artifacts/my.tales"),
+        ("पंचतंत्र (१).txt", "artifacts/पंचतंत्र-१"),
         (".hidden.txt", "artifacts/hidden"),
         ("default.txt", "artifacts/own"),  # the file of that name chooses the page's model
         ("...", "artifacts/own"),

@@ -16,6 +16,7 @@ from model import load, write_default
 from model.artifacts import DEFAULT
 from model.command import expanded, path, run_command
 from model.config import ModelConfig
+from model.vocab import is_mark
 from train.flags import Parser, nearest, refuse
 from train.interrupts import Interrupted
 from train.output import ARTIFACTS, require_artifact_folder
@@ -113,7 +114,8 @@ def default_out(config: TrainConfig) -> Path:
     """The folder for the result without --out. The user's own text has its own, so no shipped model is replaced."""
     if config.data in NAMES:
         return ARTIFACTS / config.preset
-    name = re.sub(r"[^\w.-]+", "-", name_of(config.data)).strip(".-")
+    plain = (c if c.isalnum() or is_mark(c) or c in "_.-" else " " for c in name_of(config.data))
+    name = "-".join("".join(plain).split()).strip(".-")
     return ARTIFACTS / ("own" if name in ("", DEFAULT) else name)
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, get_token
 from model.artifacts import ArtifactError
 from model.command import expanded, run_command
 from model.hub import LOGIN, REPO, upload
+from model.writing import QUOTES, STOPS
 from train.flags import Parser
 from train.push import rehearsal
 from train.push.contents import Contents, PushError, check, gather
@@ -177,7 +178,8 @@ def _watch(space: Space, commit: str, token: str | None, contents: Contents | No
 
 def sentence(story: str) -> str:
     """Returns the first sentence of a story, or its start if no sentence ends."""
-    match = re.match(r".+?[.!?](?=[\"\s]|$)\"?", story, re.DOTALL)
+    # a full stop within a word ends no sentence; those of other scripts need no blank behind them
+    match = re.match(rf".+?(?:[.!?](?=[{QUOTES}\s]|$)|(?![.!?])[{STOPS}])[{QUOTES}]?", story, re.DOTALL)
     return " ".join((match[0] if match else f"{story} ...").split())
 
 
