@@ -27,7 +27,8 @@ from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
-from train.text.corpus import named
+from train.text.corpus import Corpus, named
+from train.text.openings import openings
 from train.text.scripts import card_language, hub_language, recorded_language
 from train.writable import cell, code, on_one_line, shortened
 
@@ -94,10 +95,16 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
         **recorded_language(config.language, run.text.vocab, run.text.train),
-        **({"prompts": list(PROMPTS[config.data])} if config.data in PROMPTS else {}),
+        **prompts(config.data, run.text),
         "versions": versions,
         "environment": machine,
     }
+
+
+def prompts(data: str, text: Corpus) -> dict[str, list[str]]:
+    """What metrics.json says of prompts: the corpus's own, or openings of a text for which the page has no examples."""
+    found = list(PROMPTS[data]) if data in PROMPTS else [] if text.vocab.is_ascii else openings(text.train, text.vocab)
+    return {"prompts": found} if found else {}
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:
