@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from serving import serve_tiny
+from serving import save_tiny, serve_tiny
 
-from model import Sampling, load
+from model import Sampling, Vocab, load
+from page.models import EXAMPLES
+
+HINDI = "एक बार हिंदी 🐢"
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +27,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(home):
+    vocab = Vocab.of_counts(Counter(HINDI))
+    save_tiny(home / "artifacts" / "hindi", nats=2.0, ends=True, vocab=vocab, prompts=[HINDI], language="hi")
     with serve_tiny(home, name="ending", ends=True) as server:
         yield server
 
@@ -68,8 +74,30 @@ def test_the_documented_examples_work(client):
         assert client.predict(**values, api_name=name)
 
 
+def test_the_usual_text_is_one_that_the_model_can_read(client):
+    assert client.predict(api_name="/score")["characters"] == EXAMPLES[0]
+    assert client.predict("hindi", api_name="/score")["characters"] == HINDI
+    assert client.predict("hindi", api_name="/next_characters") == client.predict(
+        "hindi", HINDI, api_name="/next_characters"
+    )
+
+
+def test_a_prompt_in_any_script_comes_back_whole(client):
+    story, lines, figures = client.predict("hindi", f"{HINDI}\0☃", 40, seed=7, api_name="/tell")
+    assert story.startswith(HINDI) and figures["dropped"] == ["U+0000", "☃"] and figures["kept"] is None
+    assert lines.endswith("\nDropped, because the model does not know them: U+0000 ☃")
+    from_start, lines, figures = client.predict("hindi", "Tom, ☃", 40, seed=7, api_name="/tell")
+    assert from_start == client.predict("hindi", "", 40, seed=7, api_name="/tell")[0]
+    assert figures["dropped"] == ["T", "o", "m", ",", "☃"] and figures["kept"] == 0
+    assert lines.endswith("\nThis model knows none of these characters, so the story begins from the start: T o m , ☃")
+    scored = client.predict("hindi", "हि\u202e☃", api_name="/score")
+    assert (scored["characters"], len(scored["bits"]), scored["dropped"]) == ("हि", 2, ["\u202e", "☃"])
+
+
 def test_models_are_named(client, storyteller):
-    assert client.predict(api_name="/models") == [
+    first, second = client.predict(api_name="/models")
+    assert second["name"] == "hindi" and second.keys() == first.keys()
+    assert [first] == [
         {
             "name": "ending",
             "parameters": storyteller.metrics["parameters"],
@@ -87,7 +115,7 @@ def test_models_are_named(client, storyteller):
         ("/score", ("ending", "a" * 4001), "text has 4,001 characters; the limit is 4,000: shorten it"),
         ("/score", ("ending", "…" * 1334), "text has 4,002 characters; the limit is 4,000: shorten it"),
         ("/score", ("ending", ""), "text has no character that this model knows: write some letters"),
-        ("/score", ("gpt-4", "Tom"), "model must be one of ending"),
+        ("/score", ("gpt-4", "Tom"), "model must be one of ending, hindi"),
         ("/next_characters", ("ending", "Tom", 3), "temperature (3) must be a number from 0 to 2"),
         ("/next_characters", ("ending", "Tom", 1, 0, 1, 0, 0), "count (0) must be a whole number from 1 to 256"),
     ],
@@ -106,6 +134,7 @@ async def use_tools(url: str) -> tuple[dict, dict]:
         "next_characters": {"model": "ending", "prompt": "Tom", "count": 2},
         "models": {},
     }
+    hindi = {"model": "hindi", "prompt": HINDI, "length": 40, "seed": 7}
     async with (
         streamable_http_client(f"{url}/gradio_api/mcp/") as (reading, writing, *_),
         ClientSession(reading, writing) as session,
@@ -113,6 +142,7 @@ async def use_tools(url: str) -> tuple[dict, dict]:
         await session.initialize()
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
         answers = {name: await session.call_tool(name, arguments) for name, arguments in calls.items()}
+        answers["hindi"] = await session.call_tool("tell", hindi)
         answers["refused"] = await session.call_tool("tell", {"length": 0})
         steps: list[str | None] = []
 
@@ -136,6 +166,7 @@ def test_the_same_as_mcp_tools(server, client):
     for name in ("tell", "progress"):
         story, lines, figures = (part.text for part in answers[name].content)
         assert story == told[0] and "seed 7" in lines and json.loads(figures)["seed"] == 7
+    assert answers["hindi"].content[0].text == client.predict("hindi", HINDI, 40, seed=7, api_name="/tell")[0]
     assert json.loads(texts["score"]) == client.predict("ending", "Tom ran.", api_name="/score")
     likeliest = client.predict("ending", "Tom", count=2, api_name="/next_characters")
     assert json.loads(texts["next_characters"]) == likeliest and len(likeliest) == 2
