@@ -190,7 +190,7 @@ class Vocab:
     def unknown(self) -> re.Pattern[str]:
         """Finds the characters of a text that the vocabulary lacks."""
         known = "".join(map(re.escape, (symbol for symbol in self.itos if symbol != END)))
-        return re.compile(f"[^{known}]")
+        return re.compile(f"[^{known}]" if known else "(?s:.)")
 
     def clean(self, text: str) -> str:
         """Returns the text as a model with this vocabulary learns it. Some characters may not be in the vocabulary."""

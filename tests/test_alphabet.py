@@ -108,6 +108,8 @@ def test_a_vocabulary_that_is_too_large_is_refused_with_the_mend(here: Path) -> 
         "own.txt has 9,000 different characters, and a vocabulary holds at most 8,191: --min-count 2 keeps the 6,000 "
         "that occur at least 2 times"
     )
+    with pytest.raises(CorpusError, match=r"at most 8,191: replace some of them in the text$"):
+        prepared(twice + once)
     made = prepared(twice * 2 + once, vocab=Alphabet("text", min_count=2))
     assert whole(made) == twice * 2 and len(made.vocab) == 6_001
     with pytest.raises(CorpusError) as error:
@@ -142,6 +144,22 @@ def test_what_is_no_character_is_dropped_counted_and_named(here: Path) -> None:
     assert (visible("\u0301"), visible("ि"), visible(" "), visible("\u00a0")) == ("◌\u0301", "◌ि", " ", "U+00A0")
     text, lost = made.vocab.fit("дед\x00 и\ud83d ё\u0301ж\u202e")
     assert (text, lost) == ("дед и \u0301", ["\x00", "\ud83d", "\u202e", "ё", "ж"])
+
+
+def test_texts_do_not_compose_with_each_other(here: Path) -> None:
+    texts = ["e", "\u0301abc", "\u1100", "\u1161b"] * 3
+    Path("own.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    made = prepare("own.jsonl", vocab=TEXT, progress=False)
+    assert made.report["dropped_characters"] == {} and set(made.vocab.itos) == {*"eabc\u0301\u1100\u1161", END}
+
+
+def test_a_text_without_characters_is_refused(here: Path) -> None:
+    controls = "own.jsonl: 100% of the characters are dropped (symbols 4); no model can learn them: give another text"
+    for text, message in (("", "own.jsonl holds no text"), ("\x00\u202e", controls)):
+        Path("own.jsonl").write_text("\n".join([json.dumps({"text": text})] * 2))
+        with pytest.raises(CorpusError) as error:
+            prepare("own.jsonl", vocab=TEXT, progress=False)
+        assert str(error.value) == message
 
 
 def test_a_grown_vocabulary_keeps_its_symbols_and_begins_new_ones_at_the_mean(here: Path) -> None:

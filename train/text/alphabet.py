@@ -61,10 +61,10 @@ def vocabulary(texts: Iterable[str], alphabet: Alphabet, name: str) -> Vocab:
     if len(chosen) > room:
         least = sorted(chosen.values())[-room - 1] + 1
         kept = sum(count >= least for count in chosen.values())
+        fix = f"--min-count {least:,} keeps the {kept:,} that occur at least {least:,} times"
         raise CorpusError(
             f"{name} has {len(chosen):,} different characters{' that the model lacks' * bool(known)}, and a vocabulary "
-            f"holds at most {room:,}{' more' * bool(known)}: --min-count {least:,} keeps the {kept:,} that occur at "
-            f"least {least:,} times"
+            f"holds at most {room:,}{' more' * bool(known)}: {fix if kept else 'replace some of them in the text'}"
         )
     added = Vocab.of_counts(chosen)
     return Vocab([*known, *added.itos[:-1]]) if known else added
@@ -85,8 +85,7 @@ def _counted(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
     """How often each character occurs in the composed texts, and how often once mojibake is repaired in them."""
     counts: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    for batch in _batches(texts):
-        text = compose(batch)
+    for text in _batches(map(compose, texts)):  # composed one by one: the end of a text may compose with the next one
         found = histogram(text)
         counts.update(found)
         repaired.update(found if text.isascii() or (fixed := repair(text)) == text else histogram(fixed))

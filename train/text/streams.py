@@ -56,7 +56,11 @@ class Plan:
             return f"the model's vocabulary has {len(self.vocab)} symbols: train without it, or give another text"
         if self.cleaning == "classic":
             return "classic keeps ASCII only: give another text, or --cleaning story and a preset such as pocket"
-        return "give a lower --min-count" if self.alphabet.min_count > 1 else "give --vocab text"
+        if self.alphabet.kind == "ascii":
+            return "give --vocab text"
+        return (
+            "give a lower --min-count" if self.alphabet.min_count > 1 else "no model can learn them: give another text"
+        )
 
 
 @dataclass
