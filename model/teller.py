@@ -43,7 +43,7 @@ def prepare(prompt: str, vocab: Vocab, context: int) -> Prompt:
     text, dropped = vocab.fit(prompt)
     count = str.isalnum if any(map(str.isalnum, prompt)) else str.strip
     if any(map(count, prompt)) and not any(map(count, text)):
-        text, dropped = "", dropped or list(dict.fromkeys("".join(prompt.split())))
+        text, dropped = "", list(dict.fromkeys([*dropped, *"".join((text if dropped else prompt).split())]))
     ids = [vocab.start, *vocab.encode(text)][-context:]
     return Prompt(text, ids, dropped, cut=max(0, len(text) - context))
 

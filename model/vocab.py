@@ -90,6 +90,9 @@ _CONTROLS = re.compile(
 _BLANKS = dict.fromkeys("\r\x85\u2028\u2029", "\n") | dict.fromkeys("\t\v\f\x1c\x1d\x1e\x1f", " ")
 
 
+_HARMLESS = "NSM", "BN"  # Unicode's classes of invisible characters that turn nothing around
+
+
 def compose(text: str) -> str:
     """Returns the text in Unicode's composed form (NFC), in which an accented letter is one character.
 
@@ -120,7 +123,7 @@ def visible(character: str) -> str:
     """A character as it can be read alone: a mark stands on a dotted circle, an invisible one is its code (U+202E)."""
     if is_mark(character):
         return f"◌{character}"
-    return character if character.isprintable() else f"U+{ord(character):04X}"
+    return character if character.isprintable() and character != " " else f"U+{ord(character):04X}"
 
 
 class Vocab:
@@ -210,8 +213,9 @@ class Vocab:
         for original in repair(text):
             plain = self._without_newlines(normalise(original))
             kept.append("".join(c for c in plain if c in self.stoi))
-            # dropping an accent or an invisible character is not a loss
-            if kept[-1] != plain or (not plain and unicodedata.category(original) not in ("Mn", "Cf")):
+            # dropping an accent or an invisible character is not a loss, but one that turns the text around is
+            unseen = unicodedata.category(original) in ("Mn", "Cf") and unicodedata.bidirectional(original) in _HARMLESS
+            if kept[-1] != plain or not (plain or unseen):
                 dropped[original] = None
         return "".join(kept), list(dropped)
 

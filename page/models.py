@@ -14,7 +14,7 @@ import numpy as np
 from model import Sampling, Storyteller, find
 from page.limits import Refusal, check_sampling, check_text
 from page.scheduler import Scheduler
-from page.telling import Telling, in_turn, stream
+from page.telling import Telling, in_turn, language, stream
 from page.turns import Turns
 from page.words import ENGLISH
 
@@ -67,8 +67,10 @@ class Models:
         """Prompts that suit a model, at most as many as `EXAMPLES` has. Those in its metrics.json come first."""
         storyteller = self.storyteller(name)
         own = storyteller.metrics.get("prompts")
-        own = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
-        return [*own, *(EXAMPLES if storyteller.vocab.is_ascii else [])][: len(EXAMPLES)]
+        given = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
+        own = [prompt for each in given if (prompt := storyteller.vocab.fit(each)[0]).strip()]
+        english = language(storyteller).split("-")[0] == "en"
+        return [*own, *(EXAMPLES if english else [])][: len(EXAMPLES)]
 
     def example(self, name: object) -> str:
         """The first of these prompts; "", which begins a story from its start, where there is none."""

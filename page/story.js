@@ -98,7 +98,7 @@ storyteller.continuing = (model, telling, again, ...settings) => {
 storyteller.edit = () => {
   const whole = storyteller.whole(storyteller.current);
   const end = storyteller.last(whole, storyteller.limit);
-  const written = end === whole ? whole : end.slice(end.search(/\s/) + 1);
+  const written = end === whole ? whole : end.replace(/^\S{0,40}\s/, ""); // the rest of a word, where there are blanks
   const box = document.querySelector("#prompt textarea");
   setTimeout(() => {
     box.focus();

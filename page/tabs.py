@@ -36,7 +36,14 @@ def settings_switch() -> None:
 
 def settings_column(models: Models) -> dict[str, gr.components.Component]:
     """The controls beside the tabs, by name, in the order of /tell."""
-    names = [(f"{name} · {it.metrics['parameters'] / 1e6:.2f} M", name) for name, it in models.storytellers.items()]
+
+    def label(name: str) -> str:
+        isolated = (
+            name if name.isascii() else f"\u2068{name}\u2069"
+        )  # else one from right to left turns the number around
+        return f"{isolated} · {models.storytellers[name].metrics['parameters'] / 1e6:.2f} M"
+
+    names = [(label(name), name) for name in models.storytellers]
     made = {}
 
     def slider(name: str, least: float, most: float, step: float, info: str | None = None) -> None:

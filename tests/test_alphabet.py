@@ -24,7 +24,7 @@ from train.loop import train
 from train.presets import PRESETS, TrainConfig
 from train.run import grown
 from train.text.alphabet import Alphabet, vocabulary
-from train.text.corpus import Corpus, CorpusError, prepare
+from train.text.corpus import Corpus, CorpusError, prepare, with_replay
 
 TEXT = Alphabet("text")
 DEBUG = replace(PRESETS["debug"], steps=3, eval_every=3, final_stories=2)
@@ -141,7 +141,7 @@ def test_what_is_no_character_is_dropped_counted_and_named(here: Path) -> None:
     dropped = {"\x00": 3, "\u202c": 3, "\u202e": 3, "\ud83d": 3}
     assert made.report["dropped_characters"] == dropped and made.report["read"]["train"]["tabs"] == 3
     assert list(map(visible, dropped)) == ["U+0000", "U+202C", "U+202E", "U+D83D"]
-    assert (visible("\u0301"), visible("ि"), visible(" "), visible("\u00a0")) == ("◌\u0301", "◌ि", " ", "U+00A0")
+    assert (visible("\u0301"), visible("ि"), visible(" "), visible("\u00a0")) == ("◌\u0301", "◌ि", "U+0020", "U+00A0")
     text, lost = made.vocab.fit("дед\x00 и\ud83d ё\u0301ж\u202e")
     assert (text, lost) == ("дед и \u0301", ["\x00", "\ud83d", "\u202e", "ё", "ж"])
 
@@ -238,3 +238,18 @@ def ascii_text() -> Path:
     path = Path("en.txt")
     path.write_text(f"\n{END}\n".join(f"Once upon a time {i}" for i in range(40)))
     return path
+
+
+@pytest.mark.parametrize("size", [10, 300])
+def test_a_replayed_text_is_read_as_the_base_has_learned_it(here: Path, size: int) -> None:
+    """Also if the vocabulary has grown to two bytes: quotes are repaired, and held-out stories are removed."""
+    new = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
+    stories = ["“Don’t!” she said.", "A bear ran.", "It was café time.", *(f"Day {i}" for i in range(9))]
+    Path("own.txt").write_text(f"{new}\n{END}\nA bear, ran!")
+    Path("again.txt").write_text(f"\n{END}\n".join(stories))
+    text = prepare("own.txt", vocab=Alphabet(grown=Vocab.ascii()), progress=False)
+    replayed = with_replay(text, prepare("again.txt", vocab=Vocab.ascii(), exclude=text, progress=False))
+    assert replayed.report["replay"]["train"]["removed_as_in_validation"] == 1
+    windows = Batches(text.train, context=4, batch_size=256, seed=1, replay=replayed.replay, replay_share=0.9)
+    read = "".join(map(text.vocab.decode, windows.batch(0)[0].tolist()))
+    assert '"Don' in read and "café" not in text.vocab.decode(replayed.replay) and "bear" not in read

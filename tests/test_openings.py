@@ -34,7 +34,7 @@ def test_openings_are_shared_short_and_different(language: str) -> None:
 
 def test_an_opening_is_whole_words_on_one_line_and_not_the_beginning_of_another() -> None:
     shared = ["Es war ein Bär, der lief.", "Es war ein Bär und schlief.", "Der Wald\nEin Bär", "“Ja!” rief er."]
-    found = ["Es war ein Bär und schlief.", "Ja!” rief er.", "Der Wald", "Es war ein Bär, der lief."]
+    found = ["Es war ein Bär und schlief.", "“Ja!” rief er.", "Der Wald", "Es war ein Bär, der lief."]
     assert openings(*encoded(shared * 2)) == found
     long = "Donaudampfschifffahrtsgesellschaftskapitän war er"
     assert openings(*encoded([long, "Ö" * 50, "क्षि " * 20, "从前" * 30])) == ["从前" * 20, ("क्षि " * 8).strip()]
@@ -47,8 +47,11 @@ def test_a_text_without_stories_gives_beginnings_of_its_sentences(end: str) -> N
 
 
 def test_english_has_the_prompts_that_it_had() -> None:
-    stream, vocab = encoded(["Ein Bär lief"] * 4)
-    foreign, english = SimpleNamespace(train=stream, vocab=vocab), SimpleNamespace(train=stream, vocab=Vocab.ascii())
-    assert prompts("a.txt", foreign) == {"prompts": ["Ein Bär lief"]}
-    assert prompts("a.txt", english) == {}
-    assert prompts("shakespeare", english) == {"prompts": list(PROMPTS["shakespeare"])}
+    foreign, english = (
+        SimpleNamespace(**dict(zip(("train", "vocab"), encoded([story] * 4), strict=True)))
+        for story in ("Ein Bär lief", "Un orso")
+    )
+    assert prompts("a.txt", foreign, None) == {"prompts": ["Ein Bär lief"]}
+    assert prompts("a.txt", english, "en") == {}
+    assert prompts("a.txt", english, "it") == {"prompts": ["Un orso"]}
+    assert prompts("shakespeare", english, "en") == {"prompts": list(PROMPTS["shakespeare"])}

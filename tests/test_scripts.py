@@ -48,6 +48,7 @@ def test_the_language_is_recorded_where_it_is_not_ascii_or_given() -> None:
     assert recorded_language(None, vocab, neither) == {"language": None}
     assert recorded_language("uk", vocab, russian) == {"language": "uk"}
     assert recorded_language(None, Vocab.ascii(), neither) == {}
+    assert recorded_language(None, Vocab.ascii(), neither, "text") == {"language": None}
     assert recorded_language("de-AT", Vocab.ascii(), neither) == {"language": "de-AT"}
 
 

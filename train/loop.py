@@ -102,7 +102,8 @@ def prepared(config: TrainConfig, ranks: Ranks, cache: Path | None) -> corpus.Co
         vocab=base if base and not config.grow_vocab else alphabet,
     )
     if config.replay:
-        text = corpus.with_replay(text, prepare(config.replay, vocab=text.vocab, exclude=text))
+        # as the base has learned it: the symbols of a grown vocabulary begin with the base's
+        text = corpus.with_replay(text, prepare(config.replay, vocab=base or text.vocab, exclude=text))
     ranks.require_same(text.report["fingerprint"], "text")
     return text
 

@@ -94,17 +94,17 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
-        **recorded_language(config.language, run.text.vocab, run.text.train),
-        **prompts(config.data, run.text),
+        **(spoken := recorded_language(config.language, run.text.vocab, run.text.train, config.vocab)),
+        **prompts(config.data, run.text, card_language(spoken)),
         "versions": versions,
         "environment": machine,
     }
 
 
-def prompts(data: str, text: Corpus) -> dict[str, list[str]]:
+def prompts(data: str, text: Corpus, spoken: str | None) -> dict[str, list[str]]:
     """What metrics.json says of prompts: the corpus's own, or openings of a text for which the page has no examples."""
-    found = list(PROMPTS[data]) if data in PROMPTS else [] if text.vocab.is_ascii else openings(text.train, text.vocab)
-    return {"prompts": found} if found else {}
+    found = PROMPTS.get(data) or ([] if spoken == "en" and text.vocab.is_ascii else openings(text.train, text.vocab))
+    return {"prompts": list(found)} if found else {}
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def prepare(
 def with_replay(text: Corpus, other: Corpus) -> Corpus:
     """`text` plus the training part of `other`, which training replays beside it.
 
-    Both have the same vocabulary, and `other` was prepared with `exclude=text`.
+    The vocabulary of `text` begins with that of `other`, and `other` was prepared with `exclude=text`.
     """
     both = [text.report["fingerprint"], other.report["fingerprint"]]
     about = {key: other.report[key] for key in ("name", "sources", "cleaning", "train", "dropped_characters", "read")}

@@ -98,6 +98,8 @@ def _vocabulary(text: Corpus, config: TrainConfig) -> str:
 def _warnings(text: Corpus, config: TrainConfig) -> list[str]:
     characters, shape, parameters = len(text.train), config.model, _parameters(text, config)
     found = _warnings_of_losses(text, config)
+    if config.min_count > 1 and text.vocab.is_ascii:
+        found.append(f"--min-count {config.min_count} changes nothing, as the vocabulary is ASCII: give --vocab text")
     if len(text.valid) < FEW:
         found.append(
             f"{len(text.valid):,} characters of validation text are few: the loss on it will fluctuate; "

@@ -30,7 +30,8 @@ def openings(stream: np.ndarray, vocab: Vocab) -> list[str]:
         texts = [vocab.decode(story[: LONGEST + 3].tolist()) for story in stories]
     else:
         texts = _SENTENCE.split("\n".join(vocab.decode(story[:READ_SYMBOLS].tolist()) for story in stories))
-    counts = Counter(opening for text in texts for opening in _openings(text.strip(f" \n{QUOTES}")))
+        texts = [text.lstrip(QUOTES) for text in texts]  # they close the sentence before
+    counts = Counter(opening for text in texts for opening in _openings(text.strip()))
     chosen: list[str] = []
     for least in (max(2, len(texts) // 100), 2, 1):
         frequent = {opening for opening, count in counts.items() if count >= least}

@@ -270,11 +270,14 @@ def _encoder(vocab: Vocab) -> Callable[[str], bytes]:
 
 
 def _letters(vocab: Vocab) -> Callable[[bytes], bytes]:
-    """A function from the ids of a text to those of its letters, digits and marks, without case."""
+    """A function from the ids of a text to those of its letters, digits and vowel signs, two bytes each, without case.
+
+    A vocabulary and a larger one that begins with it give the same.
+    """
     numbers = letter_numbers(vocab)
     if id_type(vocab) == np.uint8:
         table, others = bytes(numbers.astype(np.uint8)).ljust(256, b"\0"), bytes(np.flatnonzero(numbers == 0))
-        return lambda ids: ids.translate(table, others)
+        return lambda ids: ids.translate(table, others).decode("latin-1").encode("utf-16-le")
 
     def letters(ids: bytes) -> bytes:
         found = numbers[np.frombuffer(ids, np.uint16)]
