@@ -107,7 +107,7 @@ def test_no_prompt_is_a_story_from_its_start(tell) -> None:
     again = tell("\u0915\u093f, \u202e\udc80", "--length", "12", "--seed", "2")  # known is only the comma
     assert again[:2] == (0, story)
     assert again[2].splitlines()[2:] == [
-        "left out, because the model does not know them: \u0915 \u25cc\u093f U+DC80",
+        "left out, because the model does not know them: \u0915 \u25cc\u093f U+202E U+DC80 ,",
         "no letter of the prompt is left: the story begins from the start",
     ]
 

@@ -10,8 +10,7 @@ import pytest
 from languages import stories
 
 from model.vocab import END, Vocab
-from train.report import PROMPTS, prompts
-from train.text.openings import openings
+from train.text.openings import PROMPTS, openings, prompts
 
 
 def encoded(texts: list[str], end: str = END) -> tuple[np.ndarray, Vocab]:

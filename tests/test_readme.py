@@ -36,8 +36,9 @@ from train.presets import PRESETS
 from train.push import __main__ as push
 from train.push.contents import check, front_matter, gather
 from train.push.errors import HARDWARE
-from train.report import PROMPTS, TINYSTORIES, learned_tinystories, source
+from train.report import TINYSTORIES, learned_tinystories, source
 from train.text.corpus import NAMES
+from train.text.openings import PROMPTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -242,7 +243,7 @@ def test_a_card_names_the_source_and_licence_of_its_text() -> None:
 
 def test_only_a_corpus_given_by_name_is_recorded_as_one() -> None:
     state = {"network": nn.Linear(2, 1), "log": [{"train": 1.0, "val": 1.0}], "steps": 1, "characters": 1, "best": None}
-    state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "commit": None}
+    state |= {"device": torch.device("cpu"), "ranks": SimpleNamespace(count=2), "commit": None, "base": None}
     state["step"] = SimpleNamespace(objective=SimpleNamespace(precision="fp32"))
     text = SimpleNamespace(report={"name": "x", "replay": {"name": "y"}}, vocab=Vocab.ascii(), train=None)
     named = replace(PRESETS["shakespeare"], replay="tinystories", replay_share=0.25)

@@ -49,6 +49,9 @@ def test_the_language_is_recorded_where_it_is_not_ascii_or_given() -> None:
     assert recorded_language("uk", vocab, russian) == {"language": "uk"}
     assert recorded_language(None, Vocab.ascii(), neither) == {}
     assert recorded_language(None, Vocab.ascii(), neither, "text") == {"language": None}
+    assert recorded_language(None, vocab, neither, base="pt-BR") == {"language": "pt-BR"}  # as the tuned model's base
+    assert recorded_language(None, vocab, russian, base="pt-BR") == {"language": "ru"}
+    assert recorded_language(None, Vocab.ascii(), neither, base="it") == {"language": "it"}
     assert recorded_language("de-AT", Vocab.ascii(), neither) == {"language": "de-AT"}
 
 

@@ -27,23 +27,13 @@ from model.vocab import Vocab
 from train.device import device_name
 from train.judge import LONGEST
 from train.run import Run
-from train.text.corpus import Corpus, named
-from train.text.openings import openings
+from train.text.corpus import named
+from train.text.openings import prompts
 from train.text.scripts import card_language, hub_language, recorded_language
 from train.writable import cell, code, on_one_line, shortened
 
 SAMPLE = replace(USUAL, seed=7)
 SAMPLE_PROMPT = "Once upon a time"
-# Prompts in the style of a corpus. The page offers them, and the card tells a story from the first one.
-PROMPTS = {
-    "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
-    "panchatantra": (
-        "Once upon a time there was a lion who",
-        "In a certain forest there lived a jackal",
-        "The crane said to the crab,",
-        "There was once a king of Benares",
-    ),
-}
 TINYSTORIES = ("tinystories", "tinystories-v2")
 TINYSTORIES_CHARACTERS = 1_900_000_000  # of TinyStories-train.txt
 LICENCE = "stories written by GPT-3.5 and GPT-4 for small children (Eldan and Li, 2023), under CDLA-Sharing-1.0"
@@ -66,6 +56,8 @@ READING = {  # the figures of train.judge, and their names on the card
 def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
     """The content of metrics.json: the figures of a finished run, and what is needed to reproduce them."""
     config, text, last = run.config, run.text.report, run.log[-1]
+    before = run.base.metrics.get("language") if run.base else None
+    spoken = recorded_language(config.language, run.text.vocab, run.text.train, config.vocab, before)
     data = text | named(config.data)
     if config.replay:
         data["replay"] = text["replay"] | named(config.replay) | {"share": config.replay_share}
@@ -94,17 +86,11 @@ def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, comman
         "command": command,
         "commit": run.commit,
         **({"best_step": run.best_step} if run.best is not None else {}),
-        **(spoken := recorded_language(config.language, run.text.vocab, run.text.train, config.vocab)),
+        **spoken,
         **prompts(config.data, run.text, card_language(spoken)),
         "versions": versions,
         "environment": machine,
     }
-
-
-def prompts(data: str, text: Corpus, spoken: str | None) -> dict[str, list[str]]:
-    """What metrics.json says of prompts: the corpus's own, or openings of a text for which the page has no examples."""
-    found = PROMPTS.get(data) or ([] if spoken == "en" and text.vocab.is_ascii else openings(text.train, text.vocab))
-    return {"prompts": list(found)} if found else {}
 
 
 def origin(storyteller: Storyteller) -> dict[str, Any]:

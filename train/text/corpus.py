@@ -268,9 +268,7 @@ def _build(plan: Plan, about: dict, folder: Path, progress: bool) -> dict:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
-    counting = plan.vocab is None and plan.alphabet.counts
-    reads = [(plan.files, (1 if plan.valid else 2) + plan.as_text + counting), (plan.valid, 1 + plan.as_text)]
-    size = sum(times * path.stat().st_size for files, times in reads for path in files)
+    size = sum(path.stat().st_size for path in plan.reads)
     disable = None if progress else True  # None: tqdm hides the bar where there is no terminal
     with tempfile.TemporaryDirectory(prefix=_PREPARING, dir=folder.parent) as temporary:
         unfinished = Path(temporary, "corpus")

@@ -129,9 +129,9 @@ def _warnings_of_losses(text: Corpus, config: TrainConfig) -> list[str]:
         parts.append((replay["name"], replay["read"]["train"]))
     for name, read in parts:
         if share_dropped(read) > LITTLE:
-            ascii_only = text.vocab.is_ascii and not config.init
-            flag = "--grow-vocab" if config.init else "--vocab text" if ascii_only else "a lower --min-count"
-            found.append(f"{name}: {dropped(read)}; {flag} keeps them")
+            flag = "--grow-vocab" if config.init else "--vocab text" if text.vocab.is_ascii else "a lower --min-count"
+            useless = config.grow_vocab or not (config.init or text.vocab.is_ascii or config.min_count > 1)
+            found.append(f"{name}: {dropped(read)}; {'no model can learn them' if useless else f'{flag} keeps them'}")
     read = report["read"]["train"]
     if read["indented"] > LITTLE * read["lines"]:
         found.append(

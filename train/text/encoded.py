@@ -1,8 +1,9 @@
-"""Counts and splits an encoded text piece by piece, so that memory use stays small for a text of any length."""
+"""Encodes a text; counts and splits an encoded one piece by piece, so that memory use stays small for any length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +24,47 @@ def letter_numbers(vocab: Vocab) -> np.ndarray:
     letters = [s.lower() if is_letter else "" for s, is_letter in zip(vocab.itos, written, strict=True)]
     numbers = {"": 0} | {letter: i for i, letter in enumerate(dict.fromkeys(filter(None, letters)), 1)}
     return np.array([numbers[letter] for letter in letters], np.uint16)
+
+
+def story_digest(ids: bytes, letters: Callable[[bytes], bytes]) -> int:
+    """A 64-bit digest of an encoded story's letters and digits. Case and punctuation do not change it.
+
+    Of a story without any, the story itself is digested.
+    """
+    return int.from_bytes(blake2b(letters(ids) or ids, digest_size=8).digest())
+
+
+def end_mark(vocab: Vocab) -> bytes:
+    """The end mark in an encoded text; b"" if the vocabulary has none."""
+    return b"" if vocab.end is None else id_type(vocab)(vocab.end).tobytes()
+
+
+def encoder(vocab: Vocab) -> Callable[[str], bytes]:
+    """A function from a clean text, of characters of the vocabulary, to its ids as bytes."""
+    codes = {ord(symbol): i for symbol, i in vocab.stoi.items() if symbol != END}
+    table = np.zeros(1 + max([*codes, 255]), id_type(vocab))
+    table[list(codes)] = list(codes.values())
+    if vocab.is_ascii:
+        narrow = bytes(table)
+        return lambda text: text.encode("ascii").translate(narrow)
+    return lambda text: table[np.frombuffer(text.encode("utf-32-le"), np.uint32)].tobytes()
+
+
+def letters_of(vocab: Vocab) -> Callable[[bytes], bytes]:
+    """A function from the ids of a text to those of its letters, digits and vowel signs, two bytes each, without case.
+
+    A vocabulary and a larger one that begins with it give the same.
+    """
+    numbers = letter_numbers(vocab)
+    if id_type(vocab) == np.uint8:
+        table, others = bytes(numbers.astype(np.uint8)).ljust(256, b"\0"), bytes(np.flatnonzero(numbers == 0))
+        return lambda ids: ids.translate(table, others).decode("latin-1").encode("utf-16-le")
+
+    def letters(ids: bytes) -> bytes:
+        found = numbers[np.frombuffer(ids, np.uint16)]
+        return found[found > 0].tobytes()
+
+    return letters
 
 
 def symbol_counts(stream: np.ndarray, symbols: int) -> np.ndarray:

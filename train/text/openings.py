@@ -1,4 +1,4 @@
-"""Prompts for a model whose text is not English: how the stories of its text often begin."""
+"""The prompts that a page offers for a model: those of a corpus, or how the stories of its text often begin."""
 
 from __future__ import annotations
 
@@ -10,12 +10,29 @@ import numpy as np
 
 from model.vocab import Vocab
 from model.writing import MARK, NO_BLANKS, QUOTES, STOPS, kind
+from train.text.corpus import Corpus
 from train.text.encoded import stories_in
 
+# Prompts in the style of a corpus. The page offers them, and the card tells a story from the first one.
+PROMPTS = {
+    "shakespeare": ("ROMEO:", "JULIET:\nO gentle night,", "KING RICHARD III:\n", "First Citizen:\nBefore we proceed"),
+    "panchatantra": (
+        "Once upon a time there was a lion who",
+        "In a certain forest there lived a jackal",
+        "The crane said to the crab,",
+        "There was once a king of Benares",
+    ),
+}
 COUNT = 4
 LONGEST, START = 40, 5  # characters
 READ_STORIES, READ_SYMBOLS = 4_000, 1 << 18  # of the stories, or of a single text
 _SENTENCE = re.compile(rf"\n|(?<=[{STOPS}])")
+
+
+def prompts(data: str, text: Corpus, spoken: str | None) -> dict[str, list[str]]:
+    """What metrics.json says of prompts: the corpus's own, or openings of a text for which the page has no examples."""
+    found = PROMPTS.get(data) or ([] if spoken == "en" and text.vocab.is_ascii else openings(text.train, text.vocab))
+    return {"prompts": list(found)} if found else {}
 
 
 def openings(stream: np.ndarray, vocab: Vocab) -> list[str]:

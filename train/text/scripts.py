@@ -46,15 +46,18 @@ def language_of(counts: Mapping[str, int]) -> str | None:
     return LANGUAGES.get(script) if 2 * scripts[script] > scripts.total() else None
 
 
-def recorded_language(given: str | None, vocab: Vocab, text: np.ndarray, kind: str = "auto") -> dict[str, str | None]:
-    """What metrics.json says about the language: the given one, or that of the encoded text (N,).
+def recorded_language(
+    given: str | None, vocab: Vocab, text: np.ndarray, kind: str = "auto", base: str | None = None
+) -> dict[str, str | None]:
+    """What metrics.json says about the language: the given one, else that of the encoded text (N,), else the base's.
 
     Text in ASCII counts as English, of which nothing is said, unless the vocabulary of the `kind` text was asked for.
     """
     if given or (vocab.is_ascii and kind != "text"):
-        return {"language": given} if given else {}
+        found = given or base
+        return {"language": found} if found else {}
     counts = symbol_counts(text, len(vocab)).tolist()
-    return {"language": language_of({c: n for c, n in zip(vocab.itos, counts, strict=True) if c != END})}
+    return {"language": language_of({c: n for c, n in zip(vocab.itos, counts, strict=True) if c != END}) or base}
 
 
 def card_language(metrics: Mapping[str, Any]) -> str | None:

@@ -1,11 +1,11 @@
 """Writes clean stories as two encoded streams on disk, one for training and one for validation."""
 
+import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from model.vocab import END, Vocab
 from train.text.alphabet import Alphabet, vocabulary
-from train.text.encoded import id_type, letter_numbers
+from train.text.encoded import encoder, end_mark, id_type, letters_of, story_digest
 from train.text.losses import Losses
 from train.text.overlap import require_apart, share_found
 from train.text.reading import CorpusError, raw_texts
@@ -21,7 +21,6 @@ from train.text.stories import plain, squeezed, trimmed
 
 STREAMS, DIGESTS = ("train.bin", "valid.bin"), "held-out.bin"  # the files of a prepared corpus
 _EVERY = 20  # without a validation file, every 20th story is for validation
-_MARK = "\x7f"  # represents END in clean text, which does not contain this character
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Plan:
     cleaning: str
     stories: int | None
     single: bool  # whether it is one text without stories
-    vocab: Vocab | None  # characters outside it are dropped; None: that of the text, which `alphabet` finds
+    vocab: Vocab | None  # characters outside it are dropped; None: that of the text (see `with_vocabulary`)
     alphabet: Alphabet | None  # None: the vocabulary is that of a model
     tales: dict | None = None  # how the books were cut into tales
     excluded: np.ndarray | None = None  # the digests of stories that must not be in the training text
@@ -48,6 +47,13 @@ class Plan:
     def drops(self) -> bool:
         """Whether a clean text may hold characters that the vocabulary lacks."""
         return self.vocab is not None and (self.cleaning == "classic" or self.vocab != Vocab.ascii())
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files as often as they are read."""
+        counted = self.vocab is None and (self.alphabet.counts or self.cleaning == "classic")
+        again = self.files + (self.valid if self.cleaning == "classic" else []) if counted else []
+        return self.files + self.valid + again
 
     @property
     def advice(self) -> str:
@@ -90,19 +96,22 @@ class Tally:
 
 
 def with_vocabulary(plan: Plan, bar: tqdm) -> Plan:
-    """The plan with the vocabulary that its alphabet finds in the training files. Raises CorpusError.
+    """The plan with the vocabulary of its text, unless it has one. Raises CorpusError.
 
-    classic has none yet: it takes the characters of its own clean text.
+    classic has the characters of all its text, the others those that the alphabet finds in the training text.
     """
-    if plan.vocab or plan.cleaning == "classic":
+    if plan.vocab:
         return plan
+    if plan.cleaning == "classic":
+        texts = (text for files in (plan.files, plan.valid) for text in _joined(plan, Tally(bar), files))
+        return replace(plan, vocab=Vocab.from_text(set().union(*texts) or " "))
     raw = (raw for path in plan.files for raw in raw_texts(path, not plan.single, bar.update))
     texts = (trimmed(each, plan.cleaning, whole=not plan.single) for each in raw)
     return replace(plan, vocab=vocabulary(islice(texts, plan.stories), plan.alphabet, name_of(plan.files)))
 
 
-def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
-    """Writes train.bin and valid.bin with end marks around the stories. Returns their counts. Raises CorpusError."""
+def _validate_every(plan: Plan) -> int:
+    """Of how many stories one is for validation. Raises CorpusError if there are too few."""
     first = Tally(tqdm(disable=True))
     beginning = sum(1 for _ in islice(_read(plan, plan.files, first), _EVERY))
     if beginning < _EVERY:  # all was read
@@ -114,79 +123,111 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
             f"{name_of(plan.files)} holds one story, but training and validation need at least two: "
             f"separate stories by lines {END}"
         )
-    vocab = plan.vocab
-    if vocab.end is None:
+    if plan.vocab.end is None:
         raise CorpusError(
             f"{name_of(plan.files)} holds stories, but the vocabulary to encode them in has no end mark: "
             "join them with --cleaning classic, or give a single text"
         )
-    every = min(_EVERY, beginning)  # with fewer than 20 stories, the last one is for validation
-    excluded = set() if plan.excluded is None else set(plan.excluded.tolist())
-    held_out: set[int] = set()
-    trained_on = array("Q")
-    removed = 0
-    encode, letters = _encoder(vocab), _letters(vocab)
-    mark = encode(_MARK)
+    return min(_EVERY, beginning)  # with fewer than 20 stories, the last one is for validation
 
-    def stories(files: list[Path], validating: bool) -> Iterator[bytes]:
-        nonlocal removed
-        yield mark
-        for number, story in enumerate(_read(plan, files, tally), 1):
-            if not plan.valid and (number % every == 0) != validating:
-                continue
+
+def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
+    """Writes train.bin and valid.bin with end marks around the stories. Returns their counts. Raises CorpusError."""
+    every = _validate_every(plan)
+    vocab = plan.vocab
+    encode, letters, mark = encoder(vocab), letters_of(vocab), end_mark(vocab)
+    held_out = set() if plan.excluded is None else set(plan.excluded.tolist())
+    trained_on, sizes, validated, symbols = array("Q"), array("Q"), array("Q"), 1
+
+    def stories() -> Iterator[tuple[str, bool]]:
+        """Each story, and whether it validates."""
+        for number, story in enumerate(_read(plan, plan.files, tally), 1):
+            yield story, not plan.valid and number % every == 0
+        yield from ((story, True) for story in _read(plan, plan.valid, tally))
+
+    with (folder / STREAMS[0]).open("wb") as train, (folder / STREAMS[1]).open("wb") as valid:
+        train.write(mark)
+        valid.write(mark)
+        for story, validating in stories():
             ids = encode(story)
-            digest = _digest(ids, letters)
+            digest = story_digest(ids, letters)
             if validating:
-                held_out.add(digest)
-            elif digest in held_out or digest in excluded:
-                removed += 1
-                continue
+                validated.append(digest)
+                symbols += valid.write(ids + mark) // len(mark)
             else:
                 trained_on.append(digest)
-            yield ids + mark
-
-    validation = _write(folder / STREAMS[1], stories(plan.valid or plan.files, validating=True), vocab)
-    train = _write(folder / STREAMS[0], stories(plan.files, validating=False), vocab)
-    np.array(sorted(held_out), np.uint64).tofile(folder / DIGESTS)
+                sizes.append(train.write(ids + mark))
     tally.require_most_kept(plan)
-    if not validation["characters"]:
+    if not validated:
         raise CorpusError(f"{name_of(plan.valid)} holds no text")
-    if not trained_on:
+    held_out.update(validated)
+    kept = np.array([digest not in held_out for digest in trained_on], bool)
+    if not kept.any():
         raise CorpusError(
             f"every story of {name_of(plan.files)} is in the validation text too: none is left to train on"
         )
-    train["removed_as_in_validation"] = removed
-    train["repeated_stories"] = len(trained_on) - len(np.unique(np.frombuffer(trained_on, np.uint64)))
-    for part in (train, validation):
-        part["stories"] = part["symbols"] - part["characters"] - 1
-    in_both = _in_both(plan, folder, vocab)
-    return {"train": train, "validation": validation, "in_both": in_both, "vocabulary": vocab.itos}
+    if not kept.all():
+        _keep(folder / STREAMS[0], len(mark), sizes, kept)
+    np.unique(np.array(validated, np.uint64)).tofile(folder / DIGESTS)
+    digests, length = np.array(trained_on, np.uint64)[kept], int(np.array(sizes)[kept].sum()) // len(mark) + 1
+    return {
+        "train": _counts(length, 1 + len(digests))
+        | {"removed_as_in_validation": len(kept) - len(digests)}
+        | {"repeated_stories": len(digests) - len(np.unique(digests)), "stories": len(digests)},
+        "validation": _counts(symbols, 1 + len(validated)) | {"stories": len(validated)},
+        "in_both": _in_both(plan, folder, vocab),
+        "vocabulary": vocab.itos,
+    }
+
+
+def _keep(path: Path, start: int, sizes: Iterable[int], kept: Iterable[bool]) -> None:
+    """Rewrites a file as its first `start` bytes and those of the following pieces that are to be kept."""
+    rest = path.with_suffix(".rest")
+    with path.open("rb") as file, rest.open("wb") as kept_file:
+        kept_file.write(file.read(start))
+        for size, keep in zip(sizes, kept, strict=True):
+            piece = file.read(size)
+            if keep:
+                kept_file.write(piece)
+    rest.replace(path)
+
+
+def _counts(symbols: int, marks: int) -> dict[str, int]:
+    """The counts of a stream. An end mark is a symbol, but no character."""
+    return {"characters": symbols - marks, "symbols": symbols}
 
 
 def write_text(plan: Plan, folder: Path, tally: Tally) -> dict:
     """Writes train.bin and valid.bin of one long text. Returns their counts. Raises CorpusError."""
-    characters: set[str] = set()
-    parts = []
-    for files in filter(None, (plan.files, plan.valid)):
-        found, length = set(), 0
-        for text in _joined(plan, tally, files):
-            found.update(text)
-            length += len(text)
+    vocab = plan.vocab
+    encode, mark = encoder(vocab), end_mark(vocab)
+    paths, lengths = [folder / name for name in STREAMS], []
+    for path, files in zip(paths, filter(None, (plan.files, plan.valid)), strict=False):
+        length, blank = 0, True
+        with path.open("wb") as file:
+            file.write(mark)
+            for text in _joined(plan, tally, files):
+                file.write(encode(text))
+                length, blank = length + len(text), blank and not text.strip(" \n")
+            file.write(mark)
         tally.require_most_kept(plan)
-        if found <= set(" \n") or length < 2:
+        if blank or length < 2:
             raise CorpusError(f"{name_of(files)} holds no text")
-        characters |= found
-        parts.append((files, 0, length))
+        lengths.append(length)
     if not plan.valid:
         cut = length * 9 // 10
-        parts = [(plan.files, 0, cut), (plan.files, cut, length)]
-    vocab = plan.vocab or Vocab.from_text(characters)
-    encode, end = _encoder(vocab), [] if vocab.end is None else [_MARK]
-    train, validation = (
-        _write(folder / name, map(encode, chain(end, _joined(plan, tally, *part), end)), vocab)
-        for name, part in zip(STREAMS, parts, strict=True)
-    )
+        lengths = [cut, length - cut]
+        with paths[0].open("r+b") as train, paths[1].open("wb") as valid:
+            train.seek(len(mark) + cut * id_type(vocab)().itemsize)
+            valid.write(mark)
+            place = train.tell()
+            shutil.copyfileobj(train, valid)  # with the mark at its end
+            train.truncate(place)
+            train.seek(place)
+            train.write(mark)
     (folder / DIGESTS).touch()  # a text has no stories
+    marks = 2 if mark else 0
+    train, validation = (_counts(length + marks, marks) for length in lengths)
     in_both = _in_both(plan, folder, vocab)
     return {"train": train, "validation": validation, "in_both": in_both, "vocabulary": vocab.itos}
 
@@ -203,13 +244,10 @@ def _in_both(plan: Plan, folder: Path, vocab: Vocab) -> float:
     return round(share, 3)
 
 
-def _joined(plan: Plan, tally: Tally, files: list[Path], start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The characters from `start` to `stop` of one long text: a single text, or stories joined with blanks."""
-    at = 0
-    for text in _read(plan, files, tally):
-        piece = " " + text if at and not plan.single else text
-        yield piece[max(0, start - at) : None if stop is None else max(0, stop - at)]
-        at += len(piece)
+def _joined(plan: Plan, tally: Tally, files: list[Path]) -> Iterator[str]:
+    """The pieces of one long text: a single text, or stories joined with blanks."""
+    for number, text in enumerate(_read(plan, files, tally)):
+        yield " " + text if number and not plan.single else text
 
 
 def _read(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
@@ -236,54 +274,6 @@ def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
                 yield text
             else:
                 losses.empty += 1
-
-
-def _digest(ids: bytes, letters: Callable[[bytes], bytes]) -> int:
-    """A 64-bit digest of an encoded story's letters and digits. Case and punctuation do not change it.
-
-    Of a story without any, the story itself is digested.
-    """
-    return int.from_bytes(blake2b(letters(ids) or ids, digest_size=8).digest())
-
-
-def _write(path: Path, texts: Iterable[bytes], vocab: Vocab) -> dict[str, int]:
-    """Writes encoded texts and returns their counts. An end mark, at the end of a text, is no character."""
-    id_of = id_type(vocab)
-    end, size, marks = () if vocab.end is None else id_of(vocab.end).tobytes(), 0, 0
-    with path.open("wb") as file:
-        for text in texts:
-            size += file.write(text)
-            marks += text.endswith(end)  # nothing ends with ()
-    symbols = size // id_of().itemsize
-    return {"characters": symbols - marks, "symbols": symbols}
-
-
-def _encoder(vocab: Vocab) -> Callable[[str], bytes]:
-    """A function from a clean text, of characters of the vocabulary and `_MARK`, to its ids as bytes."""
-    codes = {ord(_MARK if symbol == END else symbol): i for symbol, i in vocab.stoi.items()}
-    table = np.zeros(1 + max(*codes, 255), id_type(vocab))
-    table[list(codes)] = list(codes.values())
-    if vocab.is_ascii:
-        narrow = bytes(table)
-        return lambda text: text.encode("ascii").translate(narrow)
-    return lambda text: table[np.frombuffer(text.encode("utf-32-le"), np.uint32)].tobytes()
-
-
-def _letters(vocab: Vocab) -> Callable[[bytes], bytes]:
-    """A function from the ids of a text to those of its letters, digits and vowel signs, two bytes each, without case.
-
-    A vocabulary and a larger one that begins with it give the same.
-    """
-    numbers = letter_numbers(vocab)
-    if id_type(vocab) == np.uint8:
-        table, others = bytes(numbers.astype(np.uint8)).ljust(256, b"\0"), bytes(np.flatnonzero(numbers == 0))
-        return lambda ids: ids.translate(table, others).decode("latin-1").encode("utf-16-le")
-
-    def letters(ids: bytes) -> bytes:
-        found = numbers[np.frombuffer(ids, np.uint16)]
-        return found[found > 0].tobytes()
-
-    return letters
 
 
 def name_of(files: list[Path]) -> str:

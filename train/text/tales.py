@@ -30,7 +30,7 @@ EVERY = 10  # every tenth tale is for validation; with fewer than ten tales, the
 HITOPADESA = "HONOR TO GUNESH", "NALA AND DAMAYANTI"  # its first words in Hindu Literature, and those of the next work
 
 _LICENCE = re.compile(r"^\*\*\* ?(START|END) OF .*$", re.MULTILINE)
-_SHORTEST = 400  # characters: a shorter section between two headings is a list or a title page
+_SHORTEST = 400  # bytes (a Chinese character says more than a letter): a shorter section is a list or a title page
 _FRONT = re.compile(
     r"PREFACE|INTRODUCT|CONTENTS|ILLUSTRATION|GLOSSARY|NOTES|INDEX|TRANSCRIBER|FOREWORD|PUBLISHER|DEDICATION"
 )
@@ -67,7 +67,7 @@ def tales(book: str, left_out: Counter[str]) -> list[tuple[str, str]]:
     found = []
     for title, lines in sections:
         text = "\n".join(lines)
-        if len(text) < _SHORTEST or _FRONT.search(title.upper()):
+        if len(text.encode(errors="replace")) < _SHORTEST or _FRONT.search(title.upper()):
             left_out["front matter"] += len(text)
         else:
             found.append((title, text))
