@@ -89,7 +89,9 @@ def test_a_prompt_in_any_script_comes_back_whole(client):
     from_start, lines, figures = client.predict("hindi", "Tom, ☃", 40, seed=7, api_name="/tell")
     assert from_start == client.predict("hindi", "", 40, seed=7, api_name="/tell")[0]
     assert figures["dropped"] == ["T", "o", "m", ",", "☃"] and figures["kept"] == 0
-    assert lines.endswith("\nThis model knows none of these characters, so the story begins from the start: T o m , ☃")
+    assert lines.endswith(
+        "The model knows no letter of this prompt, so the story begins from the start. Left out: T o m , ☃"
+    )
     scored = client.predict("hindi", "हि\u202e☃", api_name="/score")
     assert (scored["characters"], len(scored["bits"]), scored["dropped"]) == ("हि", 2, ["\u202e", "☃"])
 

@@ -423,7 +423,7 @@ def test_without_a_story_there_is_nothing_to_continue_to_copy_or_to_download(des
 
 
 def test_a_prompt_of_which_nothing_is_left_tells_from_the_start_and_says_so(desktop):
-    says = "This model knows none of these characters, so the story begins from the start: 你 好 ☃"
+    says = "The model knows no letter of this prompt, so the story begins from the start. Left out: 你 好 ☃"
     desktop.prompt.fill("你好 ☃")
     desktop.press("Tell")
     desktop.wait_until_told()
@@ -436,7 +436,7 @@ def test_a_prompt_of_which_nothing_is_left_tells_from_the_start_and_says_so(desk
     desktop.enter("Compare")
     desktop.fill(desktop.page.get_by_role("textbox", name="Prompt for all models"), "从前☃")
     desktop.press("Compare")
-    for name, note in (("ending", "begins from the start: 从 前 ☃"), ("many", "does not know them: ☃")):
+    for name, note in (("ending", "begins from the start. Left out: 从 前 ☃"), ("many", "does not know them: ☃")):
         expect(desktop.page.get_by_role("article", name=name)).to_contain_text(note)
 
 

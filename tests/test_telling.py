@@ -58,7 +58,7 @@ def test_dropped_and_unread_text_is_named(storyteller):
     telling = last(stream(storyteller, "☃\x07" + "a" * 40, Sampling(length=1, seed=1)))
     assert telling["dropped"] == ["☃", "U+0007"]
     assert telling["kept"] == storyteller.config.context == 32
-    assert figures_line(last(stream(storyteller, "☃ 好,", Sampling(length=9, seed=1)))).endswith("start: ☃ 好")
+    assert figures_line(last(stream(storyteller, "☃ 好,", Sampling(length=9, seed=1)))).endswith("Left out: ☃ 好 ,")
     drafts = last(stream(storyteller, "a" * 42, Sampling(length=1, seed=1, drafts=2)))
     assert drafts["kept"] == 17, "half of the context must be left for a sentence"
     assert "☃ U+0007" in figures_line(telling) and "the last 32 characters" in figures_line(telling)
