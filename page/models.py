@@ -12,6 +12,7 @@ import gradio as gr
 import numpy as np
 
 from model import Sampling, Storyteller, find
+from model.vocab import compose
 from page.limits import Refusal, check_sampling, check_text
 from page.scheduler import Scheduler
 from page.telling import Telling, in_turn, language, stream
@@ -68,7 +69,7 @@ class Models:
         storyteller = self.storyteller(name)
         own = storyteller.metrics.get("prompts")
         given = [prompt for prompt in own if isinstance(prompt, str)] if isinstance(own, list) else []
-        own = [prompt for each in given if (prompt := storyteller.vocab.fit(each)[0]).strip()]
+        own = [prompt for each in given if (prompt := compose(each)).strip()]  # without control characters
         english = language(storyteller).split("-")[0] == "en"
         return [*own, *(EXAMPLES if english else [])][: len(EXAMPLES)]
 

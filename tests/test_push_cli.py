@@ -25,7 +25,7 @@ from train.push import __main__ as push
 from train.push import rehearsal
 from train.push import space as deploy
 from train.push.contents import gather
-from train.push.rehearsal import SEED, tell
+from train.push.rehearsal import PROMPT, SEED, tell
 
 TOKEN = "hf_" + "Qwertyuiop" * 3 + "Asdf"  # belongs to nobody
 NAME = "ann/stories"
@@ -46,7 +46,7 @@ def account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Account:
 def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the runs of the page, here and on the Hub, in tests of something else."""
     monkeypatch.setattr(rehearsal, "rehearse", lambda contents: {})
-    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: "There was a page.")
+    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: f"{PROMPT} there was a page.")
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -60,7 +60,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
 def story_here(folder: Path, length: int) -> str:
     """Returns the story that the model in a folder tells in this process."""
     sampling = replace(USUAL, length=length, seed=SEED)
-    return "".join(model.load(folder).tell("", sampling))
+    return PROMPT + "".join(model.load(folder).tell(PROMPT, sampling))
 
 
 def test_train_push_tell_retrain_push_tell(
@@ -264,7 +264,7 @@ def test_a_private_space_stays_what_it_is(
     hub: Hub, rehearsed: None, tiny_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[object] = []
-    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: used.append(settings["token"]) or "Told!")
+    monkeypatch.setattr(rehearsal, "tell", lambda url, **settings: used.append(settings["token"]) or f"{PROMPT}!")
     assert run(capsys, "ann/hidden", "--artifact", tiny_onnx, "--private")[0] == 0
     assert hub.space("ann/hidden").settings["private"] and used == [TOKEN]
     assert run(capsys, NAME, "--artifact", tiny_onnx)[0] == 0 and used == [TOKEN, None]

@@ -23,7 +23,7 @@ from model.sampling import USUAL
 from model.vocab import Vocab
 from page import zerogpu
 from train.push.contents import Contents, PushError, check, gather, secrets
-from train.push.rehearsal import SEED, rehearse, tell
+from train.push.rehearsal import PROMPT, SEED, rehearse, tell
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOKEN = "hf_" + "Zyxwvutsrq" * 3 + "Abcd"  # belongs to nobody
@@ -221,7 +221,10 @@ def test_the_rehearsal_uses_nothing_of_this_machine_s_network(
     save(tmp_path / "山", **parts(config) | {"vocab": vocab, "weights": random_weights(config)})
     folders = [tiny_onnx, tmp_path / "山"]
     settings = replace(USUAL, length=20, seed=SEED)
-    expected = {folder.name: "".join(model.load(folder).tell("", settings)) for folder in folders}
+    expected = {
+        folder.name: start + "".join(model.load(folder).tell(start, settings))
+        for folder, start in zip(folders, (PROMPT, ""), strict=True)
+    }
     assert rehearse(gather(folders), length=20) == expected
 
 

@@ -17,7 +17,7 @@ from train.push.contents import Contents, PushError
 
 START_SECONDS, ANSWER_SECONDS = 120, 60  # for the page to start, and for the answer to a request
 TELL_SECONDS = 300  # a Space with a shared processor, whose model is not loaded yet
-SEED = 7
+PROMPT, SEED = "Once upon a time", 7  # a model of another script tells from the start
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")  # removed: the page does not need them
 
 
@@ -66,8 +66,7 @@ def tell(
     """
     from gradio_client import Client
 
-    # From the start: no prompt is in the language of every model.
-    settings = {"prompt": "", "length": length, "seed": SEED} | ({} if model is None else {"model": model})
+    settings = {"prompt": PROMPT, "length": length, "seed": SEED} | ({} if model is None else {"model": model})
     options: dict[str, Any] = {"verbose": False, "download_files": False, "analytics_enabled": False}
     options |= {"httpx_kwargs": {"timeout": ANSWER_SECONDS, "trust_env": proxies}}
     try:
@@ -76,8 +75,8 @@ def tell(
             story, *_ = page.submit(**settings, api_name="/tell").result(TELL_SECONDS)
     except Exception as error:  # the client raises errors of the page and of several libraries
         raise PushError(f"{model or 'the page'} told no story: {error}") from error
-    if not story:
-        raise PushError(f"{model or 'the page'} told nothing")
+    if story in ("", PROMPT):
+        raise PushError(f"{model or 'the page'} told nothing after {PROMPT!r}")
     return story
 
 
