@@ -40,7 +40,10 @@ os.environ["no_proxy"] = ",".join(["127.0.0.1", "localhost", "::1", *filter(None
 # A plain `make test` runs the other torture tests in a short form; these have no short form.
 collect_ignore = [] if FULL else ["torture/test_page_load.py", "torture/test_page_speed.py"]
 
-LONGEST = "test_monkey.py", "test_readme_commands.py", "test_browser.py", "test_training.py", "test_bench.py"
+LONGEST = {
+    *("test_monkey.py", "test_readme_commands.py", "test_browser.py", "test_training.py", "test_bench.py"),
+    *("test_browser_people.py", "test_browser_tabs.py", "test_page_crowd.py", "test_suite.py", "test_notebook.py"),
+}
 
 # Assertions in these modules then print values, as in tests.
 pytest.register_assert_rewrite("reading", "serving")
