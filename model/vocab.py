@@ -87,10 +87,8 @@ def normalise(text: str) -> str:
 _CONTROLS = re.compile(
     "[\x00-\t\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
 )
-_BLANKS = dict.fromkeys("\r\x85\u2028\u2029", "\n") | dict.fromkeys("\t\v\f\x1c\x1d\x1e\x1f", " ")
-
-
 _HARMLESS = "NSM", "BN"  # Unicode's classes of invisible characters that turn nothing around
+_BLANKS = dict.fromkeys("\r\x85\u2028\u2029", "\n") | dict.fromkeys("\t\v\f\x1c\x1d\x1e\x1f", " ")
 
 
 def compose(text: str) -> str:

@@ -47,14 +47,11 @@ def vocabulary(texts: Iterable[str], alphabet: Alphabet, name: str) -> Vocab:
     if not alphabet.counts:
         return Vocab.ascii()
     counts, repaired = _counted(texts)
-    if alphabet.grown:
-        known = alphabet.grown.itos
-    elif alphabet.kind == "auto" and lost_in_ascii(repaired) <= LOST * sum(repaired.values()):
+    few_lost = lost_in_ascii(repaired) <= LOST * repaired.total()
+    if alphabet.kind == "auto" and few_lost and not alphabet.grown:
         return Vocab.ascii()
-    else:
-        known = []
-    new = Counter({c: n for c, n in counts.items() if c not in known})
-    chosen = {c: n for c, n in new.items() if n >= alphabet.min_count}
+    known = alphabet.grown.stoi if alphabet.grown else {}
+    chosen = {c: n for c, n in counts.items() if n >= alphabet.min_count and c not in known}
     if not known and not chosen and counts:
         raise CorpusError(f"{name}: no character occurs {alphabet.min_count:,} times: give a lower --min-count")
     room = LARGEST - (len(known) or 1)  # 1: the end mark
@@ -86,9 +83,10 @@ def _counted(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
     counts: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     for text in _batches(map(compose, texts)):  # composed one by one: the end of a text may compose with the next one
-        found = histogram(text)
+        fixed = text if text.isascii() else repair(text)
+        found = _histogram(text)
         counts.update(found)
-        repaired.update(found if text.isascii() or (fixed := repair(text)) == text else histogram(fixed))
+        repaired.update(found if fixed == text else _histogram(fixed))
     return counts, repaired
 
 
@@ -104,7 +102,7 @@ def _batches(texts: Iterable[str]) -> Iterator[str]:
     yield "".join(batch)
 
 
-def histogram(text: str) -> dict[str, int]:
+def _histogram(text: str) -> dict[str, int]:
     """How often each character occurs in a text. `Counter` takes ten times as long."""
     counts = np.bincount(np.frombuffer(text.encode("utf-32-le"), np.uint32), minlength=1)
     found = np.flatnonzero(counts)
