@@ -112,9 +112,7 @@ def tokens_and_merges(vocab: Vocab) -> tuple[list[str], list[str]]:
 
 def _modelfile(storyteller: Storyteller) -> str:
     name, context, prompt = storyteller.name, storyteller.config.context, prompt_of(storyteller.metrics)
-    example = (
-        f" {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
-    )  # Ollama tells nothing after an empty prompt
+    example = f" {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""  # Ollama takes no empty prompt
     return f"""\
 # ollama create {name} -f Modelfile && ollama run {name}{example}
 FROM ./{name}-Q8_0.gguf

@@ -71,12 +71,11 @@ class Plan:
 
 @dataclass
 class Tally:
-    """Counts what a preparation reads. A file that is read several times is counted the first time only."""
+    """Counts what a preparation reads."""
 
     bar: tqdm
     train: Losses = field(default_factory=Losses)
     valid: Losses = field(default_factory=Losses)  # of the files that are for validation only
-    files: set[Path] = field(default_factory=set)
 
     def report(self) -> dict:
         """The counts, as the report of a corpus holds them."""
@@ -161,7 +160,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
     if not validated:
         raise CorpusError(f"{name_of(plan.valid)} holds no text")
     held_out.update(validated)
-    kept = np.array([digest not in held_out for digest in trained_on], bool)
+    kept = np.fromiter((digest not in held_out for digest in trained_on), bool, len(trained_on))
     if not kept.any():
         raise CorpusError(
             f"every story of {name_of(plan.files)} is in the validation text too: none is left to train on"
@@ -258,9 +257,6 @@ def _read(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
 def _texts(plan: Plan, files: list[Path], tally: Tally) -> Iterator[str]:
     for path in files:
         losses = tally.valid if files is plan.valid else tally.train
-        if path in tally.files:  # its losses are counted already
-            losses = Losses()
-        tally.files.add(path)
         for raw in raw_texts(path, not plan.single, tally.bar.update):
             losses.count(raw, plan.cleaning, plan.vocab)
             text = plain(raw, plan.cleaning, plan.vocab)
