@@ -146,6 +146,24 @@ def test_what_is_no_character_is_dropped_counted_and_named(here: Path) -> None:
     assert (text, lost) == ("дед и \u0301", ["\x00", "\ud83d", "\u202e", "ё", "ж"])
 
 
+def test_a_vocabulary_is_of_the_stories_that_are_read(here: Path) -> None:
+    records = ["", "\x00 ", *(f"Дом {c}" for c in "абвгд")]
+    Path("own.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in records))
+    made = prepare("own.jsonl", vocab=TEXT, stories=3, progress=False)
+    assert whole(made) == "Дом аДом бДом в" and made.report["dropped_characters"] == {"\x00": 1}
+
+
+def test_stories_are_compared_by_all_their_letters(here: Path) -> None:
+    """Also by the most frequent symbol, and alike with one byte a symbol and with two."""
+    for more in ("", "".join(map(chr, range(0x4E00, 0x4E00 + 300)))):
+        others = "STRASE οδος「！」。"
+        stories = ["大人", "大", "人人大", "人", "Straße", "ΟΔΟΣ", "中", "人人人" + more, others]
+        Path("own.txt").write_text(f"\n{END}\n".join(stories))
+        Path("valid.txt").write_text(f"\n{END}\n".join(["「大！」", "人。", "STRASSE", "οδος"]))
+        made = prepare("own.txt", valid="valid.txt", vocab=TEXT, progress=False)
+        assert made.vocab.decode(made.train) == "大人人人大中人人人" + more + others
+
+
 def test_texts_do_not_compose_with_each_other(here: Path) -> None:
     texts = ["e", "\u0301abc", "\u1100", "\u1161b"] * 3
     Path("own.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -244,8 +262,8 @@ def ascii_text() -> Path:
 def test_a_replayed_text_is_read_as_the_base_has_learned_it(here: Path, size: int) -> None:
     """Also if the vocabulary has grown to two bytes: quotes are repaired, and held-out stories are removed."""
     new = "".join(map(chr, range(0x4E00, 0x4E00 + size)))
-    stories = ["“Don’t!” she said.", "A bear ran.", "It was café time.", *(f"Day {i}" for i in range(9))]
-    Path("own.txt").write_text(f"{new}\n{END}\nA bear, ran!")
+    stories = ["“Don’t!” she said.", "A béar ran.", "It was café time.", *(f"Day {i}" for i in range(9))]
+    Path("own.txt").write_text(f"{new}é\n{END}\nA bèar, ran!")
     Path("again.txt").write_text(f"\n{END}\n".join(stories))
     text = prepare("own.txt", vocab=Alphabet(grown=Vocab.ascii()), progress=False)
     replayed = with_replay(text, prepare("again.txt", vocab=Vocab.ascii(), exclude=text, progress=False))

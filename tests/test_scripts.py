@@ -70,5 +70,8 @@ def test_a_card_begins_as_its_text_does() -> None:
     ):
         made = card(usual | more, ModelConfig(), "The story.")
         assert prompt_of(usual | more) == prompt and f'\nPrompt "{prompt}", temperature ' in made
+        assert "\n```\nThe story.\n```\n" in made
         assert f"\n.venv/bin/python -m model {quoted} --model artifacts/m --seed 7\n" in made
         assert (english if prompt == "Once upon a time" else english.replace("English ", "")) in made
+    made = card(usual | {"prompts": ["<b>```"]}, ModelConfig(), "```\n# No heading")
+    assert '\nPrompt "&lt;b&gt;```", temperature ' in made and "\n````\n```\n# No heading\n````\n" in made

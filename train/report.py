@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 from contextlib import suppress
@@ -56,7 +58,7 @@ READING = {  # the figures of train.judge, and their names on the card
 def metrics(run: Run, name: str, figures: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
     """The content of metrics.json: the figures of a finished run, and what is needed to reproduce them."""
     config, text, last = run.config, run.text.report, run.log[-1]
-    before = run.base.metrics.get("language") if run.base else None
+    before = run.base.metrics.get("language") if run.base and run.base.vocab == run.text.vocab else None
     spoken = recorded_language(config.language, run.text.vocab, run.text.train, config.vocab, before)
     data = text | named(config.data)
     if config.replay:
@@ -153,6 +155,7 @@ def card(metrics: dict[str, Any], shape: ModelConfig, story: str) -> str:
     data, figures = metrics["data"], metrics["evaluation"]
     trained = data["train"]
     stories = f" in {trained['stories']:,} stories" if "stories" in trained else ""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", story)), default=0))
     english = "English " if card_language(metrics) == "en" else ""
     tuned = f", fine-tuned from {metrics['base']['name']}" if "base" in metrics else ""
     return f"""{front_matter(metrics)}
@@ -176,13 +179,13 @@ of the context that advance by half a context; the sum of nats is divided by the
 
 {reading(metrics)}## A story
 
-Prompt {json.dumps(prompt, ensure_ascii=False)}, temperature {SAMPLE.temperature}, min-p {SAMPLE.min_p}, \
-seed {SAMPLE.seed}, at most {SAMPLE.length:,} characters, each sentence the best of {SAMPLE.drafts} drafts behind \
-each of {SAMPLE.beams} beginnings:
+Prompt {html.escape(json.dumps(prompt, ensure_ascii=False), quote=False)}, \
+temperature {SAMPLE.temperature}, min-p {SAMPLE.min_p}, seed {SAMPLE.seed}, at most {SAMPLE.length:,} characters, \
+each sentence the best of {SAMPLE.drafts} drafts behind each of {SAMPLE.beams} beginnings:
 
-```
+{fence}
 {story}
-```
+{fence}
 
 ## Use
 

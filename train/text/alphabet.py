@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.vocab import LARGEST, Vocab, compose, is_mark, normalise, repair
+from model.vocab import LARGEST, Vocab, is_mark, normalise, repair
 from train.text.reading import CorpusError
 
 KINDS = ("auto", "text", "ascii")
@@ -43,7 +43,7 @@ class Alphabet:
 
 
 def vocabulary(texts: Iterable[str], alphabet: Alphabet, name: str) -> Vocab:
-    """The vocabulary of raw texts. `name` is that of the text in errors. Raises CorpusError if it is too large."""
+    """The vocabulary of composed texts. `name` is theirs in errors. Raises CorpusError if it is too large."""
     if not alphabet.counts:
         return Vocab.ascii()
     counts, repaired = _counted(texts)
@@ -79,10 +79,10 @@ def _is_lost(character: str) -> bool:
 
 
 def _counted(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
-    """How often each character occurs in the composed texts, and how often once mojibake is repaired in them."""
+    """How often each character occurs in composed texts, and how often once mojibake is repaired in them."""
     counts: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
-    for text in _batches(map(compose, texts)):  # composed one by one: the end of a text may compose with the next one
+    for text in _batches(texts):
         fixed = text if text.isascii() else repair(text)
         found = _histogram(text)
         counts.update(found)

@@ -35,7 +35,7 @@ Digest = Callable[[Path], str]  # gives the SHA-256 of a file
 
 CACHE = Path(".cache/corpus")
 AUTO = Alphabet()
-_VERSION = 3  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
+_VERSION = 2  # of the cleaning and of the cache layout: raising it makes every cached corpus stale
 _PREPARING = ".preparing-"  # prefix of the folder in which a corpus is prepared
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from model.vocab import END, Vocab, is_accent, is_mark
+from model.vocab import END, Vocab, is_accent, is_mark, normalise
 
 PIECE = 1 << 17  # symbols in a piece: np.bincount makes an int64 of each, and these still fit in the CPU cache
 
@@ -20,18 +20,46 @@ def id_type(vocab: Vocab) -> type[np.uint8 | np.uint16]:
 
 def letter_numbers(vocab: Vocab) -> np.ndarray:
     """For each symbol the number of its letter, digit or vowel sign from 1, without case; 0 for others: uint16 (V,)."""
-    written = [s != END and (s.isalnum() or (is_mark(s) and not is_accent(s))) for s in vocab.itos]
-    letters = [s.lower() if is_letter else "" for s, is_letter in zip(vocab.itos, written, strict=True)]
+    letters = [symbol.casefold() if symbol != END and _is_letter(symbol) else "" for symbol in vocab.itos]
     numbers = {"": 0} | {letter: i for i, letter in enumerate(dict.fromkeys(filter(None, letters)), 1)}
     return np.array([numbers[letter] for letter in letters], np.uint16)
 
 
-def story_digest(ids: bytes, letters: Callable[[bytes], bytes]) -> int:
-    """A 64-bit digest of an encoded story's letters and digits. Case and punctuation do not change it.
+def _is_letter(character: str) -> bool:
+    return character.isalnum() or (is_mark(character) and not is_accent(character))
 
-    Of a story without any, the story itself is digested.
+
+def story_digests(vocab: Vocab) -> Callable[[str, bytes], int]:
+    """A function from a clean story and its ids to a 64-bit digest of its letters, digits and vowel signs.
+
+    Case, punctuation and what `normalise` makes ASCII of make no difference: the digest of a story is the same in every
+    vocabulary that has its letters. Of a story without any, the story itself is digested.
     """
-    return int.from_bytes(blake2b(letters(ids) or ids, digest_size=8).digest())
+    letters = _letters(vocab)
+
+    def digest(story: str, ids: bytes) -> int:
+        return int.from_bytes(blake2b(letters(ids) or story.encode(), digest_size=8).digest())
+
+    return digest
+
+
+def _letters(vocab: Vocab) -> Callable[[bytes], bytes]:
+    """A function from ids to the letters, digits and vowel signs of their text, in UTF-8."""
+    plain = ["" if symbol == END else (normalise(symbol) or symbol).casefold() for symbol in vocab.itos]
+    folded = ["".join(filter(_is_letter, symbol)) for symbol in plain]
+    if vocab.is_ascii:
+        table = "".join(symbol or "\0" for symbol in folded).encode().ljust(256, b"\0")
+        others = bytes(i for i, symbol in enumerate(folded) if not symbol)
+        return lambda ids: ids.translate(table, others)
+    codes = np.zeros((len(vocab), max(1, *map(len, folded))), np.uint32)  # (V, letters of a symbol: ß is ss)
+    for i, symbol in enumerate(folded):
+        codes[i, : len(symbol)] = list(map(ord, symbol))
+
+    def letters(ids: bytes) -> bytes:
+        found = codes[np.frombuffer(ids, id_type(vocab))].ravel()
+        return found[found > 0].tobytes().decode("utf-32-le").encode()
+
+    return letters
 
 
 def end_mark(vocab: Vocab) -> bytes:
@@ -48,23 +76,6 @@ def encoder(vocab: Vocab) -> Callable[[str], bytes]:
         narrow = bytes(table)
         return lambda text: text.encode("ascii").translate(narrow)
     return lambda text: table[np.frombuffer(text.encode("utf-32-le"), np.uint32)].tobytes()
-
-
-def letters_of(vocab: Vocab) -> Callable[[bytes], bytes]:
-    """A function from the ids of a text to those of its letters, digits and vowel signs, two bytes each, without case.
-
-    A vocabulary and a larger one that begins with it give the same.
-    """
-    numbers = letter_numbers(vocab)
-    if id_type(vocab) == np.uint8:
-        table, others = bytes(numbers.astype(np.uint8)).ljust(256, b"\0"), bytes(np.flatnonzero(numbers == 0))
-        return lambda ids: ids.translate(table, others).decode("latin-1").encode("utf-16-le")
-
-    def letters(ids: bytes) -> bytes:
-        found = numbers[np.frombuffer(ids, np.uint16)]
-        return found[found > 0].tobytes()
-
-    return letters
 
 
 def symbol_counts(stream: np.ndarray, symbols: int) -> np.ndarray:

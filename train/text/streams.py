@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from model.vocab import END, Vocab
+from model.vocab import END, Vocab, compose
 from train.text.alphabet import Alphabet, vocabulary
-from train.text.encoded import encoder, end_mark, id_type, letters_of, story_digest
+from train.text.encoded import encoder, end_mark, id_type, story_digests
 from train.text.losses import Losses
 from train.text.overlap import require_apart, share_found
 from train.text.reading import CorpusError, raw_texts
@@ -105,7 +105,7 @@ def with_vocabulary(plan: Plan, bar: tqdm) -> Plan:
         texts = (text for files in (plan.files, plan.valid) for text in _joined(plan, Tally(bar), files))
         return replace(plan, vocab=Vocab.from_text(set().union(*texts) or " "))
     raw = (raw for path in plan.files for raw in raw_texts(path, not plan.single, bar.update))
-    texts = (trimmed(each, plan.cleaning, whole=not plan.single) for each in raw)
+    texts = filter(None, (trimmed(compose(each), plan.cleaning, whole=not plan.single) for each in raw))
     return replace(plan, vocab=vocabulary(islice(texts, plan.stories), plan.alphabet, name_of(plan.files)))
 
 
@@ -134,7 +134,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
     """Writes train.bin and valid.bin with end marks around the stories. Returns their counts. Raises CorpusError."""
     every = _validate_every(plan)
     vocab = plan.vocab
-    encode, letters, mark = encoder(vocab), letters_of(vocab), end_mark(vocab)
+    encode, digest_of, mark = encoder(vocab), story_digests(vocab), end_mark(vocab)
     held_out = set() if plan.excluded is None else set(plan.excluded.tolist())
     trained_on, sizes, validated, symbols = array("Q"), array("Q"), array("Q"), 1
 
@@ -149,7 +149,7 @@ def write_stories(plan: Plan, folder: Path, tally: Tally) -> dict:
         valid.write(mark)
         for story, validating in stories():
             ids = encode(story)
-            digest = story_digest(ids, letters)
+            digest = digest_of(story, ids)
             if validating:
                 validated.append(digest)
                 symbols += valid.write(ids + mark) // len(mark)
