@@ -58,9 +58,8 @@ class Reader:
 
     def show_settings(self) -> None:
         """Opens the settings, which a phone hides."""
-        self.page.locator("#settings_switch").wait_for(state="attached")  # else the page is still loading
-        if (box := self.page.get_by_role("checkbox", name="Model and settings")).is_visible():
-            box.check()
+        if self.page.viewport_size["width"] < 640:
+            self.page.locator("#settings_switch input").check()  # waits for the page, which may still be loading
 
     def fill(self, box: Locator, value: object) -> None:
         """Waits, then fills a field: Gradio creates it when its part of the page opens, and sets it a moment later."""
