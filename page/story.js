@@ -17,7 +17,10 @@ storyteller.ended = async () => {
   for (let i = 0; storyteller.telling && i < 100; i++) await storyteller.pause();
 };
 
-storyteller.begin = async () => {
+// One story begins after the other: of two that waited for the same end, the first would otherwise replace the second.
+storyteller.begun = Promise.resolve();
+storyteller.begin = () => (storyteller.begun = storyteller.begun.then(storyteller.beginNext, storyteller.beginNext));
+storyteller.beginNext = async () => {
   await storyteller.ended();
   storyteller.telling = true;
   storyteller.continued = []; // the earlier steps
