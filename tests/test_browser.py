@@ -570,6 +570,7 @@ def test_the_tabs_stay_where_they_are(browser, server, locale):
     with visit(browser, server.url, locale=locale) as reader:
         page = reader.page
         expect(page.locator("html")).to_have_css("scrollbar-gutter", "stable")  # this browser shows no scroll bars
+        expect(page.get_by_role("tab")).to_have_count(4)  # else the page is still loading
         for width in (1024, 1280):
             page.set_viewport_size({"width": width, "height": 800})
             places = set()
